@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a kernel and a host are, as plain values: read by `kernel`, used by `plan`.
+
+Nothing here looks at the machine.  A fact that could not be read is absent
+(a missing key, None), never guessed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """One BTF FUNC: how it can be attached to and what it returns.
+
+    ``returns`` is one of ``"void"``, ``"bool"``, ``"int"`` (any other integer
+    or enum) and ``"pointer"``; ``definitions`` counts the FUNCs of this name
+    (two of them make the name ambiguous for fentry).
+    """
+
+    parameters: tuple[str, ...]
+    returns: str
+    struct_by_value: bool = False
+    definitions: int = 1
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """Facts of one kernel, as far as mptrace's candidates ask for them."""
+
+    release: str
+    machine: str
+    page_size: int
+    #: BTF functions, only the names that were asked for.
+    functions: Mapping[str, Prototype] = field(default_factory=dict)
+    #: Exact names found in kallsyms as text symbols (t/T/w/W).
+    symbols: frozenset[str] = frozenset()
+    #: Names that ftrace can attach to; None where tracefs can't be read.
+    traceable: frozenset[str] | None = None
+    #: Byte offsets, "struct.member" -> offset; anonymous unions are looked through.
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    #: Sizes in bytes of types, e.g. "nodemask_t".
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    #: enum pageflags: "PG_head" -> bit number.
+    page_flags: Mapping[str, int] = field(default_factory=dict)
+    #: Tracepoints present, "category:name".
+    tracepoints: frozenset[str] = frozenset()
+    #: Attach methods that really load here: "fentry", "kprobe", "tracepoint",
+    #: "raw_tracepoint" -> "" when it works, otherwise the reason it does not.
+    methods: Mapping[str, str] = field(default_factory=dict)
+    #: CONFIG_NODES_SHIFT where a configuration could be read.
+    nodes_shift: int | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One NUMA node: CPUs, memory, distances to the nodes in order."""
+
+    nid: int
+    cpus: tuple[int, ...]
+    memory_bytes: int
+    free_bytes: int
+    distances: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """The host around the kernel: nodes, emulation, settings that disturb a measurement."""
+
+    nodes: tuple[Node, ...]
+    #: "" on hardware, else who emulates or virtualises: "TCG", "KVM", "unknown hypervisor".
+    hypervisor: str
+    #: True only where CPU instructions themselves are emulated (times are ratios).
+    emulated: bool
+    #: setting -> value as read: "numa_balancing", "compaction_proactiveness", "thp", "lockdown", ...
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def memory_nodes(self) -> tuple[int, ...]:
+        """Node numbers that have memory, in order."""
+        return tuple(node.nid for node in self.nodes if node.memory_bytes > 0)

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The layout of every record, in one place: ring buffers (numpy) and tables (Arrow names).
+
+The ring layouts mirror the structs of ``bpf/move_pages.c`` field by field; a
+test compiles both and compares offsets.  All times are nanoseconds of
+CLOCK_MONOTONIC (bpf_ktime_get_ns); all pointers are kernel addresses used as
+identities only; ``nid`` is a memory node number, -1 where unknown.
+"""
+
+import numpy as np
+
+#: Number of entries in a chunk of the user arrays, by chunk class.
+SMALL_CHUNK = 64
+LARGE_CHUNK = 2048
+#: Entries of one call that BPF reads; those beyond it are unknown.
+MAX_ENTRIES = 1 << 20
+
+#: `lookup_seq` of a folio that no lookup of a call led to (compaction, split tails).
+NO_LOOKUP = 0xFFFFFFFF
+
+# How a folio record ended (`end`).
+END_LOOKUP = 0  # looked up, not isolated by it: already there, shared, absent, busy
+END_DONE = 1  # migrate_folio_done(): the kernel finished with the source folio
+END_PUTBACK = 2  # putback: the folio went back to the LRU (hugetlb: also on success)
+END_REUSED = 3  # the same folio was isolated again before an end was seen
+END_OPEN = 4  # still in the kernel's map when the session closed
+END_NAMES = ("lookup", "done", "putback", "reused", "open")
+
+# What the lookup of an entry found (`lookup_rc`): 0 a folio, LOOKUP_NONE nothing,
+# otherwise the -errno of follow_page().
+LOOKUP_NONE = 1
+# `isolate_rc` of a lookup after which no isolation was tried.
+ISOLATE_NOT_TRIED = 1
+# `move_rc` of a folio that move_to_new_folio() never saw.
+MOVE_NOT_TRIED = 1
+
+# Bits of `flags` of a folio record.
+FOLIO_HUGETLB = 1 << 0  # isolated through the hugetlb path
+FOLIO_UNTRACKED = 1 << 1  # isolated, but the map of folios was full: outcome unknown
+FOLIO_ALLOC_FAILED = 1 << 2  # the last allocation of a target returned NULL
+FOLIO_UNEXPECTED = 1 << 3  # first seen inside a migration (a split's tail, or not from a lookup)
+
+# Bits of `failed` of a chunk, and of `unread` in the table of entries.
+READ_PAGES = 1 << 0
+READ_NODES = 1 << 1
+READ_STATUS = 1 << 2
+
+FOLIO = np.dtype(
+    [
+        ("call_id", "<u8"),  # 0: no move_pages(2) call above this migration
+        ("migration_id", "<u8"),  # 0: never reached a migration
+        ("src", "<u8"),
+        ("dst", "<u8"),  # 0: no target folio seen
+        ("address", "<u8"),  # user address of the lookup (or of the first unmapped PTE)
+        ("start_ns", "<u8"),  # first event
+        ("end_ns", "<u8"),  # last event
+        ("isolate_ns", "<u8"),
+        ("alloc_ns", "<u8"),
+        ("unmap_ns", "<u8"),  # includes flush_ns
+        ("flush_ns", "<u8"),  # TLB flushes per PTE, inside unmap
+        ("move_ns", "<u8"),  # move_to_new_folio, includes copy_ns
+        ("copy_ns", "<u8"),
+        ("remap_ns", "<u8"),
+        ("dark_first_ns", "<u8"),  # first migration entry set; 0: never inaccessible
+        ("light_last_ns", "<u8"),  # last migration entry removed
+        ("blackout_ns", "<u8"),  # sum of the windows
+        ("tid", "<u4"),
+        ("lookup_seq", "<u4"),  # ordinal of the lookup in its call, NO_LOOKUP if none
+        ("lookup_rc", "<i4"),
+        ("isolate_rc", "<i4"),
+        ("move_rc", "<i4"),  # of the last move
+        ("nr_pages", "<u4"),  # base pages of the folio, 0 where no folio was found
+        ("n_remap", "<u4"),  # PTEs (or PMDs) put back
+        ("n_unmap", "<u2"),
+        ("n_alloc", "<u2"),
+        ("n_move", "<u2"),
+        ("n_copy", "<u2"),
+        ("n_flush", "<u2"),
+        ("n_dark", "<u2"),  # blackout windows
+        ("src_nid", "<i2"),
+        ("dst_nid", "<i2"),
+        ("end", "u1"),
+        ("flags", "u1"),
+        ("pad", "<u2"),
+    ]
+)
+
+MIGRATION = np.dtype(
+    [
+        ("migration_id", "<u8"),
+        ("call_id", "<u8"),
+        ("enter_ns", "<u8"),
+        ("exit_ns", "<u8"),
+        ("flush_ns", "<u8"),  # TLB flushes per batch
+        ("tid", "<u4"),
+        ("tgid", "<u4"),
+        ("rc", "<i4"),  # return value: 0, folios left behind, or -errno
+        ("mode", "<u4"),
+        ("reason", "<u4"),
+        ("lookups_before", "<u4"),  # lookups of the call before this migration
+        ("n_flush", "<u4"),
+        ("dst_nid", "<i4"),
+        ("lost", "<u4"),  # records lost inside this migration
+        ("pad", "<u4"),
+        ("comm", "S16"),
+    ]
+)
+
+CALL = np.dtype(
+    [
+        ("call_id", "<u8"),
+        ("enter_ns", "<u8"),
+        ("exit_ns", "<u8"),
+        ("drain_ns", "<u8"),
+        ("nr_pages", "<u8"),
+        ("pages_ptr", "<u8"),
+        ("nodes_ptr", "<u8"),
+        ("status_ptr", "<u8"),
+        ("ret", "<i8"),
+        ("tid", "<u4"),
+        ("tgid", "<u4"),
+        ("pid", "<i4"),  # as passed: 0 is the caller itself
+        ("flags", "<i4"),
+        ("n_lookups", "<u4"),
+        ("n_migrations", "<u4"),
+        ("n_drain", "<u4"),
+        ("lost", "<u4"),  # records lost inside this call
+        ("comm", "S16"),
+    ]
+)
+
+
+def _chunk(entries: int) -> np.dtype[np.void]:
+    return np.dtype(
+        [
+            ("call_id", "<u8"),
+            ("first", "<u4"),  # index of the first entry in the call's arrays
+            ("count", "<u4"),  # entries used of the chunk
+            ("at_exit", "<u4"),  # 0: read at syscall entry, 1: at its exit
+            ("failed", "<u4"),  # READ_* bits of the arrays that could not be read
+            ("pages", "<u8", (entries,)),
+            ("nodes", "<i4", (entries,)),
+            ("status", "<i4", (entries,)),
+        ]
+    )
+
+
+CHUNK_SMALL = _chunk(SMALL_CHUNK)
+CHUNK_LARGE = _chunk(LARGE_CHUNK)
+
+#: One row per entry of a call, raw: what the arrays said at syscall entry and exit.
+ENTRY = np.dtype(
+    [
+        ("call_id", "<u8"),
+        ("entry", "<u4"),
+        ("address", "<u8"),
+        ("target_nid", "<i4"),
+        ("status_before", "<i4"),
+        ("status_after", "<i4"),
+        ("unread", "u1"),  # READ_* bits: PAGES, NODES, STATUS never read (at exit, for STATUS)
+        ("unread_before", "u1"),  # READ_STATUS: the status before the call could not be read
+    ]
+)
+
+#: One row per call of mptrace's own driver: its side of the story.
+DRIVER_CALL = np.dtype(
+    [
+        ("driver_call", "<u4"),  # ordinal in this session
+        ("tid", "<u4"),
+        ("before_ns", "<u8"),  # CLOCK_MONOTONIC just before and just after the syscall
+        ("after_ns", "<u8"),
+        ("ret", "<i8"),  # >= 0 as returned, -1 with errno_ set otherwise
+        ("errno_", "<i4"),
+        ("sentinel", "<i4"),  # what the status array was filled with before
+        ("entries", "<u4"),
+        ("pid", "<i4"),
+        ("round", "<u4"),  # round of the workload that issued it
+        ("backward", "u1"),  # 1: moving back to the source node
+    ]
+)
+
+#: One row per entry of a driver call: where the page was, asked before and after the call.
+LOCATION = np.dtype(
+    [
+        ("driver_call", "<u4"),
+        ("entry", "<u4"),
+        ("address", "<u8"),
+        ("before_nid", "<i4"),  # node, or -errno of the page
+        ("final_nid", "<i4"),
+    ]
+)
+
+#: Name of every table of a recording -> its row layout.
+TABLES = {
+    "calls": CALL,
+    "migrations": MIGRATION,
+    "folios": FOLIO,
+    "entries": ENTRY,
+    "driver_calls": DRIVER_CALL,
+    "locations": LOCATION,
+}
+#: Fields that only align the ring layout and are not stored.
+PADDING = ("pad",)
+
+# The correlator's verdicts, stored as small integers, printed as words.
+OUTCOMES = ("unknown", "moved", "already_there", "failed", "not_attempted")
+WITNESSES = ("unknown", "agree", "silent", "disagree")
+
+# enum migrate_reason and migrate_mode: names as the kernel's tracepoints print
+# them.  The numbers are ABI of no kind; `plan` checks them against BTF where it can.
+MODES = ("async", "sync_light", "sync")
