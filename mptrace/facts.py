@@ -14,7 +14,8 @@ class Prototype:
     """One BTF FUNC: how it can be attached to and what it returns.
 
     ``returns`` is one of ``"void"``, ``"bool"``, ``"int"`` (any other integer
-    or enum) and ``"pointer"``; ``definitions`` counts the FUNCs of this name
+    or enum) and ``"pointer"`` (``"struct"`` for a struct by value, which no
+    candidate has); ``definitions`` counts the FUNCs of this name
     (two of them make the name ambiguous for fentry).
     """
 
@@ -50,6 +51,9 @@ class KernelFacts:
     methods: Mapping[str, str] = field(default_factory=dict)
     #: CONFIG_NODES_SHIFT where a configuration could be read.
     nodes_shift: int | None = None
+    #: enum migrate_reason and migrate_mode: value -> "syscall", "sync_light".
+    migrate_reasons: Mapping[int, str] = field(default_factory=dict)
+    migrate_modes: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class HostFacts:
     hypervisor: str
     #: True only where CPU instructions themselves are emulated (times are ratios).
     emulated: bool
-    #: setting -> value as read: "numa_balancing", "compaction_proactiveness", "thp", "lockdown", ...
+    #: setting -> value as read: "numa_balancing", "compaction_proactiveness", "thp", ...
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
