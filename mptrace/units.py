@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Numbers to text and back: sizes, counts, times, address ranges.  Pure."""
+
+import re
+
+from mptrace.errors import UsageError
+
+_SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_RANGE = re.compile(r"(?:0x)?([0-9a-f]+)-(?:0x)?([0-9a-f]+)", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``text`` names: ``4096``, ``64k``, ``1.5G``, ``2MiB``.
+
+    Suffixes are powers of 1024 whether or not they carry an ``i``.  Raises
+    :class:`UsageError` for anything else.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"'{text}' is not a size", "write bytes, or a number with k, M, G or T")
+    return round(float(match[1]) * _SUFFIXES[match[2].lower()])
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """Return ``(start, end)`` of an address range ``0xSTART-0xEND``, end exclusive.
+
+    Hexadecimal with or without ``0x``, as ``/proc/PID/maps`` prints it.  Raises
+    :class:`UsageError` where it is not a range, or an empty one.
+    """
+    match = _RANGE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(
+            f"'{text}' is not an address range", "write 0xSTART-0xEND, as in /proc/PID/maps"
+        )
+    start, end = int(match[1], 16), int(match[2], 16)
+    if start >= end:
+        raise UsageError(f"the address range '{text}' is empty", "its end must lie above its start")
+    if end > 1 << 64:
+        raise UsageError(f"'{text}' lies beyond 64-bit addresses")
+    return start, end
+
+
+def format_bytes(count: float) -> str:
+    """Return ``count`` bytes with three significant digits: ``512 B``, ``1.95 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return _scaled(count, unit)
+        count /= 1024
+    return _scaled(count, "TiB")
+
+
+def format_ns(ns: float) -> str:
+    """Return a time given in nanoseconds with three significant digits: ``1.23 us``."""
+    for unit in ("ns", "us", "ms"):
+        if abs(ns) < 1000:
+            return _scaled(ns, unit)
+        ns /= 1000
+    return _scaled(ns, "s")
+
+
+def format_count(count: int) -> str:
+    """Return a whole number with its thousands apart: ``200,003``."""
+    return f"{count:,}"
+
+
+def _scaled(value: float, unit: str) -> str:
+    whole = float(value).is_integer() or abs(value) >= 100
+    return f"{value:.0f} {unit}" if whole else f"{value:.{1 if abs(value) >= 10 else 2}f} {unit}"
