@@ -14,6 +14,7 @@ for each of 100,000 types and more.  Debian's libbcc exports none of it.
 """
 
 import functools
+import struct
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from mptrace.facts import Prototype
 VMLINUX = Path("sys/kernel/btf/vmlinux")
 
 _MAGIC = 0xEB9F
+# struct btf_header: magic, version, flags, hdr_len, type_off, type_len, str_off, str_len
+_HEADER = struct.Struct("=HBBIIIII")
 
 # Kinds (include/uapi/linux/btf.h, enum of BTF_KIND_*).
 _INT = 1
@@ -75,10 +78,11 @@ class Btf:
 
     def __init__(self, raw: bytes, source: str = "BTF") -> None:
         """Index the bytes of a BTF file; HostError where they are damaged."""
-        header = np.frombuffer(raw[:24], np.uint32)
-        if len(header) < 6 or int(header[0]) & 0xFFFF != _MAGIC:
+        if len(raw) < _HEADER.size or _HEADER.unpack_from(raw)[0] != _MAGIC:
             raise HostError(f"'{source}' is not BTF of this machine's byte order")
-        header_bytes, type_offset, type_bytes, string_offset, string_bytes = map(int, header[1:])
+        header_bytes, type_offset, type_bytes, string_offset, string_bytes = _HEADER.unpack_from(
+            raw
+        )[3:]
         types_at = header_bytes + type_offset
         strings_at = header_bytes + string_offset
         if max(types_at + type_bytes, strings_at + string_bytes) > len(raw) or type_bytes % 4:

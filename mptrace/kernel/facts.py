@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Collects the facts of a kernel and its host into the values that `plan` takes."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from mptrace.errors import HostError
+from mptrace.facts import HostFacts, KernelFacts
+from mptrace.kernel import btf, probing, settings, symbols, topology
+
+_SLASH = Path("/")
+
+
+def read_kernel_facts(
+    functions: Collection[str],
+    offsets: Collection[str],
+    sizes: Collection[str] = ("nodemask_t",),
+    tracepoints: Collection[str] = (),
+    root: Path = _SLASH,
+) -> KernelFacts:
+    """Read what the candidates ask for; a fact that can't be read is absent.
+
+    ``root`` is another tree for tests.  Programs are really loaded, and
+    ``methods`` filled, only where it is "/".
+    """
+    release = _release(root)
+    tracefs = symbols.tracefs(root)
+    types = _btf(root)
+    return KernelFacts(
+        release=release,
+        machine=os.uname().machine,
+        page_size=os.sysconf("SC_PAGESIZE"),
+        functions=types.prototypes(functions) if types else {},
+        symbols=symbols.text_symbols(root, functions),
+        traceable=symbols.traceable_functions(tracefs, functions),
+        offsets=types.offsets(offsets) if types else {},
+        sizes=types.sizes(sizes) if types else {},
+        page_flags=types.enum("pageflags") if types else {},
+        tracepoints=_tracepoints(tracefs, types, tracepoints),
+        methods=probing.try_methods(tracefs, types) if root == _SLASH else {},
+        nodes_shift=settings.nodes_shift(root, release),
+        migrate_reasons=btf.lowered(types.enum("migrate_reason"), "MR_") if types else {},
+        migrate_modes=btf.lowered(types.enum("migrate_mode"), "MIGRATE_") if types else {},
+    )
+
+
+def read_host_facts(root: Path = _SLASH) -> HostFacts:
+    """Read nodes, hypervisor and settings; what can't be read is absent."""
+    hypervisor, emulated = topology.read_hypervisor(root)
+    return HostFacts(
+        nodes=topology.read_nodes(root),
+        hypervisor=hypervisor,
+        emulated=emulated,
+        settings=settings.read_settings(root),
+    )
+
+
+def _release(root: Path) -> str:
+    try:
+        return (root / "proc/sys/kernel/osrelease").read_text().strip()
+    except OSError:
+        return os.uname().release
+
+
+# A raw tracepoint needs no tracefs, and each has a typedef btf_trace_NAME in BTF
+# (include/trace/bpf_probe.h; syscalls:* have none, they share raw_syscalls').
+def _tracepoints(
+    tracefs: Path | None, types: btf.Btf | None, names: Collection[str]
+) -> frozenset[str]:
+    if tracefs is not None or types is None:
+        return symbols.present_tracepoints(tracefs, names)
+    return frozenset(
+        name
+        for name in names
+        if types.typedef_id(f"btf_trace_{name.partition(':')[2]}") is not None
+    )
+
+
+def _btf(root: Path) -> btf.Btf | None:
+    try:
+        return btf.running() if root == _SLASH else btf.Btf.open(root / btf.VMLINUX)
+    except HostError:
+        return None

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be attached to: kallsyms, ftrace's list of functions, tracepoints.
+
+The two lists have 100,000 lines and more, so each is read in one piece and
+compared as sets; where there is no right to read them, they are absent.
+"""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+# tracefs by itself, and below debugfs where old kernels and habits have it.
+_TRACEFS = ("sys/kernel/tracing", "sys/kernel/debug/tracing")
+_TEXT_TYPES = (b"t", b"T", b"w", b"W")
+
+
+def tracefs(root: Path) -> Path | None:
+    """Where tracefs is mounted and can be read, else None."""
+    for place in _TRACEFS:
+        path = root / place
+        try:
+            if (path / "events").is_dir():
+                return path
+        except OSError:
+            continue
+    return None
+
+
+def text_symbols(root: Path, names: Collection[str]) -> frozenset[str]:
+    """Those of the names that kallsyms has as text of the kernel itself.
+
+    Exactly the name: a function of which only a ``.isra.0`` or ``.constprop.0``
+    is left has other arguments than its prototype says.
+    """
+    try:
+        data = (root / "proc/kallsyms").read_bytes()
+    except OSError:
+        return frozenset()
+    wanted = {kind + b" " + name.encode(): name for name in names for kind in _TEXT_TYPES}
+    # A line is "ffffffff81000000 T name"; a module's has "\t[module]" behind it.
+    width = data.find(b" ") + 1
+    return _pick(wanted, {line[width:] for line in data.split(b"\n")})
+
+
+def traceable_functions(tracefs_path: Path | None, names: Collection[str]) -> frozenset[str] | None:
+    """Those of the names that ftrace can attach to; None where its list can't be read."""
+    if tracefs_path is None:
+        return None
+    try:
+        data = (tracefs_path / "available_filter_functions").read_bytes()
+    except OSError:
+        return None
+    return _pick({name.encode(): name for name in names}, set(data.split(b"\n")))
+
+
+def present_tracepoints(tracefs_path: Path | None, names: Iterable[str]) -> frozenset[str]:
+    """Those of the tracepoints ("category:name") that tracefs shows."""
+    if tracefs_path is None:
+        return frozenset()
+    return frozenset(
+        name for name in names if _exists(tracefs_path / "events" / name.replace(":", "/"))
+    )
+
+
+def _pick(wanted: dict[bytes, str], there: set[bytes]) -> frozenset[str]:
+    return frozenset(name for line, name in wanted.items() if line in there)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
