@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Chunks of user arrays, as BPF read them, to one row per entry of a call."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mptrace.records import ENTRY, READ_NODES, READ_PAGES, READ_STATUS
+
+#: A row of a chunk before entry and exit are merged.
+_SIDE = np.dtype(
+    [
+        ("call_id", "<u8"),
+        ("entry", "<u4"),
+        ("at_exit", "u1"),
+        ("failed", "u1"),
+        ("address", "<u8"),
+        ("target_nid", "<i4"),
+        ("status", "<i4"),
+    ]
+)
+
+
+def chunk_rows(chunks: NDArray[np.void]) -> NDArray[np.void]:
+    """Rows of chunks (CHUNK_SMALL or CHUNK_LARGE, shape (n,)), used entries only.
+
+    Returns shape (sum of counts,) with the fields of one side of a call:
+    ``call_id, entry, at_exit, failed, address, target_nid, status``.
+    """
+    width = chunks.dtype["pages"].shape[0]
+    used = np.arange(width, dtype=np.uint32)[None, :] < chunks["count"][:, None]
+    which = np.nonzero(used)
+    rows = np.empty(len(which[0]), _SIDE)
+    chunk_of, position = which
+    rows["call_id"] = chunks["call_id"][chunk_of]
+    rows["entry"] = chunks["first"][chunk_of] + position
+    rows["at_exit"] = chunks["at_exit"][chunk_of]
+    rows["failed"] = chunks["failed"][chunk_of]
+    rows["address"] = chunks["pages"][used]
+    rows["target_nid"] = chunks["nodes"][used]
+    rows["status"] = chunks["status"][used]
+    return rows
+
+
+class EntryMerger:
+    """Joins what the arrays said at a call's entry with what they said at its exit.
+
+    A row leaves as soon as its call's exit was seen; `rest` gives those whose
+    exit never came.  Where the pages or nodes could not be read at entry, what
+    was read at exit stands in: the kernel has touched them by then.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = np.empty(0, _SIDE)
+
+    def add(self, rows: NDArray[np.void]) -> NDArray[np.void]:
+        """Take rows of `chunk_rows`; return the finished rows, dtype ENTRY."""
+        if not len(rows):
+            return np.empty(0, ENTRY)
+        everything = np.concatenate([self._waiting, rows])
+        ended = np.unique(rows["call_id"][rows["at_exit"] == 1])
+        finished = np.isin(everything["call_id"], ended)
+        self._waiting = everything[~finished]
+        return merge_sides(everything[finished])
+
+    def rest(self) -> NDArray[np.void]:
+        """Rows of calls whose exit was not seen, dtype ENTRY; empties the merger."""
+        rows, self._waiting = self._waiting, np.empty(0, _SIDE)
+        return merge_sides(rows)
+
+
+def merge_sides(rows: NDArray[np.void]) -> NDArray[np.void]:
+    """One ENTRY row per (call, entry) of rows from both sides, sorted by them."""
+    order = np.lexsort((rows["at_exit"], rows["entry"], rows["call_id"]))
+    rows = rows[order]
+    first = np.ones(len(rows), bool)
+    first[1:] = (rows["call_id"][1:] != rows["call_id"][:-1]) | (
+        rows["entry"][1:] != rows["entry"][:-1]
+    )
+    starts = np.nonzero(first)[0]
+    ends = np.append(starts[1:], len(rows)) - 1
+    before, after = rows[starts], rows[ends]
+    has_before = before["at_exit"] == 0
+    has_after = after["at_exit"] == 1
+
+    merged = np.zeros(len(starts), ENTRY)
+    merged["call_id"] = before["call_id"]
+    merged["entry"] = before["entry"]
+    unread = np.zeros(len(starts), np.uint8)
+    for bit, field in ((READ_PAGES, "address"), (READ_NODES, "target_nid")):
+        good_before = has_before & ((before["failed"] & bit) == 0)
+        good_after = has_after & ((after["failed"] & bit) == 0)
+        merged[field] = np.where(good_before, before[field], after[field])
+        unread[~good_before & ~good_after] |= bit
+    status_after = has_after & ((after["failed"] & READ_STATUS) == 0)
+    merged["status_after"] = np.where(status_after, after["status"], 0)
+    unread[~status_after] |= READ_STATUS
+    status_before = has_before & ((before["failed"] & READ_STATUS) == 0)
+    merged["status_before"] = np.where(status_before, before["status"], 0)
+    merged["unread_before"] = np.where(status_before, 0, READ_STATUS)
+    merged["unread"] = unread
+    return merged

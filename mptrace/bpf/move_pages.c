@@ -1,0 +1,1173 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Timestamps and identifiers at the phase boundaries of a page migration.
+ *
+ * The unit is a migration: one invocation of the kernel's migrate_pages(), with
+ * a move_pages(2) call as its optional parent.  One record per folio, emitted
+ * when the kernel is done with it; user space replays the rest.
+ *
+ * phase     | kernel function (candidates are in mptrace/plan.py)   | unit
+ * ----------+-------------------------------------------------------+----------
+ * call      | kernel_move_pages                                     | call
+ * drain     | lru_cache_disable, lru_add_drain_all                  | call
+ * lookup    | follow_page, folio_walk_start                         | entry
+ * isolate   | isolate_lru_page, folio_isolate_lru                   | folio
+ * isolate_h | isolate_hugetlb, folio_isolate_hugetlb                | folio
+ * migration | migrate_pages                                         | migration
+ * allocate  | alloc_migration_target                                | folio
+ * unmap     | try_to_migrate                                        | folio
+ * flush     | ptep_clear_flush (inside unmap)                       | PTE
+ * batch     | try_to_unmap_flush                                    | batch
+ * dark      | tracepoints set_migration_pte, set_migration_pmd      | PTE
+ * move      | move_to_new_folio                                     | folio
+ * copy      | folio_mc_copy, folio_copy                             | folio
+ * remap     | remove_migration_pte (rmap callback)                  | PTE
+ * done      | migrate_folio_done                                    | folio
+ * putback   | folio_putback_lru, ..._hugetlb                        | folio
+ *
+ * The plan passes with -D: offsets of struct members (from BTF), argument
+ * positions that differ between kernels, map sizes.  No kernel header is used.
+ */
+#include <linux/types.h>
+#include <uapi/linux/ptrace.h>
+
+/* ---- records: mirrored by mptrace/records.py, field by field ------------- */
+
+struct folio_record {
+	u64 call_id;
+	u64 migration_id;
+	u64 src;
+	u64 dst;
+	u64 address;
+	u64 start_ns;
+	u64 end_ns;
+	u64 isolate_ns;
+	u64 alloc_ns;
+	u64 unmap_ns;
+	u64 flush_ns;
+	u64 move_ns;
+	u64 copy_ns;
+	u64 remap_ns;
+	u64 dark_first_ns;
+	u64 light_last_ns;
+	u64 blackout_ns;
+	u32 tid;
+	u32 lookup_seq;
+	s32 lookup_rc;
+	s32 isolate_rc;
+	s32 move_rc;
+	u32 nr_pages;
+	u32 n_remap;
+	u16 n_unmap;
+	u16 n_alloc;
+	u16 n_move;
+	u16 n_copy;
+	u16 n_flush;
+	u16 n_dark;
+	s16 src_nid;
+	s16 dst_nid;
+	u8 end;
+	u8 flags;
+	u16 pad;
+};
+_Static_assert(sizeof(struct folio_record) == 184, "records.FOLIO");
+
+struct migration_record {
+	u64 migration_id;
+	u64 call_id;
+	u64 enter_ns;
+	u64 exit_ns;
+	u64 flush_ns;
+	u32 tid;
+	u32 tgid;
+	s32 rc;
+	u32 mode;
+	u32 reason;
+	u32 lookups_before;
+	u32 n_flush;
+	s32 dst_nid;
+	u32 lost;
+	u32 pad;
+	char comm[16];
+};
+_Static_assert(sizeof(struct migration_record) == 96, "records.MIGRATION");
+
+struct call_record {
+	u64 call_id;
+	u64 enter_ns;
+	u64 exit_ns;
+	u64 drain_ns;
+	u64 nr_pages;
+	u64 pages_ptr;
+	u64 nodes_ptr;
+	u64 status_ptr;
+	s64 ret;
+	u32 tid;
+	u32 tgid;
+	s32 pid;
+	s32 flags;
+	u32 n_lookups;
+	u32 n_migrations;
+	u32 n_drain;
+	u32 lost;
+	char comm[16];
+};
+_Static_assert(sizeof(struct call_record) == 120, "records.CALL");
+
+#define CHUNK_STRUCT(name, entries)					\
+struct name {								\
+	u64 call_id;							\
+	u32 first;							\
+	u32 count;							\
+	u32 at_exit;							\
+	u32 failed;							\
+	u64 pages[entries];						\
+	s32 nodes[entries];						\
+	s32 status[entries];						\
+}
+
+CHUNK_STRUCT(small_chunk, SMALL_CHUNK);
+CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
+
+#define NO_LOOKUP		0xffffffffU
+#define LOOKUP_NONE		1
+#define ISOLATE_NOT_TRIED	1
+#define MOVE_NOT_TRIED		1
+
+#define END_LOOKUP		0
+#define END_DONE		1
+#define END_PUTBACK		2
+#define END_REUSED		3
+
+#define FOLIO_HUGETLB		(1 << 0)
+#define FOLIO_UNTRACKED		(1 << 1)
+#define FOLIO_ALLOC_FAILED	(1 << 2)
+#define FOLIO_UNEXPECTED	(1 << 3)
+
+#define READ_PAGES		(1 << 0)
+#define READ_NODES		(1 << 1)
+#define READ_STATUS		(1 << 2)
+
+/* Why something was not recorded; names in mptrace/tracer.py. */
+#define LOST_FOLIO_RING		0	/* the ring of folio records was full */
+#define LOST_CALL_RING		1	/* the ring of call or migration records was full */
+#define LOST_CHUNK_RING		2	/* a ring of array chunks was full */
+#define LOST_FOLIO_MAP		3	/* the map of folios under migration was full */
+#define LOST_THREAD_MAP		4	/* the map of threads inside a call was full */
+#define LOST_NESTING		5	/* migrations nested deeper than two */
+#define LOST_CAUSES		6
+
+#define ERR_PTR_MIN		0xfffffffffffff001ULL
+
+/* ---- maps ------------------------------------------------------------------ */
+
+/* What user space asks for; key 0.  The gate opens after everything is attached. */
+struct control {
+	u32 gate;
+	u32 tgid;	/* only this caller, 0: any */
+	u32 all;	/* migrations without a call, too */
+	u32 pad;
+};
+BPF_ARRAY(control, struct control, 1);
+
+/* LOST_* -> count */
+BPF_PERCPU_ARRAY(lost, u64, LOST_CAUSES);
+
+/* A migrate_pages() on a thread's stack, with the enter times of its open phases. */
+struct level {
+	struct migration_record migration;
+	u64 alloc_enter_ns;
+	u64 alloc_src;
+	u64 unmap_enter_ns;
+	u64 unmap_src;		/* 0: not inside try_to_migrate() */
+	u64 move_enter_ns;
+	u64 move_src;		/* 0: not inside move_to_new_folio() */
+	u64 copy_enter_ns;
+	u64 remap_enter_ns;
+	u64 remap_src;
+	u64 flush_enter_ns;
+};
+
+/* A folio that a lookup found and that nothing else happened to yet. */
+struct pending {
+	u64 address;
+	u64 src;
+	u64 start_ns;
+	s32 lookup_rc;
+	u32 nr_pages;
+	u32 seq;
+	s16 src_nid;
+	u16 valid;
+};
+
+struct thread {
+	struct call_record call;	/* call_id 0: no call */
+	struct level levels[2];		/* a migration, and one nested in its allocation */
+	struct pending pending;
+	u64 drain_enter_ns;
+	u64 isolate_enter_ns;
+	u64 lookup_address;		/* between a lookup's kprobe and its kretprobe */
+	u32 depth;
+	u32 pad;
+};
+
+/* tid -> thread inside a call or a migration; deleted at the exit of the outer one */
+BPF_HASH(threads, u32, struct thread, MAX_THREADS);
+
+/* source folio -> its record so far; deleted when the record is emitted */
+BPF_HASH(folios, u64, struct folio_record, MAX_FOLIOS);
+
+/* Never written: templates for new elements (too large for the stack). */
+BPF_ARRAY(new_thread, struct thread, 1);
+BPF_ARRAY(new_folio, struct folio_record, 1);
+
+BPF_RINGBUF_OUTPUT(folio_ring, FOLIO_RING_PAGES);
+BPF_RINGBUF_OUTPUT(migration_ring, CALL_RING_PAGES);
+BPF_RINGBUF_OUTPUT(call_ring, CALL_RING_PAGES);
+BPF_RINGBUF_OUTPUT(small_ring, SMALL_RING_PAGES);
+BPF_RINGBUF_OUTPUT(large_ring, LARGE_RING_PAGES);
+
+/* Nobody sleeps on the rings: user space looks at them on its own clock. */
+#define NO_WAKEUP 1
+
+/* ---- helpers ----------------------------------------------------------------- */
+
+static __always_inline struct thread *this_thread(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	return threads.lookup(&tid);
+}
+
+static __always_inline struct level *this_level(struct thread *t)
+{
+	if (t->depth == 1)
+		return &t->levels[0];
+	if (t->depth == 2)
+		return &t->levels[1];
+	return NULL;
+}
+
+static __always_inline void count_lost(struct thread *t, int cause)
+{
+	u64 *count = lost.lookup(&cause);
+	struct level *level;
+
+	if (count)
+		*count += 1;
+	if (!t)
+		return;
+	t->call.lost++;
+	level = this_level(t);
+	if (level)
+		level->migration.lost++;
+}
+
+/* An identity that no other call or migration of a session has. */
+static __always_inline u64 make_id(u64 now)
+{
+	return (now << 10) | (bpf_get_smp_processor_id() & 1023);
+}
+
+struct page_words {
+	u64 flags;
+	u64 compound_head;
+};
+
+/* The folio of a page: itself, or what a tail page points to. */
+static __always_inline u64 folio_of(u64 page, u64 *flags)
+{
+	struct page_words words = {};
+	u64 folio = page;
+
+	bpf_probe_read_kernel(&words.flags, 8, (void *)(page + OFF_PAGE_FLAGS));
+	bpf_probe_read_kernel(&words.compound_head, 8,
+			      (void *)(page + OFF_PAGE_COMPOUND_HEAD));
+	if (words.compound_head & 1) {
+		folio = words.compound_head - 1;
+		bpf_probe_read_kernel(&words.flags, 8, (void *)(folio + OFF_PAGE_FLAGS));
+	}
+	*flags = words.flags;
+	return folio;
+}
+
+static __always_inline s16 nid_of(u64 flags)
+{
+#ifdef NODES_SHIFT
+	return flags >> (64 - NODES_SHIFT);
+#else
+	return -1;
+#endif
+}
+
+static __always_inline u32 nr_pages_of(u64 folio, u64 flags)
+{
+	u8 order = 0;
+
+	if (!(flags & (1ULL << PG_HEAD)))
+		return 1;
+	bpf_probe_read_kernel(&order, 1, (void *)(folio + OFF_FOLIO_ORDER));
+	return 1U << (order & 31);
+}
+
+static __always_inline void emit_folio(struct thread *t, struct folio_record *f, u8 end)
+{
+	f->end = end;
+	f->end_ns = bpf_ktime_get_ns();
+	if (f->n_dark && !f->light_last_ns)	/* a window still open ends here */
+		f->blackout_ns += f->end_ns;
+	if (folio_ring.ringbuf_output(f, sizeof(*f), NO_WAKEUP))
+		count_lost(t, LOST_FOLIO_RING);
+}
+
+/* A lookup after which its folio was not isolated: its record ends here. */
+static __always_inline void emit_lookup(struct thread *t, s32 isolate_rc, u8 flags)
+{
+	struct folio_record *f = folio_ring.ringbuf_reserve(sizeof(*f));
+
+	t->pending.valid = 0;
+	if (!f) {
+		count_lost(t, LOST_FOLIO_RING);
+		return;
+	}
+	__builtin_memset(f, 0, sizeof(*f));
+	f->call_id = t->call.call_id;
+	f->src = t->pending.src;
+	f->address = t->pending.address;
+	f->start_ns = t->pending.start_ns;
+	f->end_ns = t->pending.start_ns;
+	f->tid = t->call.tid;
+	f->lookup_seq = t->pending.seq;
+	f->lookup_rc = t->pending.lookup_rc;
+	f->isolate_rc = isolate_rc;
+	f->move_rc = MOVE_NOT_TRIED;
+	f->nr_pages = t->pending.nr_pages;
+	f->src_nid = t->pending.src_nid;
+	f->dst_nid = -1;
+	f->end = END_LOOKUP;
+	f->flags = flags;
+	folio_ring.ringbuf_submit(f, NO_WAKEUP);
+}
+
+static __always_inline void close_pending(struct thread *t)
+{
+	if (t->pending.valid)
+		emit_lookup(t, ISOLATE_NOT_TRIED, 0);
+}
+
+/* A new element for this source folio, all zero but for its identity. */
+static __always_inline struct folio_record *start_folio(struct thread *t, u64 src, u64 now)
+{
+	struct folio_record *f = folios.lookup(&src);
+	struct folio_record *template;
+	int zero = 0;
+
+	if (f)
+		emit_folio(t, f, END_REUSED);
+	template = new_folio.lookup(&zero);
+	if (!template)
+		return NULL;
+	if (folios.update(&src, template)) {
+		count_lost(t, LOST_FOLIO_MAP);
+		return NULL;
+	}
+	f = folios.lookup(&src);
+	if (!f)
+		return NULL;
+	f->src = src;
+	f->start_ns = now;
+	f->tid = (u32)bpf_get_current_pid_tgid();
+	f->lookup_seq = NO_LOOKUP;
+	f->move_rc = MOVE_NOT_TRIED;
+	f->isolate_rc = ISOLATE_NOT_TRIED;
+	f->dst_nid = -1;
+	f->src_nid = -1;
+	return f;
+}
+
+/* The record of a folio in this migration; the first event of a migration names it. */
+static __always_inline struct folio_record *
+folio_in(struct thread *t, struct level *level, u64 src, u64 now)
+{
+	struct folio_record *f = folios.lookup(&src);
+	u64 flags = 0;
+
+	if (f && (!f->migration_id || f->migration_id == level->migration.migration_id)) {
+		f->migration_id = level->migration.migration_id;
+		return f;
+	}
+	f = start_folio(t, src, now);
+	if (!f)
+		return NULL;
+	folio_of(src, &flags);
+	f->call_id = level->migration.call_id;
+	f->migration_id = level->migration.migration_id;
+	f->src_nid = nid_of(flags);
+	f->nr_pages = nr_pages_of(src, flags);
+	f->flags = FOLIO_UNEXPECTED;
+	return f;
+}
+
+static __always_inline struct thread *start_thread(u64 id)
+{
+	u32 tid = id;
+	struct thread *template, *t;
+	int zero = 0;
+
+	template = new_thread.lookup(&zero);
+	if (!template)
+		return NULL;
+	if (threads.update(&tid, template)) {
+		count_lost(NULL, LOST_THREAD_MAP);
+		return NULL;
+	}
+	t = threads.lookup(&tid);
+	if (!t)
+		return NULL;
+	t->call.tid = tid;
+	t->call.tgid = id >> 32;
+	bpf_get_current_comm(t->call.comm, sizeof(t->call.comm));
+	return t;
+}
+
+static __always_inline void end_thread(struct thread *t)
+{
+	u32 tid = t->call.tid;
+
+	threads.delete(&tid);
+}
+
+/* ---- the user arrays ----------------------------------------------------------- */
+
+#define FILL_CHUNK(name, chunk, entries)					\
+static __always_inline void name(struct thread *t, struct chunk *c, u32 first,	\
+				 u32 count, u32 at_exit)			\
+{										\
+	u64 at = first;								\
+										\
+	c->call_id = t->call.call_id;						\
+	c->first = first;							\
+	c->count = count;							\
+	c->at_exit = at_exit;							\
+	c->failed = 0;								\
+	asm volatile("" : "+r"(count));						\
+	if (count > entries)							\
+		count = entries;						\
+	if (bpf_probe_read_user(c->pages, count * 8,				\
+				(void *)(t->call.pages_ptr + at * 8)))		\
+		c->failed |= READ_PAGES;					\
+	if (bpf_probe_read_user(c->nodes, count * 4,				\
+				(void *)(t->call.nodes_ptr + at * 4)))		\
+		c->failed |= READ_NODES;					\
+	if (bpf_probe_read_user(c->status, count * 4,				\
+				(void *)(t->call.status_ptr + at * 4)))		\
+		c->failed |= READ_STATUS;					\
+}
+
+FILL_CHUNK(fill_small, small_chunk, SMALL_CHUNK)
+FILL_CHUNK(fill_large, large_chunk, LARGE_CHUNK)
+
+/* BCC allows no map function inside a macro. */
+static __always_inline void emit_small(struct thread *t, u32 first, u32 count, u32 at_exit)
+{
+	struct small_chunk *c = small_ring.ringbuf_reserve(sizeof(*c));
+
+	if (!c) {
+		count_lost(t, LOST_CHUNK_RING);
+		return;
+	}
+	fill_small(t, c, first, count, at_exit);
+	small_ring.ringbuf_submit(c, NO_WAKEUP);
+}
+
+static __always_inline void emit_large(struct thread *t, u32 first, u32 count, u32 at_exit)
+{
+	struct large_chunk *c = large_ring.ringbuf_reserve(sizeof(*c));
+
+	if (!c) {
+		count_lost(t, LOST_CHUNK_RING);
+		return;
+	}
+	fill_large(t, c, first, count, at_exit);
+	large_ring.ringbuf_submit(c, NO_WAKEUP);
+}
+
+/* Large chunks while at least half of one is left, then small ones. */
+static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
+{
+	u64 nr_pages = t->call.nr_pages;
+	u32 left = nr_pages > MAX_ENTRIES ? MAX_ENTRIES : nr_pages;
+	u32 first = 0, count;
+	int i;
+
+	for (i = 0; i < MAX_ENTRIES / LARGE_CHUNK; i++) {
+		if (left < LARGE_CHUNK / 2)
+			break;
+		count = left < LARGE_CHUNK ? left : LARGE_CHUNK;
+		emit_large(t, first, count, at_exit);
+		first += count;
+		left -= count;
+	}
+	for (i = 0; i < LARGE_CHUNK / 2 / SMALL_CHUNK + 1; i++) {
+		if (!left)
+			break;
+		count = left < SMALL_CHUNK ? left : SMALL_CHUNK;
+		emit_small(t, first, count, at_exit);
+		first += count;
+		left -= count;
+	}
+}
+
+/* ---- entry points -------------------------------------------------------------- */
+
+/*
+ * Each phase has one body per side; fentry and kprobe differ in how an argument
+ * is read, fexit and kretprobe in where the return value is.
+ */
+#define FENTRY(name, ...)						\
+int name##_fentry(u64 *ctx) { name(__VA_ARGS__); return 0; }
+#define KPROBE(name, ...)						\
+int name##_kprobe(struct pt_regs *ctx) { name(__VA_ARGS__); return 0; }
+#define KARG0 PT_REGS_PARM1(ctx)
+#define KARG1 PT_REGS_PARM2(ctx)
+#define KARG2 PT_REGS_PARM3(ctx)
+#define KARG3 PT_REGS_PARM4(ctx)
+#define KARG4 PT_REGS_PARM5(ctx)
+#define KARG5 PT_REGS_PARM6(ctx)
+#define KRET PT_REGS_RC(ctx)
+#define CONCAT(a, b) a##b
+#define KARG(n) CONCAT(KARG, n)
+
+/* ---- call ------------------------------------------------------------------------ */
+
+static __always_inline void enter_call(u64 pid, u64 nr_pages, u64 pages, u64 nodes,
+				       u64 status, u64 flags)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct control *c;
+	struct thread *t;
+	int zero = 0;
+
+	c = control.lookup(&zero);
+	if (!c || !c->gate || (c->tgid && c->tgid != id >> 32))
+		return;
+	if (!nodes)	/* query mode moves nothing */
+		return;
+	t = start_thread(id);
+	if (!t)
+		return;
+	t->call.enter_ns = bpf_ktime_get_ns();
+	t->call.call_id = make_id(t->call.enter_ns);
+	t->call.pid = pid;
+	t->call.nr_pages = nr_pages;
+	t->call.pages_ptr = pages;
+	t->call.nodes_ptr = nodes;
+	t->call.status_ptr = status;
+	t->call.flags = flags;
+	emit_arrays(t, 0);
+	/* what reading the arrays took is not the call's time */
+	t->call.enter_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void exit_call(u64 ret)
+{
+	struct thread *t = this_thread();
+
+	if (!t || !t->call.call_id)
+		return;
+	t->call.exit_ns = bpf_ktime_get_ns();
+	t->call.ret = (s32)ret;
+	close_pending(t);
+	emit_arrays(t, 1);
+	if (call_ring.ringbuf_output(&t->call, sizeof(t->call), NO_WAKEUP))
+		count_lost(NULL, LOST_CALL_RING);
+	end_thread(t);
+}
+
+FENTRY(enter_call, ctx[0], ctx[1], ctx[2], ctx[3], ctx[4], ctx[5])
+KPROBE(enter_call, KARG0, KARG1, KARG2, KARG3, KARG4, KARG5)
+FENTRY(exit_call, ctx[6])
+KPROBE(exit_call, KRET)
+
+/* ---- drain ----------------------------------------------------------------------- */
+
+static __always_inline void enter_drain(void)
+{
+	struct thread *t = this_thread();
+
+	if (t && t->call.call_id && !t->depth)
+		t->drain_enter_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void exit_drain(void)
+{
+	struct thread *t = this_thread();
+
+	if (!t || !t->drain_enter_ns)
+		return;
+	t->call.drain_ns += bpf_ktime_get_ns() - t->drain_enter_ns;
+	t->call.n_drain++;
+	t->drain_enter_ns = 0;
+}
+
+FENTRY(enter_drain)
+KPROBE(enter_drain)
+FENTRY(exit_drain)
+KPROBE(exit_drain)
+
+/* ---- lookup ---------------------------------------------------------------------- */
+
+static __always_inline void exit_lookup(u64 address, u64 page)
+{
+	struct thread *t = this_thread();
+	u64 flags = 0, folio;
+
+	if (!t || !t->call.call_id || t->depth)
+		return;
+	close_pending(t);
+	t->pending.valid = 1;
+	t->pending.seq = t->call.n_lookups++;
+	t->pending.address = address;
+	t->pending.start_ns = bpf_ktime_get_ns();
+	t->pending.src = 0;
+	t->pending.nr_pages = 0;
+	t->pending.src_nid = -1;
+	if (!page) {
+		t->pending.lookup_rc = LOOKUP_NONE;
+		return;
+	}
+	if (page >= ERR_PTR_MIN) {
+		t->pending.lookup_rc = (s32)page;
+		return;
+	}
+	folio = folio_of(page, &flags);
+	t->pending.lookup_rc = 0;
+	t->pending.src = folio;
+	t->pending.src_nid = nid_of(flags);
+	t->pending.nr_pages = nr_pages_of(folio, flags);
+}
+
+static __always_inline void enter_lookup(u64 address)
+{
+	struct thread *t = this_thread();
+
+	if (t && !t->depth)
+		t->lookup_address = address;
+}
+
+static __always_inline void exit_lookup_stored(u64 page)
+{
+	struct thread *t = this_thread();
+
+	if (t)
+		exit_lookup(t->lookup_address, page);
+}
+
+/* fexit has the arguments; a kretprobe needs them stored by the kprobe. */
+FENTRY(exit_lookup, ctx[LOOKUP_ADDRESS], ctx[LOOKUP_NARGS])
+KPROBE(enter_lookup, KARG(LOOKUP_ADDRESS))
+KPROBE(exit_lookup_stored, KRET)
+
+/* ---- isolate --------------------------------------------------------------------- */
+
+static __always_inline void enter_isolate(void)
+{
+	struct thread *t = this_thread();
+
+	if (t && !t->depth)
+		t->isolate_enter_ns = bpf_ktime_get_ns();
+}
+
+/* rc: 0 isolated, -errno otherwise */
+static __always_inline void isolated(s32 rc, u8 flags)
+{
+	struct thread *t = this_thread();
+	struct folio_record *f;
+	u64 now, src;
+
+	if (!t || t->depth || !t->pending.valid)
+		return;
+	if (rc) {
+		emit_lookup(t, rc, flags);
+		return;
+	}
+	now = bpf_ktime_get_ns();
+	src = t->pending.src;
+	f = start_folio(t, src, now);
+	if (!f) {
+		emit_lookup(t, 0, flags | FOLIO_UNTRACKED);
+		return;
+	}
+	t->pending.valid = 0;
+	f->call_id = t->call.call_id;
+	f->address = t->pending.address;
+	f->start_ns = t->pending.start_ns;
+	f->lookup_seq = t->pending.seq;
+	f->isolate_rc = 0;
+	f->isolate_ns = now - t->isolate_enter_ns;
+	f->nr_pages = t->pending.nr_pages;
+	f->src_nid = t->pending.src_nid;
+	f->flags = flags;
+}
+
+#define EBUSY 16
+
+#ifdef ISOLATE_BOOL
+#define ISOLATE_RC(ret) (((ret) & 0xff) ? 0 : -EBUSY)
+#else
+#define ISOLATE_RC(ret) ((s32)(ret))
+#endif
+#ifdef ISOLATE_HUGETLB_BOOL
+#define ISOLATE_HUGETLB_RC(ret) (((ret) & 0xff) ? 0 : -EBUSY)
+#else
+#define ISOLATE_HUGETLB_RC(ret) ((s32)(ret))
+#endif
+
+static __always_inline void exit_isolate(u64 ret)
+{
+	isolated(ISOLATE_RC(ret), 0);
+}
+
+static __always_inline void enter_isolate_hugetlb(void)
+{
+	enter_isolate();
+}
+
+static __always_inline void exit_isolate_hugetlb(u64 ret)
+{
+	isolated(ISOLATE_HUGETLB_RC(ret), FOLIO_HUGETLB);
+}
+
+FENTRY(enter_isolate)
+KPROBE(enter_isolate)
+FENTRY(exit_isolate, ctx[ISOLATE_NARGS])
+KPROBE(exit_isolate, KRET)
+FENTRY(enter_isolate_hugetlb)
+KPROBE(enter_isolate_hugetlb)
+FENTRY(exit_isolate_hugetlb, ctx[ISOLATE_HUGETLB_NARGS])
+KPROBE(exit_isolate_hugetlb, KRET)
+
+/* ---- migration ------------------------------------------------------------------- */
+
+static __always_inline void enter_migration(u64 private, u64 mode, u64 reason)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct thread *t = this_thread();
+	struct migration_record *m;
+	struct level *level;
+	struct control *c;
+	int zero = 0;
+
+	if (!t) {
+		c = control.lookup(&zero);
+		if (!c || !c->gate || !c->all)
+			return;
+		t = start_thread(id);
+		if (!t)
+			return;
+	}
+	t->depth++;
+	level = this_level(t);
+	if (!level) {
+		count_lost(t, LOST_NESTING);
+		return;
+	}
+	if (t->depth == 1)
+		close_pending(t);
+	__builtin_memset(level, 0, sizeof(*level));
+	m = &level->migration;
+	m->dst_nid = -1;
+	m->tid = t->call.tid;
+	m->tgid = t->call.tgid;
+	m->mode = mode;
+	m->reason = reason;
+	__builtin_memcpy(m->comm, t->call.comm, sizeof(m->comm));
+	if (t->depth == 1 && t->call.call_id) {
+		/* struct migration_target_control begins with the node */
+		m->call_id = t->call.call_id;
+		m->lookups_before = t->call.n_lookups;
+		t->call.n_migrations++;
+		bpf_probe_read_kernel(&m->dst_nid, 4, (void *)private);
+	}
+	m->enter_ns = bpf_ktime_get_ns();
+	m->migration_id = make_id(m->enter_ns);
+}
+
+static __always_inline void exit_migration(u64 ret)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+
+	if (!t || !t->depth)
+		return;
+	level = this_level(t);
+	if (level) {
+		level->migration.exit_ns = bpf_ktime_get_ns();
+		level->migration.rc = (s32)ret;
+		if (migration_ring.ringbuf_output(&level->migration,
+						  sizeof(level->migration), NO_WAKEUP))
+			count_lost(t, LOST_CALL_RING);
+	}
+	t->depth--;
+	if (!t->depth && !t->call.call_id)
+		end_thread(t);
+}
+
+FENTRY(enter_migration, ctx[3], ctx[4], ctx[5])
+KPROBE(enter_migration, KARG3, KARG4, KARG5)
+FENTRY(exit_migration, ctx[MIGRATION_NARGS])
+KPROBE(exit_migration, KRET)
+
+/* ---- allocate -------------------------------------------------------------------- */
+
+static __always_inline void enter_allocate(u64 src)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+	u64 flags;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level)
+		return;
+	level->alloc_src = folio_of(src, &flags);
+	level->alloc_enter_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void exit_allocate(u64 dst)
+{
+	struct thread *t = this_thread();
+	struct folio_record *f;
+	struct level *level;
+	u64 flags = 0, now;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level || !level->alloc_src)
+		return;
+	now = bpf_ktime_get_ns();
+	f = folio_in(t, level, level->alloc_src, level->alloc_enter_ns);
+	level->alloc_src = 0;
+	if (!f)
+		return;
+	f->alloc_ns += now - level->alloc_enter_ns;
+	f->n_alloc++;
+	if (!dst) {
+		f->flags |= FOLIO_ALLOC_FAILED;
+		return;
+	}
+	f->flags &= ~FOLIO_ALLOC_FAILED;
+	f->dst = folio_of(dst, &flags);
+	f->dst_nid = nid_of(flags);
+}
+
+FENTRY(enter_allocate, ctx[0])
+KPROBE(enter_allocate, KARG0)
+FENTRY(exit_allocate, ctx[ALLOCATE_NARGS])
+KPROBE(exit_allocate, KRET)
+
+/* ---- unmap, the TLB flushes inside it, and the moment a page goes dark ------------- */
+
+static __always_inline void enter_unmap(u64 src)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level)
+		return;
+	level->unmap_src = src;
+	level->unmap_enter_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void exit_unmap(void)
+{
+	struct thread *t = this_thread();
+	struct folio_record *f;
+	struct level *level;
+	u64 now;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level || !level->unmap_src)
+		return;
+	now = bpf_ktime_get_ns();
+	f = folio_in(t, level, level->unmap_src, level->unmap_enter_ns);
+	level->unmap_src = 0;
+	if (!f)
+		return;
+	f->unmap_ns += now - level->unmap_enter_ns;
+	f->n_unmap++;
+}
+
+FENTRY(enter_unmap, ctx[0])
+KPROBE(enter_unmap, KARG0)
+FENTRY(exit_unmap)
+KPROBE(exit_unmap)
+
+static __always_inline void enter_flush(void)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (level && level->unmap_src)
+		level->flush_enter_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void exit_flush(void)
+{
+	struct thread *t = this_thread();
+	struct folio_record *f;
+	struct level *level;
+	u64 now;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level || !level->unmap_src || !level->flush_enter_ns)
+		return;
+	now = bpf_ktime_get_ns();
+	f = folio_in(t, level, level->unmap_src, level->unmap_enter_ns);
+	if (f) {
+		f->flush_ns += now - level->flush_enter_ns;
+		f->n_flush++;
+	}
+	level->flush_enter_ns = 0;
+}
+
+FENTRY(enter_flush)
+KPROBE(enter_flush)
+FENTRY(exit_flush)
+KPROBE(exit_flush)
+
+static __always_inline void enter_batch_flush(void)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (level)
+		level->flush_enter_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void exit_batch_flush(void)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level || !level->flush_enter_ns)
+		return;
+	level->migration.flush_ns += bpf_ktime_get_ns() - level->flush_enter_ns;
+	level->migration.n_flush++;
+	level->flush_enter_ns = 0;
+}
+
+FENTRY(enter_batch_flush)
+KPROBE(enter_batch_flush)
+FENTRY(exit_batch_flush)
+KPROBE(exit_batch_flush)
+
+/* A migration entry replaced a PTE (or PMD) of the folio under try_to_migrate(). */
+static __always_inline void went_dark(void)
+{
+	struct thread *t = this_thread();
+	struct folio_record *f;
+	struct level *level;
+	u64 now;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level || !level->unmap_src)
+		return;
+	now = bpf_ktime_get_ns();
+	f = folio_in(t, level, level->unmap_src, level->unmap_enter_ns);
+	if (!f || f->dark_first_ns > f->light_last_ns)
+		return;		/* the window is open already */
+	if (!f->dark_first_ns)
+		f->dark_first_ns = now;
+	/* an open window counts from zero: went_light() adds the time it ended */
+	f->blackout_ns -= now;
+	f->n_dark++;
+	f->light_last_ns = 0;
+}
+
+int dark_tracepoint(void *ctx)
+{
+	went_dark();
+	return 0;
+}
+
+/* ---- move and copy --------------------------------------------------------------- */
+
+static __always_inline void enter_move(u64 src)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level)
+		return;
+	level->move_src = src;
+	level->move_enter_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void exit_move(u64 ret)
+{
+	struct thread *t = this_thread();
+	struct folio_record *f;
+	struct level *level;
+	u64 now;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level || !level->move_src)
+		return;
+	now = bpf_ktime_get_ns();
+	f = folio_in(t, level, level->move_src, level->move_enter_ns);
+	level->move_src = 0;
+	if (!f)
+		return;
+	f->move_ns += now - level->move_enter_ns;
+	f->move_rc = (s32)ret;
+	f->n_move++;
+}
+
+FENTRY(enter_move, ctx[MOVE_SRC])
+KPROBE(enter_move, KARG(MOVE_SRC))
+FENTRY(exit_move, ctx[MOVE_NARGS])
+KPROBE(exit_move, KRET)
+
+static __always_inline void enter_copy(void)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (level && level->move_src)
+		level->copy_enter_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void exit_copy(void)
+{
+	struct thread *t = this_thread();
+	struct folio_record *f;
+	struct level *level;
+	u64 now;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level || !level->move_src || !level->copy_enter_ns)
+		return;
+	now = bpf_ktime_get_ns();
+	f = folio_in(t, level, level->move_src, level->move_enter_ns);
+	if (f) {
+		f->copy_ns += now - level->copy_enter_ns;
+		f->n_copy++;
+	}
+	level->copy_enter_ns = 0;
+}
+
+FENTRY(enter_copy)
+KPROBE(enter_copy)
+FENTRY(exit_copy)
+KPROBE(exit_copy)
+
+/* ---- remap ----------------------------------------------------------------------- */
+
+static __always_inline void enter_remap(u64 arg)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level)
+		return;
+#ifdef REMAP_INDIRECT
+	/* struct rmap_walk_arg begins with the source folio */
+	bpf_probe_read_kernel(&level->remap_src, 8, (void *)arg);
+#else
+	level->remap_src = arg;
+#endif
+	level->remap_enter_ns = bpf_ktime_get_ns();
+}
+
+static __always_inline void exit_remap(void)
+{
+	struct thread *t = this_thread();
+	struct folio_record *f;
+	struct level *level;
+	u64 now, src;
+
+	if (!t)
+		return;
+	level = this_level(t);
+	if (!level || !level->remap_src)
+		return;
+	now = bpf_ktime_get_ns();
+	src = level->remap_src;
+	level->remap_src = 0;
+	f = folio_in(t, level, src, level->remap_enter_ns);
+	if (!f)
+		return;
+	f->remap_ns += now - level->remap_enter_ns;
+	f->n_remap++;
+	if (!f->n_dark)
+		return;
+	/* the first PTE back ends the window, each further one prolongs it */
+	f->blackout_ns += f->light_last_ns ? now - f->light_last_ns : now;
+	f->light_last_ns = now;
+}
+
+FENTRY(enter_remap, ctx[3])
+KPROBE(enter_remap, KARG3)
+FENTRY(exit_remap)
+KPROBE(exit_remap)
+
+/* ---- the end of a folio ------------------------------------------------------------ */
+
+static __always_inline void end_folio(u64 src, u8 end)
+{
+	struct folio_record *f = folios.lookup(&src);
+
+	if (!f)
+		return;
+	emit_folio(this_thread(), f, end);
+	folios.delete(&src);
+}
+
+static __always_inline void enter_done(u64 src)
+{
+	end_folio(src, END_DONE);
+}
+
+static __always_inline void enter_putback(u64 src)
+{
+	end_folio(src, END_PUTBACK);
+}
+
+FENTRY(enter_done, ctx[0])
+KPROBE(enter_done, KARG0)
+FENTRY(enter_putback, ctx[0])
+KPROBE(enter_putback, KARG0)

@@ -1,0 +1,448 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From facts of a kernel to a probe plan: which function stands for each phase.
+
+A kernel is rows in the table of candidates below, tried in order by presence,
+never a branch on a version.  Presence is not coverage: the session proves each
+phase by exact counts in a calibration and asks for another plan with the
+candidates that failed excluded.
+
+Sources of the rows: BTF and kallsyms of Debian's kernels 5.10 to 7.x, and the
+sources of mm/migrate.c; ``docs/kernels.md`` says what was verified where.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mptrace.facts import KernelFacts
+from mptrace.records import LARGE_CHUNK, MAX_ENTRIES, SMALL_CHUNK
+
+METHODS = ("fentry", "kprobe", "raw_tracepoint", "tracepoint")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to see a phase on some kernels.
+
+    ``function`` is a kernel function, or a tracepoint as ``category:name``.
+    ``enter`` and ``exit`` name handlers of ``bpf/move_pages.c`` without their
+    method suffix; empty where that side is not needed.  ``min_parameters``
+    refuses a function whose prototype is another than the row describes.
+    ``nargs`` is the macro that gets the number of parameters (where fexit
+    finds the return value); ``bool_macro`` is defined where the function
+    returns bool.  ``defines`` are further macros of this row.  ``needs`` are
+    facts that must hold: ``"offset:struct.member"``, or the same with a
+    leading ``!`` that must not.
+    """
+
+    phase: str
+    function: str
+    unit: str
+    enter: str = ""
+    exit: str = ""
+    min_parameters: int = 0
+    nargs: str = ""
+    bool_macro: str = ""
+    defines: tuple[tuple[str, int], ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def is_tracepoint(self) -> bool:
+        """Whether ``function`` names a tracepoint."""
+        return ":" in self.function
+
+
+#: In the order of preference within a phase; phases in the order of the report.
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate("call", "kernel_move_pages", "call", "enter_call", "exit_call", 6),
+    # since 5.13: lru_cache_disable() drains and holds the caches off for the whole call
+    Candidate("drain", "lru_cache_disable", "call", "enter_drain", "exit_drain"),
+    Candidate("drain", "lru_add_drain_all", "call", "enter_drain", "exit_drain"),
+    # since 6.12: folio_walk_start() (mm: add folio_walk, "mm/migrate: convert
+    # add_page_for_migration() from follow_page() to folio_walk")
+    Candidate(
+        "lookup",
+        "folio_walk_start",
+        "entry",
+        exit="exit_lookup",
+        min_parameters=4,
+        nargs="LOOKUP_NARGS",
+        defines=(("LOOKUP_ADDRESS", 2),),
+    ),
+    Candidate(
+        "lookup",
+        "follow_page",
+        "entry",
+        exit="exit_lookup",
+        min_parameters=3,
+        nargs="LOOKUP_NARGS",
+        defines=(("LOOKUP_ADDRESS", 1),),
+    ),
+    # isolate_lru_page() returns 0 or -EBUSY, folio_isolate_lru() int then bool
+    Candidate(
+        "isolate",
+        "folio_isolate_lru",
+        "folio",
+        "enter_isolate",
+        "exit_isolate",
+        1,
+        nargs="ISOLATE_NARGS",
+        bool_macro="ISOLATE_BOOL",
+    ),
+    Candidate(
+        "isolate",
+        "isolate_lru_page",
+        "folio",
+        "enter_isolate",
+        "exit_isolate",
+        1,
+        nargs="ISOLATE_NARGS",
+        bool_macro="ISOLATE_BOOL",
+    ),
+    *(
+        Candidate(
+            "isolate_hugetlb",
+            function,
+            "folio",
+            "enter_isolate_hugetlb",
+            "exit_isolate_hugetlb",
+            2,
+            nargs="ISOLATE_HUGETLB_NARGS",
+            bool_macro="ISOLATE_HUGETLB_BOOL",
+        )
+        for function in ("folio_isolate_hugetlb", "isolate_hugetlb", "isolate_huge_page")
+    ),
+    Candidate(
+        "migration",
+        "migrate_pages",
+        "migration",
+        "enter_migration",
+        "exit_migration",
+        6,
+        nargs="MIGRATION_NARGS",
+    ),
+    Candidate(
+        "allocate",
+        "alloc_migration_target",
+        "folio",
+        "enter_allocate",
+        "exit_allocate",
+        2,
+        nargs="ALLOCATE_NARGS",
+    ),
+    Candidate("unmap", "try_to_migrate", "folio", "enter_unmap", "exit_unmap", 1),
+    # per PTE; since 6.3 one deferred flush per batch takes its place where
+    # another CPU may hold the entries
+    Candidate("tlb_flush_pte", "ptep_clear_flush", "PTE", "enter_flush", "exit_flush"),
+    Candidate(
+        "tlb_flush_batch",
+        "try_to_unmap_flush",
+        "batch",
+        "enter_batch_flush",
+        "exit_batch_flush",
+    ),
+    # tracepoints since 5.18, "mm/migration: add trace events for base page and HugeTLB migrations"
+    Candidate("dark", "migrate:set_migration_pte", "PTE", enter="dark"),
+    Candidate("dark_pmd", "thp:set_migration_pmd", "PMD", enter="dark"),
+    Candidate(
+        "move",
+        "move_to_new_folio",
+        "folio",
+        "enter_move",
+        "exit_move",
+        3,
+        nargs="MOVE_NARGS",
+        defines=(("MOVE_SRC", 1),),
+    ),
+    # since 6.11 the copy may fail on poison: folio_mc_copy()
+    Candidate("copy", "folio_mc_copy", "folio", "enter_copy", "exit_copy", 2),
+    Candidate("copy", "folio_copy", "folio", "enter_copy", "exit_copy", 2),
+    # its last argument is the source folio, or (since 6.10) a struct that begins with it
+    Candidate(
+        "remap",
+        "remove_migration_pte",
+        "PTE",
+        "enter_remap",
+        "exit_remap",
+        4,
+        defines=(("REMAP_INDIRECT", 1),),
+        needs=("offset:rmap_walk_arg.folio",),
+    ),
+    Candidate(
+        "remap",
+        "remove_migration_pte",
+        "PTE",
+        "enter_remap",
+        "exit_remap",
+        4,
+        needs=("!offset:rmap_walk_arg.folio",),
+    ),
+    Candidate("done", "migrate_folio_done", "folio", enter="enter_done", min_parameters=1),
+    Candidate("putback", "folio_putback_lru", "folio", enter="enter_putback", min_parameters=1),
+    Candidate("putback", "putback_lru_page", "folio", enter="enter_putback", min_parameters=1),
+    *(
+        Candidate("putback_hugetlb", function, "folio", enter="enter_putback", min_parameters=1)
+        for function in (
+            "folio_putback_hugetlb",
+            "folio_putback_active_hugetlb",
+            "putback_active_hugepage",
+        )
+    ),
+)
+
+#: Phases in order, each once.
+PHASES = tuple(dict.fromkeys(candidate.phase for candidate in CANDIDATES))
+#: Without these no verdict about a page is possible: a session refuses to start.
+ESSENTIAL = frozenset({"call", "lookup", "isolate", "migration", "move"})
+#: Phases that a calibration with 4 KiB anonymous pages exercises.
+UNPROVED_KINDS = {
+    "isolate_hugetlb": "hugetlb",
+    "dark_pmd": "THP",
+    "putback_hugetlb": "hugetlb",
+    "putback": "folios that stay behind",
+}
+
+_OFFSETS = ("page.flags", "page.compound_head", "folio._folio_order", "folio._flags_1")
+_OFFSETS_IN_NEEDS = tuple(
+    need.partition(":")[2]
+    for candidate in CANDIDATES
+    for need in candidate.needs
+    if need.lstrip("!").startswith("offset:")
+)
+_OFFSETS_OPTIONAL = ("page.compound_order",)
+
+
+def candidate_functions() -> tuple[str, ...]:
+    """Names of the kernel functions that the table knows, each once."""
+    return tuple(dict.fromkeys(c.function for c in CANDIDATES if not c.is_tracepoint))
+
+
+def candidate_tracepoints() -> tuple[str, ...]:
+    """Tracepoints that the table knows, as ``category:name``, each once."""
+    return tuple(dict.fromkeys(c.function for c in CANDIDATES if c.is_tracepoint))
+
+
+def candidate_offsets() -> tuple[str, ...]:
+    """Struct members whose offsets the plan may need, as ``struct.member``."""
+    return tuple(dict.fromkeys((*_OFFSETS, *_OFFSETS_OPTIONAL, *_OFFSETS_IN_NEEDS)))
+
+
+def candidate_sizes() -> tuple[str, ...]:
+    """Types whose sizes the plan may need."""
+    return ("nodemask_t",)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a session wants of its probes: bounds, in numbers of elements or bytes.
+
+    ``max_folios`` bounds the folios that one call or migration may have
+    isolated at once; ``folio_ring_bytes`` is rounded up to a power of two.
+    """
+
+    max_folios: int = 1 << 18
+    max_threads: int = 4096
+    folio_ring_bytes: int = 32 << 20
+    call_ring_bytes: int = 4 << 20
+    small_ring_bytes: int = 8 << 20
+    large_ring_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """How one phase will be seen, or why it can't be.
+
+    ``methods`` are tried in order when attaching; empty means missing, with
+    ``reason``.  ``attach`` is the kernel function or tracepoint.
+    """
+
+    phase: str
+    unit: str
+    attach: str
+    methods: tuple[str, ...]
+    reason: str = ""
+    enter: str = ""
+    exit: str = ""
+
+    @property
+    def method(self) -> str:
+        """The method that is tried first, "" where the phase is missing."""
+        return self.methods[0] if self.methods else ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Phases in order, the -D macros of the program and what bounds its memory."""
+
+    phases: tuple[PhasePlan, ...]
+    defines: Mapping[str, int]
+    request: Request
+    memory_bound_bytes: int
+    notes: tuple[str, ...] = field(default=())
+
+    def missing_essentials(self) -> tuple[PhasePlan, ...]:
+        """Essential phases that this kernel offers no attach point for."""
+        return tuple(p for p in self.phases if p.phase in ESSENTIAL and not p.methods)
+
+
+def make_plan(
+    facts: KernelFacts,
+    request: Request | None = None,
+    excluded: frozenset[tuple[str, str]] = frozenset(),
+) -> Plan:
+    """Choose a candidate for each phase by presence.
+
+    ``excluded`` holds pairs (phase, function) that a calibration refuted.
+    """
+    request = request or Request()
+    defines: dict[str, int] = dict(_DEFAULT_MACROS)
+    phases = tuple(_plan_phase(phase, facts, excluded, defines) for phase in PHASES)
+    notes = _add_struct_macros(facts, defines)
+    _add_bounds(request, facts.page_size, defines)
+    return Plan(phases, defines, request, _memory_bound(defines, facts.page_size), notes)
+
+
+# Handlers that are not attached must compile all the same.
+_DEFAULT_MACROS = {
+    "LOOKUP_ADDRESS": 1,
+    "LOOKUP_NARGS": 3,
+    "ISOLATE_NARGS": 1,
+    "ISOLATE_HUGETLB_NARGS": 2,
+    "MIGRATION_NARGS": 6,
+    "ALLOCATE_NARGS": 2,
+    "MOVE_SRC": 1,
+    "MOVE_NARGS": 3,
+}
+
+
+def _plan_phase(
+    phase: str,
+    facts: KernelFacts,
+    excluded: frozenset[tuple[str, str]],
+    defines: dict[str, int],
+) -> PhasePlan:
+    candidates = [c for c in CANDIDATES if c.phase == phase]
+    reasons = []
+    for candidate in candidates:
+        if (phase, candidate.function) in excluded:
+            reasons.append(f"{candidate.function}: refuted by calibration")
+            continue
+        methods, reason = _methods(candidate, facts)
+        if not methods:
+            reasons.append(f"{candidate.function}: {reason}")
+            continue
+        prototype = facts.functions.get(candidate.function)
+        if prototype is not None:
+            if candidate.nargs:
+                defines[candidate.nargs] = len(prototype.parameters)
+            if candidate.bool_macro and prototype.returns == "bool":
+                defines[candidate.bool_macro] = 1
+        defines.update(candidate.defines)
+        return PhasePlan(
+            phase,
+            candidate.unit,
+            candidate.function,
+            methods,
+            enter=candidate.enter,
+            exit=candidate.exit,
+        )
+    return PhasePlan(phase, candidates[0].unit, "", (), "; ".join(dict.fromkeys(reasons)))
+
+
+def _methods(candidate: Candidate, facts: KernelFacts) -> tuple[tuple[str, ...], str]:
+    """Methods that can be tried for a candidate, or none and the reason."""
+    for need in candidate.needs:
+        wanted = not need.startswith("!")
+        if (need.partition(":")[2] in facts.offsets) != wanted:
+            return (), f"needs {need}"
+    if candidate.is_tracepoint:
+        if candidate.function not in facts.tracepoints:
+            return (), "no such tracepoint"
+        usable = [m for m in ("raw_tracepoint", "tracepoint") if not facts.methods.get(m, "")]
+        return tuple(usable), "" if usable else "the kernel refuses tracepoint programs"
+    prototype = facts.functions.get(candidate.function)
+    if prototype is None and candidate.function not in facts.symbols:
+        return (), "not in this kernel"
+    if prototype is not None and len(prototype.parameters) < candidate.min_parameters:
+        return (), f"has {len(prototype.parameters)} parameters, not {candidate.min_parameters}"
+    usable = []
+    if prototype is not None and prototype.definitions == 1 and not prototype.struct_by_value:
+        usable.append("fentry")
+    # without a prototype the type of the return value is not known
+    if candidate.function in facts.symbols and (prototype is not None or not candidate.bool_macro):
+        usable.append("kprobe")
+    if facts.traceable is not None and candidate.function not in facts.traceable:
+        return (), "ftrace can't attach to it"
+    refused = [f"{m}: {facts.methods[m]}" for m in usable if facts.methods.get(m, "")]
+    usable = [m for m in usable if not facts.methods.get(m, "")]
+    if not usable:
+        return (), "; ".join(refused) or "only as a compiler's clone"
+    return tuple(usable), ""
+
+
+def _add_struct_macros(facts: KernelFacts, defines: dict[str, int]) -> tuple[str, ...]:
+    notes = []
+    defines["OFF_PAGE_FLAGS"] = facts.offsets.get("page.flags", 0)
+    defines["OFF_PAGE_COMPOUND_HEAD"] = facts.offsets.get("page.compound_head", 8)
+    # order: a byte of its own up to 6.5 or so, then the low byte of _flags_1
+    for name in ("folio._folio_order", "folio._flags_1"):
+        if name in facts.offsets:
+            defines["OFF_FOLIO_ORDER"] = facts.offsets[name]
+            break
+    else:
+        # struct page before folios: the order is in the first tail page
+        defines["OFF_FOLIO_ORDER"] = 64 + facts.offsets.get("page.compound_order", 0)
+    if "PG_head" in facts.page_flags:
+        defines["PG_HEAD"] = facts.page_flags["PG_head"]
+    else:
+        defines["PG_HEAD"] = 63
+        notes.append("PG_head is not in BTF: the size of large folios is unknown")
+    shift = _nodes_shift(facts)
+    if shift is None:
+        notes.append("NODES_SHIFT is unknown: node numbers of folios can't be read")
+    else:
+        defines["NODES_SHIFT"] = shift
+    return tuple(notes)
+
+
+def _nodes_shift(facts: KernelFacts) -> int | None:
+    """Bits of the node number at the top of page flags (SPARSEMEM_VMEMMAP, x86-64)."""
+    if facts.nodes_shift is not None:
+        return facts.nodes_shift
+    bits = 8 * facts.sizes.get("nodemask_t", 0)
+    # nodemask_t is a whole number of longs: at 64 bits it no longer tells
+    return bits.bit_length() - 1 if bits > 64 else None
+
+
+def _add_bounds(request: Request, page_size: int, defines: dict[str, int]) -> None:
+    defines["SMALL_CHUNK"] = SMALL_CHUNK
+    defines["LARGE_CHUNK"] = LARGE_CHUNK
+    defines["MAX_ENTRIES"] = MAX_ENTRIES
+    defines["MAX_FOLIOS"] = request.max_folios
+    defines["MAX_THREADS"] = request.max_threads
+    for macro, size in (
+        ("FOLIO_RING_PAGES", request.folio_ring_bytes),
+        ("CALL_RING_PAGES", request.call_ring_bytes),
+        ("SMALL_RING_PAGES", request.small_ring_bytes),
+        ("LARGE_RING_PAGES", request.large_ring_bytes),
+    ):
+        pages = max(1, -(-size // page_size))
+        defines[macro] = 1 << (pages - 1).bit_length()
+
+
+def _memory_bound(defines: Mapping[str, int], page_size: int) -> int:
+    """Bytes that maps and rings can take at the most; hash elements cost about 80 more."""
+    rings = (
+        defines["FOLIO_RING_PAGES"]
+        + 2 * defines["CALL_RING_PAGES"]
+        + defines["SMALL_RING_PAGES"]
+        + defines["LARGE_RING_PAGES"]
+    ) * page_size
+    return rings + defines["MAX_FOLIOS"] * (184 + 80) + defines["MAX_THREADS"] * (560 + 80)
+
+
+def describe(phases: Sequence[PhasePlan]) -> list[tuple[str, str, str, str]]:
+    """Rows (phase, unit, attach point with its method, reason) for `doctor`."""
+    return [
+        (p.phase, p.unit, f"{p.attach} ({p.method})" if p.methods else "-", p.reason)
+        for p in phases
+    ]

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One BPF ring buffer, mapped, and taken in bulk as a numpy structured array.
+
+No wakeup, no callback, no loop per record: everything between the consumer's
+and the producer's position is one array, because the records of a ring have
+one size and the kernel maps the data twice in a row (linux/bpf.h,
+BPF_MAP_TYPE_RINGBUF; layout in kernel/bpf/ringbuf.c).
+"""
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BUSY = 1 << 31
+_DISCARD = 1 << 30
+
+
+class Ring:
+    """A ring buffer of records of one ``dtype``, read by one consumer.
+
+    ``fd`` is the map's file descriptor and stays the caller's; ``size_bytes``
+    is the size of the data area (a power of two, at least a page).
+    """
+
+    def __init__(self, fd: int, size_bytes: int, dtype: np.dtype[np.void]) -> None:
+        page = mmap.PAGESIZE
+        self._size = size_bytes
+        self._dtype = dtype
+        padding = -dtype.itemsize % 8
+        self._framed = np.dtype(
+            [("length", "<u4"), ("page_offset", "<u4"), ("record", dtype), ("pad", f"V{padding}")]
+            if padding
+            else [("length", "<u4"), ("page_offset", "<u4"), ("record", dtype)]
+        )
+        self._consumer_map = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._data_map = mmap.mmap(
+            fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
+        )
+        self._data_offset = page
+        self._consumer = np.frombuffer(self._consumer_map, "<u8", 1)
+        self._producer = np.frombuffer(self._data_map, "<u8", 1)
+
+    def take(self) -> NDArray[np.void]:
+        """All records that are complete, as a copy, shape (n,), and free their room."""
+        start = int(self._consumer[0])
+        count = (int(self._producer[0]) - start) // self._framed.itemsize
+        if count <= 0:
+            return np.empty(0, self._dtype)
+        frames: NDArray[np.void] = np.ndarray(
+            (count,), self._framed, self._data_map, self._data_offset + start % self._size
+        )
+        lengths = frames["length"]
+        busy = (lengths & _BUSY) != 0
+        if busy.any():
+            # a producer has reserved this one and not finished: it comes next time
+            frames = frames[: int(busy.argmax())]
+            lengths = frames["length"]
+        taken = len(frames)
+        records: NDArray[np.void] = frames["record"][(lengths & _DISCARD) == 0].copy()
+        self._consumer[0] = start + taken * self._framed.itemsize
+        return records
+
+    def close(self) -> None:
+        """Unmap; the ring must not be used afterwards."""
+        del self._consumer, self._producer
+        self._consumer_map.close()
+        self._data_map.close()

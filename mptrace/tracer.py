@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The BPF side of a session: compile, attach per plan, gate, drain, losses, detach.
+
+The only module that imports ``bcc``, and only inside `Tracer.open`: reading a
+recording needs neither bcc nor root.
+"""
+
+import contextlib
+import ctypes
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mptrace.arrays import chunk_rows
+from mptrace.errors import HostError
+from mptrace.plan import PhasePlan, Plan
+from mptrace.records import (
+    CALL,
+    CHUNK_LARGE,
+    CHUNK_SMALL,
+    END_OPEN,
+    FOLIO,
+    MIGRATION,
+)
+from mptrace.ring import Ring
+
+BPF_DIRECTORY = Path(__file__).parent / "bpf"
+
+#: Causes of loss in the order of LOST_* in bpf/move_pages.c, with what they mean.
+LOST_CAUSES = {
+    "folio_ring_full": "records of folios dropped: the ring was full (--buffer makes it larger)",
+    "call_ring_full": "records of calls or migrations dropped: their ring was full",
+    "chunk_ring_full": "pieces of the user arrays dropped: their ring was full",
+    "folio_map_full": "folios not tracked: too many isolated at once (--max-folios)",
+    "thread_map_full": "calls not tracked: too many threads inside move_pages at once",
+    "nested_too_deep": "migrations not tracked: nested deeper than two",
+}
+
+# Program types of linux/bpf.h.
+_KPROBE, _TRACEPOINT, _RAW_TRACEPOINT, _TRACING = 2, 5, 17, 26
+_BPF_ENABLE_STATS = 32
+_SYS_BPF = 321
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What one look at the rings brought; arrays of shape (n,) of the layouts in `records`.
+
+    ``sides`` are rows of `arrays.chunk_rows`, not yet merged per entry.
+    """
+
+    folios: NDArray[np.void]
+    migrations: NDArray[np.void]
+    calls: NDArray[np.void]
+    sides: NDArray[np.void]
+
+    def __len__(self) -> int:
+        return len(self.folios) + len(self.migrations) + len(self.calls) + len(self.sides)
+
+
+@dataclass(frozen=True)
+class HandlerCost:
+    """BPF run-time statistics of one attached program."""
+
+    handler: str
+    run_count: int
+    run_ns: int
+
+
+class Tracer:
+    """One loaded and attached BPF program; its gate is closed until `open_gate`.
+
+    Nothing of it outlives the process: maps, programs and attachments hang on
+    file descriptors (kprobes through the perf PMU, no event in tracefs).
+    """
+
+    def __init__(self, plan: Plan, release: str) -> None:
+        self.plan = plan
+        self._release = release
+        self._bpf: Any = None
+        self._lib: Any = None
+        self._program_fds: dict[str, int] = {}
+        self._fds: list[int] = []
+        self._rings: dict[str, Ring] = {}
+
+    def open(self) -> None:
+        """Compile, load and attach; raises HostError with the phase and the kernel's answer.
+
+        Afterwards ``self.plan`` holds the method that each phase really got.
+        """
+        try:
+            self._compile()
+            self.plan = replace(
+                self.plan, phases=tuple(self._attach_phase(p) for p in self.plan.phases)
+            )
+        except BaseException:
+            self.close()
+            raise
+        missing = self.plan.missing_essentials()
+        if missing:
+            self.close()
+            reasons = "; ".join(f"{p.phase}: {p.reason}" for p in missing)
+            raise HostError(
+                f"this kernel can't be traced: no attach point works for {reasons}",
+                "run 'mptrace doctor' for each check, or 'mptrace lab' for a guest that can",
+            )
+
+    # ---- compiling ----------------------------------------------------------
+
+    def _compile(self) -> None:
+        bcc = _import_bcc()
+        os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIRECTORY)
+        flags = [f"-D{name}={value}" for name, value in sorted(self.plan.defines.items())]
+        flags.append(f"-DLINUX_VERSION_CODE={_version_code(self._release)}")
+        flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
+        with _captured_stderr() as chatter:
+            try:
+                self._bpf = bcc.BPF(src_file=str(BPF_DIRECTORY / "move_pages.c"), cflags=flags)
+            except Exception as error:
+                raise HostError(
+                    f"bcc could not build 'move_pages.c': {error}{_tail(chatter())}",
+                    "run 'mptrace doctor'; where it finds nothing, this is a defect of mptrace",
+                ) from error
+        self._lib = bcc.libbcc.lib
+        defines = self.plan.defines
+        page = self.page_size
+        for name, pages, dtype in (
+            ("folio_ring", defines["FOLIO_RING_PAGES"], FOLIO),
+            ("migration_ring", defines["CALL_RING_PAGES"], MIGRATION),
+            ("call_ring", defines["CALL_RING_PAGES"], CALL),
+            ("small_ring", defines["SMALL_RING_PAGES"], CHUNK_SMALL),
+            ("large_ring", defines["LARGE_RING_PAGES"], CHUNK_LARGE),
+        ):
+            self._rings[name] = Ring(self._bpf[name].map_fd, pages * page, dtype)
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a base page."""
+        return os.sysconf("SC_PAGE_SIZE")
+
+    # ---- attaching ----------------------------------------------------------
+
+    def _attach_phase(self, phase: PhasePlan) -> PhasePlan:
+        """Attach by the first method that works; the phase with that method, or without any."""
+        answers = []
+        for method in phase.methods:
+            opened = len(self._fds)
+            try:
+                self._attach(phase, method)
+            except OSError as error:
+                answers.append(f"{method}: {error.strerror or error}")
+                while len(self._fds) > opened:
+                    os.close(self._fds.pop())
+                continue
+            return replace(phase, methods=(method,))
+        if not phase.methods:
+            return phase
+        return replace(phase, methods=(), reason=f"{phase.attach}: " + "; ".join(answers))
+
+    def _attach(self, phase: PhasePlan, method: str) -> None:
+        if method in ("raw_tracepoint", "tracepoint"):
+            self._attach_tracepoint(phase, method)
+            return
+        enter, leave = phase.enter, phase.exit
+        if method == "kprobe" and phase.phase == "lookup":
+            # a kretprobe has no arguments: the kprobe stores the address
+            enter, leave = "enter_lookup", "exit_lookup_stored"
+        for handler, is_exit in ((enter, False), (leave, True)):
+            if not handler:
+                continue
+            if method == "fentry":
+                prefix = "kretfunc__" if is_exit else "kfunc__"
+                # the same handler may serve several functions: names by function
+                fd = self._load(
+                    f"{handler}_fentry", _TRACING, prefix + phase.attach, f"{handler}@{phase.attach}"
+                )
+                self._keep(self._lib.bpf_attach_kfunc(fd))
+            else:
+                fd = self._load(
+                    f"{handler}_kprobe", _KPROBE, handler, f"{handler}@{phase.attach}"
+                )
+                event = f"mptrace_{os.getpid()}_{handler}_{phase.attach}".encode()
+                self._keep(
+                    self._lib.bpf_attach_kprobe(
+                        fd, int(is_exit), event, phase.attach.encode(), 0, 0
+                    )
+                )
+
+    def _attach_tracepoint(self, phase: PhasePlan, method: str) -> None:
+        category, _, name = phase.attach.partition(":")
+        label = f"{phase.enter}@{phase.attach}"
+        if method == "raw_tracepoint":
+            fd = self._load(f"{phase.enter}_tracepoint", _RAW_TRACEPOINT, phase.enter, label)
+            self._keep(self._lib.bpf_attach_raw_tracepoint(fd, name.encode()))
+        else:
+            fd = self._load(f"{phase.enter}_tracepoint", _TRACEPOINT, phase.enter, label)
+            self._keep(self._lib.bpf_attach_tracepoint(fd, category.encode(), name.encode()))
+
+    def _load(self, function: str, program_type: int, name: str, label: str) -> int:
+        """Load one handler; raises OSError with the kernel's errno."""
+        lib, module = self._lib, self._bpf.module
+        start = lib.bpf_function_start(module, function.encode())
+        if not start:
+            raise HostError(f"'move_pages.c' has no handler '{function}'")
+        ctypes.set_errno(0)
+        with _captured_stderr() as chatter:
+            fd = lib.bcc_func_load(
+                module,
+                program_type,
+                name.encode(),
+                start,
+                lib.bpf_function_size(module, function.encode()),
+                lib.bpf_module_license(module),
+                lib.bpf_module_kern_version(module),
+                0,
+                None,
+                0,
+                None,
+                -1 & 0xFFFFFFFF,
+            )
+        if fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"{os.strerror(number)}{_tail(chatter())}")
+        self._fds.append(fd)
+        self._program_fds[label] = fd
+        return int(fd)
+
+    def _keep(self, fd: int) -> None:
+        if fd < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self._fds.append(fd)
+
+    # ---- the gate -----------------------------------------------------------
+
+    def open_gate(self, tgid: int, *, every_migration: bool = False) -> None:
+        """Trace calls of process ``tgid`` (0: of any), and migrations without a call if asked."""
+        self._control(gate=1, tgid=tgid, all=int(every_migration))
+
+    def close_gate(self) -> None:
+        """Trace no further call; those under way are finished."""
+        self._control(gate=0, tgid=0, all=0)
+
+    def _control(self, **fields: int) -> None:
+        table = self._bpf["control"]
+        table[table.Key(0)] = table.Leaf(**fields, pad=0)
+
+    # ---- what came ----------------------------------------------------------
+
+    def drain(self) -> Drained:
+        """Take everything that is in the rings."""
+        rings = self._rings
+        # calls before their folios would look complete too early: take them first
+        calls = rings["call_ring"].take()
+        migrations = rings["migration_ring"].take()
+        sides = np.concatenate(
+            [chunk_rows(rings["small_ring"].take()), chunk_rows(rings["large_ring"].take())]
+        )
+        return Drained(rings["folio_ring"].take(), migrations, calls, sides)
+
+    def open_folios(self) -> NDArray[np.void]:
+        """Folios whose end was not seen, shape (n,), dtype FOLIO, `end` = END_OPEN; clears them."""
+        table = self._bpf["folios"]
+        found = b"".join(bytes(value) for value in table.values())
+        table.clear()
+        folios: NDArray[np.void] = np.frombuffer(found, FOLIO).copy()
+        folios["end"] = END_OPEN
+        return folios
+
+    def losses(self) -> dict[str, int]:
+        """Count per cause of everything that was not recorded, zeros included."""
+        table = self._bpf["lost"]
+        return {
+            cause: int(sum(table[table.Key(index)])) for index, cause in enumerate(LOST_CAUSES)
+        }
+
+    # ---- what it costs ------------------------------------------------------
+
+    @contextlib.contextmanager
+    def statistics(self) -> Iterator[bool]:
+        """BPF run-time statistics on while inside (since 5.8); yields whether they are."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        attribute = ctypes.create_string_buffer(8)
+        fd = libc.syscall(_SYS_BPF, _BPF_ENABLE_STATS, attribute, len(attribute))
+        try:
+            yield fd >= 0
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def handler_costs(self) -> list[HandlerCost]:
+        """Runs and run time of each attached program since statistics were first on."""
+        costs = []
+        for label, fd in self._program_fds.items():
+            fields = dict(
+                line.split(":", 1)
+                for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+                if ":" in line
+            )
+            costs.append(
+                HandlerCost(label, int(fields.get("run_cnt", 0)), int(fields.get("run_time_ns", 0)))
+            )
+        return costs
+
+    # ---- the end ------------------------------------------------------------
+
+    def close(self) -> None:
+        """Detach and free everything; harmless when called again."""
+        for fd in reversed(self._fds):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._fds.clear()
+        self._program_fds.clear()
+        for ring in self._rings.values():
+            ring.close()
+        self._rings.clear()
+        if self._bpf is not None:
+            self._bpf.cleanup()
+            self._bpf = None
+
+
+def _import_bcc() -> Any:
+    try:
+        import bcc
+        import bcc.libbcc
+    except (ImportError, OSError) as error:
+        raise HostError(
+            f"the Python module 'bcc' can't be imported: {error}",
+            "install the distribution's package (Debian, Ubuntu: python3-bpfcc; Fedora, RHEL: "
+            "python3-bcc)\nand use a virtual environment made with --system-site-packages from "
+            "the distribution's Python",
+        ) from error
+    if not hasattr(bcc, "BPF"):
+        raise HostError(
+            "the Python module 'bcc' is not the BPF Compiler Collection (PyPI has another one)",
+            "pip uninstall bcc, and install the distribution's python3-bpfcc or python3-bcc",
+        )
+    return bcc
+
+
+def _version_code(release: str) -> int:
+    """KERNEL_VERSION of a release such as "6.1.0-56-amd64": bcc wants one, nothing reads it."""
+    numbers = [int(part) for part in release.split("-")[0].split(".")[:3] if part.isdigit()]
+    major, minor, patch = (*numbers, 0, 0, 0)[:3]
+    return (major << 16) + (minor << 8) + min(patch, 255)
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Any]:
+    """What libbcc and the verifier write to file descriptor 2 goes to a file; yields a reader."""
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        restored = False
+
+        def read() -> str:
+            nonlocal restored
+            if not restored:
+                os.dup2(saved, 2)
+                restored = True
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            yield read
+        finally:
+            if not restored:
+                os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _tail(text: str, lines: int = 30) -> str:
+    kept = [line for line in text.splitlines() if line.strip()][-lines:]
+    return "".join(f"\n  {line}" for line in kept)
