@@ -248,29 +248,20 @@ class Recording:
         :raises RecordingError: a part is damaged.
         """
         if name not in self._tables:
-            parts = [self._read_part(name, part) for _, part in sorted(self._parts[name].items())]
-            dtype = TABLES[name]
-            rows = np.concatenate(parts) if parts else np.zeros(0, dtype)
+            paths = [self.path / part for _, part in sorted(self._parts[name].items())]
+            files = [_open_part(path) for path in paths]
+            rows = np.zeros(sum(file.metadata.num_rows for file in files), TABLES[name])
+            start = 0
+            for path, file in zip(paths, files, strict=True):
+                stop = start + file.metadata.num_rows
+                _read_part(path, file, name, rows[start:stop])
+                start = stop
             self._tables[name] = rows
         return self._tables[name]
 
     def tables(self) -> dict[str, Table]:
         """Every table by name."""
         return {name: self.table(name) for name in TABLES}
-
-    def _read_part(self, table: str, part: str) -> Table:
-        path = self.path / part
-        try:
-            # One thread: the parts are small, and a damaged one must not
-            # leave others being read behind the error.
-            content = pq.read_table(path, columns=list(stored_fields(table)), memory_map=True)
-            return _from_arrow(table, content)
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            raise RecordingError(
-                f"can't read '{path}': {_first_line(error)}",
-                "the file is damaged; move it out of the recording to read the rest "
-                "(entries that need it become unknown)",
-            ) from error
 
     def _gaps(self) -> list[str]:
         expected = self.meta.get("parts") or {}
@@ -448,22 +439,48 @@ def _to_arrow(table: str, rows: Table) -> pa.Table:
     return pa.table(columns)
 
 
-def _from_arrow(table: str, content: pa.Table) -> Table:
-    dtype = TABLES[table]
-    rows = np.zeros(content.num_rows, dtype)
-    for name in stored_fields(table):
+def _open_part(path: Path) -> pq.ParquetFile:
+    with _undamaged(path):
+        return pq.ParquetFile(path, memory_map=True)
+
+
+def _read_part(path: Path, file: pq.ParquetFile, table: str, rows: Table) -> None:
+    with _undamaged(path):
+        content = file.read(columns=list(stored_fields(table)))
+        if content.num_rows != rows.size:
+            raise ValueError(f"it has {content.num_rows} rows, not {rows.size}")
+        _fill(rows, content)
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise RecordingError(
+            f"can't read '{path}': {_first_line(error)}",
+            "the file is damaged; move it out of the recording to read the rest "
+            "(entries that need it become unknown)",
+        ) from error
+
+
+def _fill(rows: Table, content: pa.Table) -> None:
+    # Column by column into structured rows that are there already.
+    for name in _names(rows.dtype):
+        if name in PADDING:
+            continue
+        kind = rows.dtype[name]
         column = content.column(name)
         if column.null_count:
             raise ValueError(f"column {name!r} has {column.null_count} nulls")
-        if dtype[name].kind == "S":
+        if kind.kind == "S":
             # One dictionary for the whole column, whatever its chunks.
             coded = column.combine_chunks().dictionary_encode()
             texts = [str(text).encode() for text in coded.dictionary.to_pylist()]
-            if content.num_rows:
-                rows[name] = np.array(texts, dtype[name])[coded.indices.to_numpy()]
+            if rows.size:
+                rows[name] = np.array(texts, kind)[coded.indices.to_numpy()]
         else:
             values = column.to_numpy()
-            if values.dtype != dtype[name]:
-                raise ValueError(f"column {name!r} has type {values.dtype}, not {dtype[name]}")
+            if values.dtype != kind:
+                raise ValueError(f"column {name!r} has type {values.dtype}, not {kind}")
             rows[name] = values
-    return rows
