@@ -174,17 +174,20 @@ class Tracer:
         for handler, is_exit in ((enter, False), (leave, True)):
             if not handler:
                 continue
+            # the same handler may serve several functions
+            label = f"{handler}@{phase.attach}"
             if method == "fentry":
                 prefix = "kretfunc__" if is_exit else "kfunc__"
                 # the same handler may serve several functions: names by function
                 fd = self._load(
-                    f"{handler}_fentry", _TRACING, prefix + phase.attach, f"{handler}@{phase.attach}"
+                    f"{handler}_fentry",
+                    _TRACING,
+                    prefix + phase.attach,
+                    f"{handler}@{phase.attach}",
                 )
                 self._keep(self._lib.bpf_attach_kfunc(fd))
             else:
-                fd = self._load(
-                    f"{handler}_kprobe", _KPROBE, handler, f"{handler}@{phase.attach}"
-                )
+                fd = self._load(f"{handler}_kprobe", _KPROBE, handler, label)
                 event = f"mptrace_{os.getpid()}_{handler}_{phase.attach}".encode()
                 self._keep(
                     self._lib.bpf_attach_kprobe(
@@ -276,9 +279,7 @@ class Tracer:
     def losses(self) -> dict[str, int]:
         """Count per cause of everything that was not recorded, zeros included."""
         table = self._bpf["lost"]
-        return {
-            cause: int(sum(table[table.Key(index)])) for index, cause in enumerate(LOST_CAUSES)
-        }
+        return {cause: int(sum(table[table.Key(index)])) for index, cause in enumerate(LOST_CAUSES)}
 
     # ---- what it costs ------------------------------------------------------
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Option types that several commands share."""
+
+from typing import Any
+
+import click
+
+from mptrace.units import parse_size
+
+
+class _Parsed(click.ParamType):
+    """A type made of a name, a parser that raises ValueError, and what it expects."""
+
+    def __init__(self, name: str, expects: str) -> None:
+        self.name = name
+        self._expects = expects
+
+    def parse(self, text: str) -> Any:
+        raise NotImplementedError
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except (ValueError, ArithmeticError):
+            self.fail(f"{value!r} is not {self._expects}", param, ctx)
+
+
+class _Size(_Parsed):
+    def parse(self, text: str) -> int:
+        return parse_size(text)
+
+
+class _Nids(_Parsed):
+    def parse(self, text: str) -> tuple[int, ...]:
+        nids = tuple(int(part) for part in text.split(","))
+        if min(nids) < 0:
+            raise ValueError(text)
+        return nids
+
+
+class _Range(_Parsed):
+    def parse(self, text: str) -> tuple[int, int]:
+        start, _, end = text.partition("-")
+        bounds = int(start, 16), int(end, 16)
+        if not 0 <= bounds[0] < bounds[1]:
+            raise ValueError(text)
+        return bounds
+
+
+class _Fraction(_Parsed):
+    def parse(self, text: str) -> float:
+        fraction = float(text)
+        if not 0 <= fraction <= 1:
+            raise ValueError(text)
+        return fraction
+
+
+SIZE = _Size("SIZE", "a size such as 64K, 8M or 1G")
+NIDS = _Nids("NID,...", "a list of node numbers such as 1 or 1,2")
+RANGE = _Range("START-END", "a range of hexadecimal addresses such as 7f0000000000-7f0000010000")
+FRACTION = _Fraction("FRACTION", "a fraction between 0 and 1")

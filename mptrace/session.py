@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One tracing session: calibrate, trace, drive, record, in that order.
+
+The only place that knows both the driver and the tracer.  The workload runs in
+a process of its own (`worker`), so that the measured does not know the measurer.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mptrace import __version__, calibrate
+from mptrace.arrays import EntryMerger
+from mptrace.calibrate import Coverage, Seen
+from mptrace.errors import HostError
+from mptrace.facts import HostFacts, KernelFacts
+from mptrace.kernel.facts import read_host_facts, read_kernel_facts
+from mptrace.kernel.privileges import read_privileges
+from mptrace.plan import (
+    UNPROVED_KINDS,
+    Plan,
+    Request,
+    candidate_functions,
+    candidate_offsets,
+    candidate_sizes,
+    candidate_tracepoints,
+    make_plan,
+)
+from mptrace.recording import RecordingWriter
+from mptrace.records import MAX_ENTRIES
+from mptrace.tracer import Drained, Tracer
+from mptrace.workerclient import RoundReply, Worker
+from mptrace.workloads import Explicit, Workload, resolve
+
+#: Seconds between two looks at the rings.
+_DRAIN_SECONDS = 0.02
+#: Plans tried before the session goes on with what is proved.
+_MAX_PLANS = 4
+#: The map of folios is never smaller: compaction may isolate, too.
+_LEAST_FOLIOS = 1 << 14
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What `mptrace run` was asked for."""
+
+    workload: Workload
+    output: Path
+    force: bool = False
+    #: Also run the workload with the gate closed, in turn, to say what tracing cost.
+    measure_cost: bool = True
+    #: Bound of the ring of folio records.
+    folio_ring_bytes: int = Request.folio_ring_bytes
+    #: Bound of the folios isolated at once; 0: what the workload needs.
+    max_folios: int = 0
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where the recording is, and whether a signal ended the session early."""
+
+    recording: Path
+    interrupted: bool
+
+
+def run(request: RunRequest, progress: Progress) -> RunResult:
+    """Drive the workload, trace it, record everything.
+
+    Raises HostError where this host can't trace or migrate, UsageError for a
+    workload that contradicts itself, TargetError and RecordingError.  On
+    KeyboardInterrupt the recording is finished with what was seen.
+    """
+    host = read_host_facts()
+    _check_privileges()
+    workload = resolve(request.workload, host.memory_nodes)
+    if len(host.memory_nodes) < 2:
+        raise HostError(
+            f"this host has memory on one node only ({host.memory_nodes}): nothing to move between",
+            "mptrace lab -- mptrace run   runs it in a guest with several nodes",
+        )
+    facts = read_facts()
+    meta = _first_meta(request, host, facts, workload)
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(
+            RecordingWriter(request.output, force=request.force, meta=meta)
+        )
+        worker = stack.enter_context(Worker())
+        bounds = _bounds(request, workload)
+        tracer, coverage = _calibrated(facts, bounds, worker, host.memory_nodes, progress)
+        stack.callback(tracer.close)
+        return _Session(request, workload, writer, worker, tracer, coverage, progress).run()
+
+
+def read_facts() -> KernelFacts:
+    """Facts of the running kernel, as far as the plan's candidates ask for them."""
+    return read_kernel_facts(
+        candidate_functions(), candidate_offsets(), candidate_sizes(), candidate_tracepoints()
+    )
+
+
+def _check_privileges() -> None:
+    missing = read_privileges(Path("/")).missing()
+    if missing:
+        raise HostError(
+            f"tracing needs root, or {' and '.join(missing)}",
+            "run it with sudo; 'mptrace doctor' says what else is missing, "
+            "'mptrace report' works without",
+        )
+
+
+# ---- the plan, proved ---------------------------------------------------------
+
+
+def _calibrated(
+    facts: KernelFacts,
+    bounds: Request,
+    worker: Worker,
+    nodes: tuple[int, ...],
+    progress: Progress,
+) -> tuple[Tracer, tuple[Coverage, ...]]:
+    """A tracer whose phases were proved as far as they can be, open, with its gate closed.
+
+    A phase that fires another number of times than it must falls back to its
+    next candidate; where there is none left, the first is used and unproved.
+    """
+    excluded: frozenset[tuple[str, str]] = frozenset()
+    best: tuple[int, Plan] | None = None
+    for attempt in range(_MAX_PLANS):
+        plan = make_plan(facts, bounds, excluded)
+        progress("compiling and attaching the probes")
+        tracer = Tracer(plan, facts.release)
+        tracer.open()
+        try:
+            progress(f"calibrating: {calibrate.PAGES} pages there and back")
+            coverage = _calibrate(tracer, worker, nodes)
+        except BaseException:
+            tracer.close()
+            raise
+        proved = sum(c.state == "proved" for c in coverage)
+        refuted = calibrate.refuted(coverage) - excluded
+        last = attempt == _MAX_PLANS - 1 or not _has_alternative(refuted, facts, bounds, excluded)
+        if not refuted or last:
+            if best is None or proved >= best[0]:
+                return tracer, coverage
+            tracer.close()
+            tracer = Tracer(best[1], facts.release)
+            tracer.open()
+            return tracer, _calibrate(tracer, worker, nodes)
+        if best is None or proved > best[0]:
+            best = (proved, plan)
+        tracer.close()
+        excluded |= refuted
+    raise AssertionError("unreachable")
+
+
+def _has_alternative(
+    refuted: frozenset[tuple[str, str]],
+    facts: KernelFacts,
+    bounds: Request,
+    excluded: frozenset[tuple[str, str]],
+) -> bool:
+    phases = {phase for phase, _ in refuted}
+    other = make_plan(facts, bounds, excluded | refuted)
+    return any(p.methods for p in other.phases if p.phase in phases)
+
+
+def _calibrate(tracer: Tracer, worker: Worker, nodes: tuple[int, ...]) -> tuple[Coverage, ...]:
+    source, target = nodes[0], nodes[1]
+    plain = Workload(pages=calibrate.PAGES, source_nids=(source,), target_nids=(target,))
+    pinned = replace(
+        plain,
+        back=False,
+        explicit=Explicit(
+            entries=tuple((page, target) for page in range(calibrate.PAGES)),
+            pinned=tuple(range(1, 1 + 2 * calibrate.PINNED, 2)),
+        ),
+    )
+    return calibrate.judge(
+        tracer.plan, _watch(tracer, worker, plain), _watch(tracer, worker, pinned)
+    )
+
+
+def _watch(tracer: Tracer, worker: Worker, workload: Workload) -> Seen:
+    """What the tracer sees of one round of a workload; small ones only."""
+    tgid = worker.setup(workload).tgid
+    tracer.drain()
+    tracer.open_gate(tgid)
+    worker.round(record=False)
+    tracer.close_gate()
+    worker.teardown()
+    drained = tracer.drain()
+    return Seen(drained.calls, drained.migrations, drained.folios)
+
+
+# ---- the session --------------------------------------------------------------
+
+
+class _Pump:
+    """Takes what is in the rings, again and again, into the recording (or nowhere)."""
+
+    def __init__(self, tracer: Tracer, writer: RecordingWriter) -> None:
+        self._tracer = tracer
+        self._writer = writer
+        self._merger = EntryMerger()
+        self._lock = threading.Lock()
+        self._keep = False
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._loop, name="mptrace-drain", daemon=True)
+        self.wake_ups = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Record what comes while inside; drop what comes outside."""
+        with self._lock:
+            self._tracer.drain()
+            self._keep = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._take()
+                self._keep = False
+            self._raise()
+
+    def finish(self) -> None:
+        """Stop, and record what never came to an end."""
+        self._stop.set()
+        self._thread.join()
+        with self._lock:
+            self._writer.append("entries", self._merger.rest())
+            self._writer.append("folios", self._tracer.open_folios())
+        self._raise()
+
+    def append(self, table: str, rows: NDArray[np.void]) -> None:
+        """Rows that do not come from the tracer."""
+        with self._lock:
+            self._writer.append(table, rows)
+
+    def _loop(self) -> None:
+        try:
+            while not self._stop.wait(_DRAIN_SECONDS):
+                with self._lock:
+                    self._take()
+        except BaseException as error:  # carried to the session's thread
+            self._error = error
+
+    def _take(self) -> None:
+        drained = self._tracer.drain()
+        self.wake_ups += 1
+        if self._keep and len(drained):
+            self._append(drained)
+        elif self._keep:
+            self._writer.tick()
+
+    def _append(self, drained: Drained) -> None:
+        self._writer.append("calls", drained.calls)
+        self._writer.append("migrations", drained.migrations)
+        self._writer.append("folios", drained.folios)
+        self._writer.append("entries", self._merger.add(drained.sides))
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+class _Session:
+    """The traced rounds of one workload, and what is known at their end."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        workload: Workload,
+        writer: RecordingWriter,
+        worker: Worker,
+        tracer: Tracer,
+        coverage: tuple[Coverage, ...],
+        progress: Progress,
+    ) -> None:
+        self._request = request
+        self._workload = workload
+        self._writer = writer
+        self._worker = worker
+        self._tracer = tracer
+        self._coverage = coverage
+        self._progress = progress
+        self._pump = _Pump(tracer, writer)
+        self._open_ns: list[int] = []
+        self._closed_ns: list[int] = []
+        self._entries_per_round = 0
+        self._interrupted = False
+
+    def run(self) -> RunResult:
+        lost_before = self._tracer.losses()
+        self._writer.update_meta(
+            coverage=[c.to_dict() for c in self._coverage],
+            unproved_kinds=_unproved_kinds(self._coverage),
+        )
+        self._pump.start()
+        costs: list[dict[str, Any]] = []
+        try:
+            setup = self._worker.setup(self._workload)
+            self._writer.update_meta(mappings=_mappings(setup.target_pid))
+            self._rounds(setup.tgid)
+            costs = self._statistics_round(setup.tgid)
+            self._worker.teardown()
+        except KeyboardInterrupt:
+            self._interrupted = True
+            self._progress("interrupted: finishing the recording with what was seen")
+            self._tracer.close_gate()
+            self._worker.close()
+        finally:
+            self._tracer.close_gate()
+            self._pump.finish()
+        lost = {cause: count - lost_before[cause] for cause, count in self._tracer.losses().items()}
+        self._writer.finish(
+            {
+                "interrupted": self._interrupted,
+                "ended": _now(),
+                "lost": lost,
+                "cost": self._cost(costs),
+                **self._cost_reason(),
+                "memory_bound_bytes": self._tracer.plan.memory_bound_bytes,
+            }
+        )
+        return RunResult(self._request.output, self._interrupted)
+
+    def _rounds(self, tgid: int) -> None:
+        repeats = self._workload.repeats
+        for number in range(repeats):
+            self._progress(f"round {number + 1} of {repeats}")
+            # open and closed in turn, each first as often as the other
+            if number % 2:
+                self._traced_round(tgid)
+                self._untraced_round()
+            else:
+                self._untraced_round()
+                self._traced_round(tgid)
+
+    def _traced_round(self, tgid: int) -> None:
+        with self._pump.keeping():
+            self._tracer.open_gate(tgid)
+            try:
+                reply = self._worker.round(record=True)
+            finally:
+                self._tracer.close_gate()
+            self._record(reply)
+        self._open_ns.append(reply.call_ns)
+        self._entries_per_round = reply.entries
+
+    def _untraced_round(self) -> None:
+        if self._measures_cost:
+            self._closed_ns.append(self._worker.round(record=False).call_ns)
+
+    def _statistics_round(self, tgid: int) -> list[dict[str, Any]]:
+        """One more round, not recorded, with BPF run-time statistics on."""
+        if not self._measures_cost:
+            return []
+        with self._tracer.statistics() as available:
+            if not available:
+                return []
+            self._tracer.open_gate(tgid)
+            self._worker.round(record=False)
+            self._tracer.close_gate()
+        return [vars(cost).copy() for cost in self._tracer.handler_costs() if cost.run_count]
+
+    @property
+    def _measures_cost(self) -> bool:
+        # a stranger's pages are moved once, not again to time it
+        return self._request.measure_cost and self._workload.target != "pid"
+
+    def _record(self, reply: RoundReply) -> None:
+        self._pump.append("driver_calls", reply.calls)
+        self._pump.append("locations", reply.locations)
+
+    def _cost(self, bpf: list[dict[str, Any]]) -> dict[str, Any] | None:
+        if not self._closed_ns:
+            return None
+        return {
+            "open_ns": self._open_ns,
+            "closed_ns": self._closed_ns,
+            "pages": self._entries_per_round,
+            "bpf": bpf,
+        }
+
+    def _cost_reason(self) -> dict[str, str]:
+        if self._closed_ns:
+            return {}
+        if self._workload.target == "pid":
+            return {"cost_reason": "another process's pages are not moved again to time it"}
+        if self._interrupted:
+            return {"cost_reason": "interrupted before a round with the gate closed"}
+        return {"cost_reason": "not asked for"}
+
+
+# ---- what is known at the start -------------------------------------------------
+
+
+def _bounds(request: RunRequest, workload: Workload) -> Request:
+    """The map of folios must hold what one call isolates at once, in every thread."""
+    bounds = Request(folio_ring_bytes=request.folio_ring_bytes)
+    if request.max_folios:
+        return replace(bounds, max_folios=request.max_folios)
+    if workload.target == "pid":
+        return bounds
+    per_round = len(workload.explicit.entries) if workload.explicit else 2 * workload.pages
+    per_call = workload.pages_per_call or per_round
+    needed = max(_LEAST_FOLIOS, min(MAX_ENTRIES, per_round, per_call * workload.threads))
+    return replace(bounds, max_folios=1 << (needed - 1).bit_length())
+
+
+def _unproved_kinds(coverage: tuple[Coverage, ...]) -> list[str]:
+    return sorted(
+        {UNPROVED_KINDS[c.phase] for c in coverage if c.phase in UNPROVED_KINDS}
+        - {UNPROVED_KINDS[c.phase] for c in coverage if c.state == "proved"}
+    )
+
+
+def _first_meta(
+    request: RunRequest, host: HostFacts, facts: KernelFacts, workload: Workload
+) -> dict[str, Any]:
+    return {
+        "tool_version": __version__,
+        "command": list(request.command),
+        "interrupted": False,
+        "kernel": {
+            "release": facts.release,
+            "machine": facts.machine,
+            "page_size": facts.page_size,
+        },
+        "nodes": [
+            {
+                "nid": node.nid,
+                "cpus": list(node.cpus),
+                "memory_bytes": node.memory_bytes,
+                "free_bytes": node.free_bytes,
+                "distances": list(node.distances),
+            }
+            for node in host.nodes
+        ],
+        "hypervisor": host.hypervisor,
+        "emulated": host.emulated,
+        "settings": dict(host.settings),
+        "started": _now(),
+        "workload": workload.to_dict(),
+        "reasons": {str(number): name for number, name in facts.migrate_reasons.items()},
+        "modes": {str(number): name for number, name in facts.migrate_modes.items()},
+        "coverage": [],
+        "unproved_kinds": [],
+        "lost": {},
+        "cost": None,
+        "cost_reason": "the session did not end",
+        "max_entries": MAX_ENTRIES,
+    }
+
+
+def _now() -> dict[str, int]:
+    return {"wall_ns": time.time_ns(), "monotonic_ns": time.monotonic_ns()}
+
+
+def _mappings(pid: int) -> list[list[Any]]:
+    """[start, end, name] of each mapping of a process, empty where it can't be read."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    mappings: list[list[Any]] = []
+    for line in lines:
+        fields = line.split(None, 5)
+        start, _, end = fields[0].partition("-")
+        name = os.fspath(fields[5]) if len(fields) > 5 else "anonymous"
+        mappings.append([int(start, 16), int(end, 16), name])
+    return mappings
