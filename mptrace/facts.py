@@ -83,3 +83,31 @@ class HostFacts:
     def memory_nodes(self) -> tuple[int, ...]:
         """Node numbers that have memory, in order."""
         return tuple(node.nid for node in self.nodes if node.memory_bytes > 0)
+
+
+@dataclass(frozen=True)
+class Access:
+    """What this process may do here, as tried; a reason is "" where the thing works."""
+
+    #: Those of CAP_BPF, CAP_PERFMON and CAP_SYS_NICE that it lacks.
+    missing_capabilities: tuple[str, ...] = ()
+    in_user_namespace: bool = False
+    #: Why BTF can't be read.
+    btf: str = ""
+    #: Why bcc can't be imported; its version where it can.
+    bcc: str = ""
+    bcc_version: str = ""
+    #: Where tracefs can be read, else "" and the reason.
+    tracefs: str = ""
+    tracefs_reason: str = ""
+    #: Whether securityfs is there, which shows the lockdown.
+    has_securityfs: bool = False
+    #: Why a ring buffer can't be created: one of 8 MiB, one of a page.
+    ring_buffer: str = ""
+    small_ring_buffer: str = ""
+    #: Why move_pages(2) doesn't work for a page of our own.
+    move_pages: str = ""
+    #: Nodes that this process's cpuset lets it use (Mems_allowed_list).
+    allowed_nodes: tuple[int, ...] = ()
+    #: (method, function or tracepoint) -> why it can't be attached to.
+    attach: Mapping[tuple[str, str], str] = field(default_factory=dict)

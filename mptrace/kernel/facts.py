@@ -2,12 +2,12 @@
 """Collects the facts of a kernel and its host into the values that `plan` takes."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from mptrace.errors import HostError
-from mptrace.facts import HostFacts, KernelFacts
-from mptrace.kernel import btf, probing, settings, symbols, topology
+from mptrace.facts import Access, HostFacts, KernelFacts
+from mptrace.kernel import access, btf, privileges, probing, settings, symbols, topology
 
 _SLASH = Path("/")
 
@@ -53,6 +53,37 @@ def read_host_facts(root: Path = _SLASH) -> HostFacts:
         hypervisor=hypervisor,
         emulated=emulated,
         settings=settings.read_settings(root),
+    )
+
+
+def read_access(attach: Iterable[tuple[str, str]] = ()) -> Access:
+    """Try what a session will need: bcc, BPF, tracefs, move_pages(2).
+
+    ``attach`` names (method, function or tracepoint) to attach to for an
+    instant each.
+    """
+    held = privileges.read_privileges(_SLASH)
+    tracefs = symbols.tracefs(_SLASH)
+    version, bcc = access.try_bcc()
+    types, reason = None, ""
+    try:
+        types = btf.running()
+    except HostError as error:
+        reason = error.message
+    return Access(
+        missing_capabilities=held.missing,
+        in_user_namespace=held.in_user_namespace,
+        btf=reason,
+        bcc=bcc,
+        bcc_version=version,
+        tracefs=str(tracefs or ""),
+        tracefs_reason="" if tracefs else access.tracefs_reason(_SLASH),
+        has_securityfs=access.has_securityfs(_SLASH),
+        ring_buffer=probing.try_ring_buffer(),
+        small_ring_buffer=probing.try_ring_buffer(os.sysconf("SC_PAGESIZE")),
+        move_pages=probing.try_move_pages(),
+        allowed_nodes=access.allowed_nodes(_SLASH),
+        attach={pair: probing.try_attach(*pair, tracefs, types) for pair in attach},
     )
 
 

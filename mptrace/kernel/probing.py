@@ -41,7 +41,6 @@ _SYSCALLS = {
 _BPF_MAP_CREATE = 0
 _BPF_PROG_LOAD = 5
 _BPF_RAW_TRACEPOINT_OPEN = 17
-_MAP_TYPE_ARRAY = 2
 _MAP_TYPE_RINGBUF = 27
 _PROG_TYPE_KPROBE = 2
 _PROG_TYPE_TRACEPOINT = 5
@@ -84,16 +83,30 @@ def try_methods(tracefs: Path | None, btf: "kernel_btf.Btf | None") -> dict[str,
     kprobe and have no kprobes (CONFIG_BPF_EVENTS without CONFIG_KPROBE_EVENTS).
     """
     return {
-        "fentry": _reason(lambda: _try_fentry(btf)),
-        "kprobe": _reason(_try_kprobe),
-        "tracepoint": _reason(lambda: _try_tracepoint(tracefs)),
-        "raw_tracepoint": _reason(_try_raw_tracepoint),
+        method: try_attach(method, target, tracefs, btf)
+        for method, target in (
+            ("fentry", PROBE_FUNCTION),
+            ("kprobe", PROBE_FUNCTION),
+            ("tracepoint", PROBE_TRACEPOINT),
+            ("raw_tracepoint", PROBE_TRACEPOINT),
+        )
     }
 
 
+def try_attach(method: str, target: str, tracefs: Path | None, btf: "kernel_btf.Btf | None") -> str:
+    """Attach to a function, or a tracepoint "category:name", for an instant: "" or why not."""
+    attempts: dict[str, Callable[[], None]] = {
+        "fentry": lambda: _try_fentry(target, btf),
+        "kprobe": lambda: _try_kprobe(target),
+        "tracepoint": lambda: _try_tracepoint(target, tracefs),
+        "raw_tracepoint": lambda: _try_raw_tracepoint(target),
+    }
+    return _reason(attempts[method])
+
+
 def try_ring_buffer(size_bytes: int = RING_BYTES) -> str:
-    """Create a BPF ring buffer; "" where it works, otherwise why not."""
-    return _reason(lambda: _try_map("a BPF ring buffer", _MAP_TYPE_RINGBUF, 0, 0, size_bytes))
+    """Create a BPF ring buffer (a power of two of bytes); "" or why it can't be."""
+    return _reason(lambda: _try_ring_buffer(size_bytes))
 
 
 def try_move_pages() -> str:
@@ -224,34 +237,34 @@ def _set_bpf(step: str, event: int, program: int) -> None:
         raise _refused(step, error.errno or 0) from None
 
 
-def _try_fentry(btf: "kernel_btf.Btf | None") -> None:
+def _try_fentry(target: str, btf: "kernel_btf.Btf | None") -> None:
     if btf is None:
         raise _Refused("no BTF to find functions in")
-    function = btf.function_id(PROBE_FUNCTION)
+    function = btf.function_id(target)
     if function is None:
-        raise _Refused(f"BTF has no function '{PROBE_FUNCTION}'")
+        raise _Refused(f"BTF has no function '{target}'")
     # ENOTSUPP when attaching: no trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS).
     program = _load(_PROG_TYPE_TRACING, _ATTACH_FENTRY, function)
     with _closing(program), _closing(_raw_tracepoint_open("attaching", program, None)):
         pass
 
 
-def _try_kprobe() -> None:
+def _try_kprobe(target: str) -> None:
     with _closing(_load(_PROG_TYPE_KPROBE)) as program:
         try:
             text = Path("/sys/bus/event_source/devices/kprobe/type").read_text()
         except OSError:
             raise _Refused("programs load, but the kernel has no kprobes") from None
-        event = _perf_event_open("attaching", int(text), 0, PROBE_FUNCTION.encode())
+        event = _perf_event_open("attaching", int(text), 0, target.encode())
         with _closing(event):
             _set_bpf("attaching", event, program)
 
 
-def _try_tracepoint(tracefs: Path | None) -> None:
+def _try_tracepoint(target: str, tracefs: Path | None) -> None:
     with _closing(_load(_PROG_TYPE_TRACEPOINT)) as program:
         if tracefs is None:
             raise _Refused("programs load, but tracefs can't be read")
-        path = tracefs / "events" / PROBE_TRACEPOINT.replace(":", "/") / "id"
+        path = tracefs / "events" / target.replace(":", "/") / "id"
         try:
             event_id = int(path.read_text())
         except OSError as error:
@@ -260,16 +273,17 @@ def _try_tracepoint(tracefs: Path | None) -> None:
             _set_bpf("attaching", event, program)
 
 
-def _try_raw_tracepoint() -> None:
-    name = PROBE_TRACEPOINT.partition(":")[2].encode()
+def _try_raw_tracepoint(target: str) -> None:
+    name = target.partition(":")[2].encode()
     program = _load(_PROG_TYPE_RAW_TRACEPOINT)
     with _closing(program), _closing(_raw_tracepoint_open("attaching", program, name)):
         pass
 
 
-def _try_map(step: str, map_type: int, key_bytes: int, value_bytes: int, entries: int) -> None:
-    attributes = struct.pack("=IIIII", map_type, key_bytes, value_bytes, entries, 0)
-    with _closing(_bpf(f"creating {step} of {entries >> 20} MiB", _BPF_MAP_CREATE, attributes)):
+def _try_ring_buffer(size_bytes: int) -> None:
+    # map_type, key_size, value_size, max_entries, map_flags
+    attributes = struct.pack("=IIIII", _MAP_TYPE_RINGBUF, 0, 0, size_bytes, 0)
+    with _closing(_bpf("creating", _BPF_MAP_CREATE, attributes)):
         pass
 
 

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mptrace doctor`: can this host trace, can it migrate, and what is missing."""
+
+import json
+
+import click
+
+from mptrace import doctor, plan, report_doctor
+from mptrace.errors import EXIT_FAILURE
+from mptrace.kernel import facts
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
+    """Say whether this host can trace page migrations, and what is missing.
+
+    Programs are really loaded and attached, for an instant each.  The exit
+    status is 0 where this host can trace and can migrate, else 1.
+    """
+    kernel = facts.read_kernel_facts(
+        plan.candidate_functions(),
+        plan.candidate_offsets(),
+        plan.candidate_sizes(),
+        plan.candidate_tracepoints(),
+    )
+    host = facts.read_host_facts()
+    made = plan.make_plan(kernel)
+    access = facts.read_access(doctor.attempts(made))
+    diagnosis = doctor.examine(kernel, host, access, made)
+    if as_json:
+        click.echo(json.dumps(report_doctor.to_json(diagnosis, kernel, host), indent=2))
+    else:
+        click.echo(report_doctor.render(diagnosis, kernel))
+    if not (diagnosis.can_trace and diagnosis.can_migrate):
+        context.exit(EXIT_FAILURE)

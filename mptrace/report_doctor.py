@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A diagnosis as text of 80 columns, or as a JSON-able dict.  Returns, never prints."""
+
+import dataclasses
+import textwrap
+from typing import Any
+
+from tabulate import tabulate
+
+from mptrace.doctor import FAIL, MIGRATE, OK, TRACE, Diagnosis
+from mptrace.facts import HostFacts, KernelFacts
+
+SCHEMA_VERSION = 1
+WIDTH = 80
+
+_NAME_WIDTH = 16
+_STATE_WIDTH = 6
+_INDENT = " " * (_STATE_WIDTH + _NAME_WIDTH)
+
+
+def render(diagnosis: Diagnosis, kernel: KernelFacts) -> str:
+    """The checks, a line each with its remedy below; the phases; the verdict last."""
+    lines = [f"kernel {kernel.release} ({kernel.machine})", ""]
+    for check in diagnosis.checks:
+        lines += _wrapped(f"{check.state:<{_STATE_WIDTH}}{check.name:<{_NAME_WIDTH}}", check.text)
+        if check.remedy and check.state != OK:
+            lines += _wrapped(_INDENT + "-> ", check.remedy)
+    lines += ["", _phase_table(diagnosis), *_phase_reasons(diagnosis), "", *_verdict(diagnosis)]
+    return "\n".join(lines)
+
+
+def to_json(diagnosis: Diagnosis, kernel: KernelFacts, host: HostFacts) -> dict[str, Any]:
+    """The same as values; states are "ok", "warn" and "fail"."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kernel": {
+            "release": kernel.release,
+            "machine": kernel.machine,
+            "page_size": kernel.page_size,
+        },
+        "hypervisor": host.hypervisor,
+        "emulated": host.emulated,
+        "memory_nodes": list(host.memory_nodes),
+        "settings": dict(host.settings),
+        "can_trace": diagnosis.can_trace,
+        "can_migrate": diagnosis.can_migrate,
+        "checks": [dataclasses.asdict(check) for check in diagnosis.checks],
+        "phases": [dataclasses.asdict(phase) for phase in diagnosis.phases],
+    }
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_on_hyphens=False,
+    ) or [head.rstrip()]
+
+
+def _phase_table(diagnosis: Diagnosis) -> str:
+    rows = [(p.state, p.phase, p.unit, p.attach or "-", p.method or "-") for p in diagnosis.phases]
+    return tabulate(rows, ("", "phase", "unit", "attach point", "method"), tablefmt="plain")
+
+
+# Where no method for functions works at all, the checks above have said so and
+# eighteen phases needn't repeat it.
+def _phase_reasons(diagnosis: Diagnosis) -> list[str]:
+    if all(c.state == FAIL for c in diagnosis.checks if c.name in ("fentry", "kprobe")):
+        return ["", *_wrapped("-> ", "functions need fentry or kprobe, which fail here")]
+    lines: list[str] = []
+    for phase in diagnosis.phases:
+        if phase.reason:
+            lines += _wrapped(f"{phase.state:<{_STATE_WIDTH}}{phase.phase:<17}", phase.reason)
+    return ["", *lines] if lines else []
+
+
+def _verdict(diagnosis: Diagnosis) -> list[str]:
+    trace, migrate = (
+        "yes" if can else "no" for can in (diagnosis.can_trace, diagnosis.can_migrate)
+    )
+    line = f"can trace: {trace}; can migrate here: {migrate}."
+    if diagnosis.can_trace and diagnosis.can_migrate:
+        return [line]
+    failed = [c.name for c in (*diagnosis.failed(TRACE), *diagnosis.failed(MIGRATE))]
+    failed += [p.phase for p in diagnosis.phases if p.state == FAIL and not failed]
+    line = (
+        f"{line.removesuffix('.')} (failed: {', '.join(failed)}); "
+        "`mptrace lab -- COMMAND` runs a command in a guest that can do both."
+    )
+    return textwrap.wrap(line, WIDTH, break_on_hyphens=False)
