@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.errors import HostError, TargetError
+from mptrace.errors import HostError, MptraceError, TargetError
 
 MPOL_MF_MOVE = 1 << 1
 MPOL_MF_MOVE_ALL = 1 << 2
@@ -33,6 +33,9 @@ MPOL_BIND = 2
 #: below 1024) nor a -errno (they end above -4096), so it stands only where the
 #: kernel wrote nothing.
 SENTINEL = 0x7EAD0000
+
+#: Errnos of a call that is right in itself: the process exited, or is just doing so.
+GONE = (errno.ESRCH, errno.EINVAL)
 
 PAGE_SIZE = mmap.PAGESIZE
 
@@ -156,7 +159,7 @@ def query(pid: int, addresses: Addresses) -> Nids:
     return status
 
 
-def target_error(pid: int, number: int, tried: str) -> TargetError | HostError:
+def target_error(pid: int, number: int, tried: str) -> MptraceError:
     """Return the error that says why process ``pid`` refused, from an errno.
 
     ``tried`` continues "can't", as in "ask for its pages".
