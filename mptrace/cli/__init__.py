@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: a file for each command, loaded when it is called.
+
+Exit statuses: 0; 1 failure; 2 usage; 3 under --strict when something was lost or
+unknown; 130 interrupted; of `mptrace lab` those of its command.
+"""
+
+import importlib
+import os
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import EXIT_INTERRUPTED, MptraceError
+
+#: Each is a module of this package with a click command called `command`.
+COMMANDS = ("run", "where", "lab", "doctor", "report", "dump")
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when called, and whose errors have a way out."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """All commands, in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command ``cmd_name``, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an MptraceError or Ctrl-C becomes its exit status."""
+        try:
+            return super().invoke(ctx)
+        except MptraceError as error:
+            click.echo(f"mptrace: {error.message}", err=True)
+            if error.hint:
+                click.echo(f"  {error.hint}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mptrace")
+def main() -> None:
+    """Tell the truth about page migration: outcomes, costs and causes, page by page."""
+    _fill_standard_descriptors()
+
+
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null where 0, 1 or 2 is closed, lest a file or socket of ours gets that number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's NUMA nodes: parsed from a short text, written as QEMU's arguments."""
+
+import re
+from dataclasses import dataclass
+
+from ..errors import UsageError
+
+_MIB = 1 << 20
+_SUFFIXES = {"": _MIB, "M": _MIB, "G": 1 << 30, "T": 1 << 40}
+#: A Debian kernel with its initramfs, overlay and Python needs about this much.
+_LEAST_TOTAL_BYTES = 512 * _MIB
+_LEAST_NODE_BYTES = 32 * _MIB
+_MOST_NODES = 64
+_MOST_CPUS = 64
+
+
+@dataclass(frozen=True)
+class GuestNode:
+    """One node: its memory and the numbers of its CPUs, none for a memory-only node."""
+
+    memory_bytes: int
+    cpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The nodes of a guest, in order of their numbers."""
+
+    nodes: tuple[GuestNode, ...]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of all nodes."""
+        return sum(node.memory_bytes for node in self.nodes)
+
+    @property
+    def cpus(self) -> int:
+        """Number of CPUs of all nodes."""
+        return sum(len(node.cpus) for node in self.nodes)
+
+    def qemu_arguments(self) -> list[str]:
+        """QEMU's -m, -smp, -object and -numa arguments.
+
+        Memory is allocated by the host as the guest touches it, not up front.
+        """
+        arguments = ["-m", f"{self.memory_bytes // _MIB}M", "-smp", str(self.cpus)]
+        for nid, node in enumerate(self.nodes):
+            size = node.memory_bytes // _MIB
+            arguments += ["-object", f"memory-backend-ram,id=m{nid},size={size}M"]
+            cpus = "".join(f",cpus={cpu}" for cpu in node.cpus)
+            arguments += ["-numa", f"node,nodeid={nid},memdev=m{nid}{cpus}"]
+        return arguments
+
+    def __str__(self) -> str:
+        sizes = ", ".join(
+            f"{node.memory_bytes // _MIB}M" + ("" if node.cpus else " without CPU")
+            for node in self.nodes
+        )
+        count = len(self.nodes)
+        return f"{count} node{'s' if count != 1 else ''} ({sizes}), {self.cpus} CPUs"
+
+
+def parse_size(text: str) -> int:
+    """``512M``, ``1G`` or a plain number of MiB as bytes.
+
+    Raises UsageError for anything else.
+    """
+    match = re.fullmatch(r"(\d+)([MGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UsageError(f"{text!r} is no size", "give a size such as 512M or 2G")
+    return int(match[1]) * _SUFFIXES[match[2].upper()]
+
+
+def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None = None) -> Topology:
+    """The topology that ``spec`` describes.
+
+    ``spec`` is a number of equal nodes (``2``; ``memory``, by default 1G for each,
+    is divided among them), or a size for each node with its CPUs where that
+    matters (``1G/cpus=0-1,512M``).  Where no node names its CPUs, ``cpus`` of them
+    (by default one for each node) are dealt out in turn; else nodes that name
+    none have none.
+
+    Raises UsageError where the text can't be read or describes no bootable guest.
+    """
+    named: list[tuple[int, ...] | None]
+    spec = spec.strip()
+    if re.fullmatch(r"\d+", spec):
+        count = int(spec)
+        if not 1 <= count <= _MOST_NODES:
+            raise UsageError(f"--nodes {spec!r}: from 1 to {_MOST_NODES} nodes, please")
+        total = parse_size(memory) if memory else count << 30
+        sizes = [total // count // _MIB * _MIB] * count
+        named = [None] * count
+    else:
+        if memory:
+            raise UsageError(
+                "--memory divides memory among --nodes N; sizes in --nodes say it already"
+            )
+        sizes, named = [], []
+        for part in spec.split(","):
+            size, _, options = part.strip().partition("/")
+            sizes.append(parse_size(size))
+            named.append(_parse_cpus(options) if options else None)
+        if len(sizes) > _MOST_NODES:
+            raise UsageError(f"--nodes: at most {_MOST_NODES} nodes")
+    if any(given is not None for given in named):
+        if cpus is not None:
+            raise UsageError("--cpus deals CPUs out to nodes; cpus= in --nodes does that already")
+        owned = [given or () for given in named]
+    else:
+        cpus = len(sizes) if cpus is None else cpus
+        owned = [tuple(range(nid, cpus, len(sizes))) for nid in range(len(sizes))]
+    numbers = sorted(cpu for group in owned for cpu in group)
+    if numbers != list(range(len(numbers))) or not 1 <= len(numbers) <= _MOST_CPUS:
+        raise UsageError(
+            f"CPUs must be numbered 0, 1, ... without gaps, up to {_MOST_CPUS} of them; "
+            f"got {','.join(map(str, numbers)) or 'none'}"
+        )
+    if min(sizes) < _LEAST_NODE_BYTES or sum(sizes) < _LEAST_TOTAL_BYTES:
+        raise UsageError(
+            f"a guest needs {_LEAST_TOTAL_BYTES // _MIB}M in all and "
+            f"{_LEAST_NODE_BYTES // _MIB}M in each node"
+        )
+    return Topology(tuple(map(GuestNode, sizes, owned)))
+
+
+def _parse_cpus(option: str) -> tuple[int, ...]:
+    match = re.fullmatch(r"cpus=(\d+)(?:-(\d+))?", option)
+    if not match:
+        raise UsageError(f"{option!r} is no option of a node", "give cpus=N or cpus=N-M")
+    first = int(match[1])
+    return tuple(range(first, int(match[2] or first) + 1))
