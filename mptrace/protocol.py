@@ -30,11 +30,11 @@ class SetupReply:
 
 
 @dataclass(frozen=True)
-class RoundReply:
-    """One round, there and back.  Sums over its calls; times are ns of CLOCK_MONOTONIC."""
+class RoundTotals:
+    """One round, there and back: sums over its calls, times in ns of CLOCK_MONOTONIC."""
 
     round: int
-    calls: int
+    n_calls: int
     entries: int  #: entries passed, over all calls
     call_ns: int
     forward_ns: int  #: the part of `call_ns` of the calls to the targets
@@ -51,10 +51,10 @@ class TeardownReply:
     left: int = 0  #: pages that stayed elsewhere
 
 
-_Reply = TypeVar("_Reply", SetupReply, RoundReply, TeardownReply)
+_Reply = TypeVar("_Reply", SetupReply, RoundTotals, TeardownReply)
 
 
-def to_reply(reply: SetupReply | RoundReply | TeardownReply) -> dict[str, Any]:
+def to_reply(reply: SetupReply | RoundTotals | TeardownReply) -> dict[str, Any]:
     """Return the JSON object of a reply."""
     return {"ok": True, **dataclasses.asdict(reply)}
 

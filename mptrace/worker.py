@@ -30,7 +30,7 @@ import numpy.typing as npt
 from mptrace import memory, protocol, rounds, workloads
 from mptrace.errors import MptraceError, UsageError
 from mptrace.prepared import Prepared, prepare
-from mptrace.protocol import RoundReply, SetupReply, TeardownReply
+from mptrace.protocol import RoundTotals, SetupReply, TeardownReply
 from mptrace.rounds import Issued
 
 
@@ -186,13 +186,13 @@ def _save(out: Path, round_: int, parts: list[Issued]) -> dict[str, str]:
     return files
 
 
-def _summary(round_: int, parts: list[Issued], files: dict[str, str]) -> RoundReply:
+def _summary(round_: int, parts: list[Issued], files: dict[str, str]) -> RoundTotals:
     calls = np.concatenate([part.calls for part in parts])
     spent = (calls["after_ns"] - calls["before_ns"]).astype(np.int64)
     errnos, counts = np.unique(calls["errno_"][calls["ret"] < 0], return_counts=True)
-    return RoundReply(
+    return RoundTotals(
         round=round_,
-        calls=len(calls),
+        n_calls=len(calls),
         entries=int(calls["entries"].sum()),
         call_ns=int(spent.sum()),
         forward_ns=int(spent[calls["backward"] == 0].sum()),

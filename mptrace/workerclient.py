@@ -17,27 +17,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace import protocol
+from mptrace import protocol, records
 from mptrace.errors import MptraceError, TargetError
-from mptrace.protocol import RoundReply, SetupReply, TeardownReply
+from mptrace.protocol import RoundTotals, SetupReply, TeardownReply
+from mptrace.workloads import Workload
 
 _READ_BYTES = 1 << 16
 _PATIENCE_S = 60  # for the way back of another process's pages at the end
 
 
 @dataclass(frozen=True)
-class Round:
-    """A round's summary and its rows: None unless they were recorded."""
+class RoundReply:
+    """A round's totals and its rows, of which there are none unless it was recorded."""
 
-    reply: RoundReply
-    calls: npt.NDArray[np.void] | None  #: records.DRIVER_CALL
-    locations: npt.NDArray[np.void] | None  #: records.LOCATION
+    totals: RoundTotals
+    calls: npt.NDArray[np.void]  #: records.DRIVER_CALL
+    locations: npt.NDArray[np.void]  #: records.LOCATION
+
+    @property
+    def call_ns(self) -> int:
+        """Time of all its calls, there and back, summed over threads."""
+        return self.totals.call_ns
+
+    @property
+    def entries(self) -> int:
+        """Entries of all its calls, there and back."""
+        return self.totals.entries
 
 
 class TargetGone(TargetError):
     """The target process ended in the middle of a round; ``partial`` is what was done of it."""
 
-    partial: Round | None = None
+    partial: RoundReply | None = None
 
 
 class Worker:
@@ -72,12 +83,12 @@ class Worker:
         """Process id of the worker: the tgid of its calls."""
         return self._process.pid
 
-    def setup(self, workload: Mapping[str, Any]) -> SetupReply:
-        """Put a workload in place (``Workload.to_dict()``); one that is there is given back."""
-        self._send({"op": "setup", "workload": dict(workload)})
+    def setup(self, workload: Workload) -> SetupReply:
+        """Put a workload in place, moving nothing yet; one that is there is given back."""
+        self._send({"op": "setup", "workload": workload.to_dict()})
         return protocol.from_reply(SetupReply, self._receive())
 
-    def round(self, *, record: bool = False, out: Path | None = None) -> Round:
+    def round(self, *, record: bool = False, out: Path | None = None) -> RoundReply:
         """Run one round and wait for it; see :meth:`begin_round`, :meth:`finish_round`."""
         self.begin_round(record=record, out=out)
         return self.finish_round()
@@ -97,14 +108,14 @@ class Worker:
         """Have the round under way end after its present calls; its reply still comes."""
         self._process.send_signal(signal.SIGUSR1)
 
-    def finish_round(self) -> Round:
+    def finish_round(self) -> RoundReply:
         """Wait for the round begun and load its rows; raises :class:`TargetGone` too."""
         try:
             reply = self._receive()
             if "round" not in reply or "error" not in reply:
-                return _load(protocol.from_reply(RoundReply, reply))
+                return _load(protocol.from_reply(RoundTotals, reply))
             gone = TargetGone(str(reply["error"]), str(reply.get("hint", "")))
-            gone.partial = _load(protocol.from_reply(RoundReply, reply["round"]))
+            gone.partial = _load(protocol.from_reply(RoundTotals, reply["round"]))
             raise gone
         finally:
             if self._out:
@@ -168,8 +179,10 @@ class Worker:
         return self._process.stdout
 
 
-def _load(reply: RoundReply) -> Round:
-    if not reply.files:
-        return Round(reply, None, None)
-    loaded = {name: np.asarray(np.load(path)) for name, path in reply.files.items()}
-    return Round(reply, loaded["driver_calls"], loaded["locations"])
+def _load(totals: RoundTotals) -> RoundReply:
+    rows = {
+        name: np.asarray(np.load(totals.files[name])) if totals.files else np.empty(0, layout)
+        for name, layout in records.TABLES.items()
+        if name in ("driver_calls", "locations")
+    }
+    return RoundReply(totals, rows["driver_calls"], rows["locations"])
