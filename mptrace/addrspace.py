@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.driver import PAGE_SIZE
+from mptrace.driver import PAGE_SIZE, Addresses
 from mptrace.errors import TargetError
 
 Ranges = npt.NDArray[np.int64]
@@ -146,7 +146,7 @@ class Pagemap:
         else:
             yield from self._read(mapping)
 
-    def entries(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    def entries(self, addresses: Addresses) -> npt.NDArray[np.uint64]:
         """Return the pagemap entries uint64[n] of ascending ``addresses``.
 
         Frame numbers are 0 without CAP_SYS_ADMIN.
@@ -154,7 +154,7 @@ class Pagemap:
         frames = (addresses // np.uint64(PAGE_SIZE)).astype(np.int64)
         return _gather(self._fd, frames)
 
-    def folio_heads(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_] | None:
+    def folio_heads(self, addresses: Addresses) -> npt.NDArray[np.bool_] | None:
         """Return bool[n]: which of ascending ``addresses`` is the first of its folio among them.
 
         None where frame numbers are hidden from us.
@@ -215,12 +215,16 @@ class Pagemap:
             yield (frame + count) * PAGE_SIZE, (edges + frame) * PAGE_SIZE
 
 
-def addresses_of(ranges: Ranges) -> npt.NDArray[np.uint64]:
-    """Return the address of every page of ``ranges`` (int64[n, 2]), in their order."""
+def addresses_in(ranges: Ranges, limit: int) -> Iterator[Addresses]:
+    """Yield the addresses of all pages of ``ranges`` (int64[n, 2]), at most ``limit`` at once."""
     lengths = (ranges[:, 1] - ranges[:, 0]) // PAGE_SIZE
-    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    addresses: npt.NDArray[np.int64] = np.repeat(ranges[:, 0], lengths) + within * PAGE_SIZE
-    return addresses.astype(np.uint64)
+    ends = np.cumsum(lengths)
+    total = int(lengths.sum())
+    for first in range(0, total, limit):
+        ordinals = np.arange(first, min(first + limit, total))
+        row = np.searchsorted(ends, ordinals, side="right")
+        inside = ordinals - (ends[row] - lengths[row])
+        yield (ranges[row, 0] + inside * PAGE_SIZE).astype(np.uint64)
 
 
 def page_flags(frames: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64] | None:
@@ -291,7 +295,7 @@ def proc_error(pid: int, error: OSError, *, root: Path = Path("/")) -> TargetErr
     if error.errno in (errno.EPERM, errno.EACCES):
         return TargetError(
             f"not permitted to look at the memory of process {pid}",
-            "run as root, or as its user with CAP_SYS_PTRACE",
+            "run as root, or as its user with CAP_SYS_PTRACE; a security module may forbid it too",
         )
     if error.errno == errno.ESRCH:
         return TargetError(f"process {pid} has no memory of its own", "it is exiting")

@@ -15,6 +15,7 @@ from mptrace.errors import TargetError
 _KERNELS_OWN = ("[vdso]", "[vvar]", "[vvar_vclock]", "[uprobes]")
 # Entries of one call on the way back: bounds the time that the target's lock is held.
 _RESTORE_ENTRIES = 4096
+_QUERY_PAGES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,9 @@ def survey(
             addresses.append(found)
             nids.append(where)
     if not addresses:
-        where_text = ",".join(map(str, source_nids)) or "another node than the target"
+        there = f"node {','.join(map(str, source_nids))}" if source_nids else "any other node"
         raise TargetError(
-            f"process {pid} has no page to move from node {where_text}"
-            if source_nids
-            else f"process {pid} has no page on {where_text}",
+            f"process {pid} has no page to move from {there}",
             f"mptrace where -p {pid} shows where its pages are",
         )
     return Survey(np.concatenate(addresses), np.concatenate(nids), base_pages, tuple(told))
@@ -105,14 +104,18 @@ def _on_nodes(
     source_nids: tuple[int, ...],
     target_nids: tuple[int, ...],
 ) -> tuple[Addresses, Nids]:
-    parts = [addrspace.addresses_of(ranges) for _, ranges in pagemap.present(mapping)]
-    addresses = np.concatenate(parts)
-    nids = driver.query(pagemap.pid, addresses)
-    if source_nids:
-        chosen = np.isin(nids, source_nids)
-    else:
-        chosen = (nids >= 0) & ((nids != target_nids[0]) | (len(target_nids) > 1))
-    return addresses[chosen], nids[chosen]
+    """The pages of a mapping that are on the source nodes, and where each is."""
+    found, where = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
+    for _, ranges in pagemap.present(mapping):
+        for addresses in addrspace.addresses_in(ranges, _QUERY_PAGES):
+            nids = driver.query(pagemap.pid, addresses)
+            if source_nids:
+                chosen = np.isin(nids, source_nids)
+            else:
+                chosen = (nids >= 0) & ((nids != target_nids[0]) | (len(target_nids) > 1))
+            found.append(addresses[chosen])
+            where.append(nids[chosen])
+    return np.concatenate(found), np.concatenate(where)
 
 
 def _row(mapping: addrspace.Mapping, nids: Nids) -> dict[str, Any]:

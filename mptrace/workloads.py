@@ -109,20 +109,20 @@ def resolve(workload: Workload, nids: Sequence[int]) -> Workload:
         raise unknown_node(nid, nids)
     if not sources and workload.target != "pid":
         sources = tuple(nid for nid in nids if nid not in targets)[:1]
+    if len(sources) > 1 and workload.target != "pid":
+        raise UsageError(f"one source node is needed, not {len(sources)}")
     if not targets and not workload.explicit:
         later = [nid for nid in nids if sources and nid > sources[0]]
         targets = tuple([nid for nid in [*later, *nids] if nid not in sources][:1])
     workload = dataclasses.replace(workload, source_nids=sources, target_nids=targets)
     if not (sources or workload.target == "pid") or not (targets or workload.explicit):
         raise HostError(
-            f"nothing to move between: node {','.join(map(str, nids))} is all that has memory",
+            f"no other node to move to: only {', '.join(f'node {nid}' for nid in nids)} has memory",
             "name source and target nodes, or use a NUMA guest: mptrace lab",
         )
     if workload.explicit and not workload.explicit.unchecked:
         for nid in {nid for _, nid in workload.explicit.entries} - set(nids):
             raise unknown_node(nid, nids)
-    if len(sources) != 1 and workload.target != "pid":
-        raise UsageError(f"one source node is needed, not {len(sources)}")
     return workload
 
 

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mptrace where`: pages of a process per node and per state."""
+
+import json
+
+import click
+
+from mptrace.units import parse_range
+
+
+@click.command("where")
+@click.option(
+    "-p", "--pid", type=click.IntRange(min=1), required=True, help="Process to ask about."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with a total.")
+@click.argument("ranges", nargs=-1, metavar="[RANGE]...")
+def command(pid: int, as_json: bool, ranges: tuple[str, ...]) -> None:
+    """Say on which memory nodes the pages of a process are, mapping by mapping.
+
+    Asks with move_pages(2) in query mode and moves nothing.  RANGE is
+    0xSTART-0xEND, as in /proc/PID/maps; without one, every mapping is asked
+    about.  Addresses that are reserved but never touched are skipped in bulk.
+    """
+    from mptrace.report_where import render_where
+    from mptrace.where import where
+
+    answer = where(pid, tuple(parse_range(text) for text in ranges))
+    click.echo(json.dumps(answer.to_dict(), indent=2) if as_json else render_where(answer))
