@@ -182,7 +182,7 @@ def test_the_table_of_two_nodes() -> None:
 GOLDEN = """\
 process 5 (a program), pages of 4096 bytes
      address    N0    N1    EFAULT    ENOENT  mapping
-559f00000000   509   510         -        23  r-xp ...y-very-very-very-very-long.so.6
+559f00000000   509   510         -        23  r-xp ...y-very-very-very-long.so.6
 7fff00000000     -     4         -         -  rw-p [stack]
                509   514      1024        23  total
 mappings without a page on a node, not shown: 1
