@@ -111,22 +111,22 @@ def uncalibrated(plan: Plan, reason: str) -> tuple[Coverage, ...]:
             p.unit,
             p.attach,
             p.method,
-            "unproved" if p.methods else "missing",
+            "unproved" if p.method else "missing",
             None,
             None,
-            reason if p.methods else p.reason,
+            reason if p.method else p.reason,
         )
         for p in plan.phases
     )
 
 
-def refuted(coverage: tuple[Coverage, ...]) -> frozenset[tuple[str, str]]:
-    """Pairs (phase, function) that fired another number of times than they must."""
-    return frozenset(
-        (c.phase, c.attach)
+def refuted(coverage: tuple[Coverage, ...]) -> dict[tuple[str, str, str], str]:
+    """(phase, function, method) that fired another number of times than they must -> the reason."""
+    return {
+        (c.phase, c.attach, c.method): c.reason
         for c in coverage
-        if c.attach and c.state == "unproved" and c.expected is not None and c.seen != c.expected
-    )
+        if c.state == "unproved" and c.expected is not None
+    }
 
 
 def _judge_phase(phase: PhasePlan, seen: dict[str, int], pinned: dict[str, int]) -> Coverage:
@@ -137,7 +137,7 @@ def _judge_phase(phase: PhasePlan, seen: dict[str, int], pinned: dict[str, int])
             phase.phase, phase.unit, phase.attach, phase.method, state, expected, got, reason
         )
 
-    if not phase.methods:
+    if not phase.method:
         return verdict("missing", reason=phase.reason)
     if phase.phase == "putback":
         expected, got = PINNED, pinned["putback"]

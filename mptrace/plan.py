@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mptrace.facts import KernelFacts
-from mptrace.records import LARGE_CHUNK, MAX_ENTRIES, SMALL_CHUNK
-
-METHODS = ("fentry", "kprobe", "raw_tracepoint", "tracepoint")
+from mptrace.records import LARGE_CHUNK, MAX_ENTRIES, MEDIUM_CHUNK, SMALL_CHUNK
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,10 @@ class Candidate:
     """One way to see a phase on some kernels.
 
     ``function`` is a kernel function, or a tracepoint as ``category:name``.
-    ``enter`` and ``exit`` name handlers of ``bpf/move_pages.c`` without their
-    method suffix; empty where that side is not needed.  ``min_parameters``
-    refuses a function whose prototype is another than the row describes.
+    ``enter`` and ``exit`` name handlers of ``bpf/move_pages.c``, empty where
+    that side is not needed; ``kprobe_enter`` is one that only a kretprobe needs,
+    which has no arguments.  ``methods`` are ways to attach, the first preferred.
+    ``min_parameters`` refuses a function whose prototype is another than the row describes.
     ``nargs`` is the macro that gets the number of parameters (where fexit
     finds the return value); ``bool_macro`` is defined where the function
     returns bool.  ``defines`` are further macros of this row.  ``needs`` are
@@ -44,6 +43,8 @@ class Candidate:
     bool_macro: str = ""
     defines: tuple[tuple[str, int], ...] = ()
     needs: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("fentry", "kprobe")
+    kprobe_enter: str = ""
 
     @property
     def is_tracepoint(self) -> bool:
@@ -53,7 +54,17 @@ class Candidate:
 
 #: In the order of preference within a phase; phases in the order of the report.
 CANDIDATES: tuple[Candidate, ...] = (
-    Candidate("call", "kernel_move_pages", "call", "enter_call", "exit_call", 6),
+    # fentry may not read a pointer to pointers (``pages``) on all kernels
+    Candidate(
+        "call",
+        "kernel_move_pages",
+        "call",
+        "enter_call",
+        "exit_call",
+        6,
+        nargs="CALL_NARGS",
+        methods=("kprobe", "fentry"),
+    ),
     # since 5.13: lru_cache_disable() drains and holds the caches off for the whole call
     Candidate("drain", "lru_cache_disable", "call", "enter_drain", "exit_drain"),
     Candidate("drain", "lru_add_drain_all", "call", "enter_drain", "exit_drain"),
@@ -67,6 +78,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         min_parameters=4,
         nargs="LOOKUP_NARGS",
         defines=(("LOOKUP_ADDRESS", 2),),
+        kprobe_enter="enter_lookup",
     ),
     Candidate(
         "lookup",
@@ -76,6 +88,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         min_parameters=3,
         nargs="LOOKUP_NARGS",
         defines=(("LOOKUP_ADDRESS", 1),),
+        kprobe_enter="enter_lookup",
     ),
     # isolate_lru_page() returns 0 or -EBUSY, folio_isolate_lru() int then bool
     Candidate(
@@ -119,6 +132,8 @@ CANDIDATES: tuple[Candidate, ...] = (
         "exit_migration",
         6,
         nargs="MIGRATION_NARGS",
+        # fentry takes six arguments on kernels before 6.6 or so, this has seven since 6.0
+        methods=("kprobe", "fentry"),
     ),
     Candidate(
         "allocate",
@@ -132,7 +147,15 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("unmap", "try_to_migrate", "folio", "enter_unmap", "exit_unmap", 1),
     # per PTE; since 6.3 one deferred flush per batch takes its place where
     # another CPU may hold the entries
-    Candidate("tlb_flush_pte", "ptep_clear_flush", "PTE", "enter_flush", "exit_flush"),
+    # (it returns a struct, which fexit can't)
+    Candidate(
+        "tlb_flush_pte",
+        "ptep_clear_flush",
+        "PTE",
+        "enter_flush",
+        "exit_flush",
+        methods=("kprobe",),
+    ),
     Candidate(
         "tlb_flush_batch",
         "try_to_unmap_flush",
@@ -180,7 +203,13 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("putback", "folio_putback_lru", "folio", enter="enter_putback", min_parameters=1),
     Candidate("putback", "putback_lru_page", "folio", enter="enter_putback", min_parameters=1),
     *(
-        Candidate("putback_hugetlb", function, "folio", enter="enter_putback", min_parameters=1)
+        Candidate(
+            "putback_hugetlb",
+            function,
+            "folio",
+            enter="enter_putback_hugetlb",
+            min_parameters=1,
+        )
         for function in (
             "folio_putback_hugetlb",
             "folio_putback_active_hugetlb",
@@ -244,6 +273,7 @@ class Request:
     folio_ring_bytes: int = 32 << 20
     call_ring_bytes: int = 4 << 20
     small_ring_bytes: int = 8 << 20
+    medium_ring_bytes: int = 8 << 20
     large_ring_bytes: int = 64 << 20
 
 
@@ -251,22 +281,17 @@ class Request:
 class PhasePlan:
     """How one phase will be seen, or why it can't be.
 
-    ``methods`` are tried in order when attaching; empty means missing, with
-    ``reason``.  ``attach`` is the kernel function or tracepoint.
+    ``attach`` is the kernel function or tracepoint, ``method`` how it is
+    attached to; both "" where the phase is missing, with the ``reason``.
     """
 
     phase: str
     unit: str
-    attach: str
-    methods: tuple[str, ...]
+    attach: str = ""
+    method: str = ""
     reason: str = ""
     enter: str = ""
     exit: str = ""
-
-    @property
-    def method(self) -> str:
-        """The method that is tried first, "" where the phase is missing."""
-        return self.methods[0] if self.methods else ""
 
 
 @dataclass(frozen=True)
@@ -274,78 +299,86 @@ class Plan:
     """Phases in order, the -D macros of the program and what bounds its memory."""
 
     phases: tuple[PhasePlan, ...]
-    defines: Mapping[str, int]
+    defines: Mapping[str, int | str]
     request: Request
     memory_bound_bytes: int
     notes: tuple[str, ...] = field(default=())
 
     def missing_essentials(self) -> tuple[PhasePlan, ...]:
         """Essential phases that this kernel offers no attach point for."""
-        return tuple(p for p in self.phases if p.phase in ESSENTIAL and not p.methods)
+        return tuple(p for p in self.phases if p.phase in ESSENTIAL and not p.method)
 
 
 def make_plan(
     facts: KernelFacts,
     request: Request | None = None,
-    excluded: frozenset[tuple[str, str]] = frozenset(),
+    excluded: Mapping[tuple[str, str, str], str] | None = None,
 ) -> Plan:
     """Choose a candidate for each phase by presence.
 
-    ``excluded`` holds pairs (phase, function) that a calibration refuted.
+    ``excluded`` holds (phase, function, method) that the kernel refused or a
+    calibration refuted, with the reason.
     """
     request = request or Request()
-    defines: dict[str, int] = dict(_DEFAULT_MACROS)
+    excluded = excluded or {}
+    defines: dict[str, int | str] = dict(_DEFAULT_MACROS)
     phases = tuple(_plan_phase(phase, facts, excluded, defines) for phase in PHASES)
     notes = _add_struct_macros(facts, defines)
     _add_bounds(request, facts.page_size, defines)
-    return Plan(phases, defines, request, _memory_bound(defines, facts.page_size), notes)
+    return Plan(phases, defines, request, _memory_bound(request, facts.page_size), notes)
 
 
 # Handlers that are not attached must compile all the same.
-_DEFAULT_MACROS = {
+_DEFAULT_MACROS: dict[str, int | str] = {
     "LOOKUP_ADDRESS": 1,
-    "LOOKUP_NARGS": 3,
-    "ISOLATE_NARGS": 1,
-    "ISOLATE_HUGETLB_NARGS": 2,
-    "MIGRATION_NARGS": 6,
-    "ALLOCATE_NARGS": 2,
     "MOVE_SRC": 1,
-    "MOVE_NARGS": 3,
+    **{c.nargs: c.min_parameters for c in CANDIDATES if c.nargs},
+    **{f"{phase.upper()}_METHOD": "FENTRY" for phase in PHASES},
 }
 
 
 def _plan_phase(
     phase: str,
     facts: KernelFacts,
-    excluded: frozenset[tuple[str, str]],
-    defines: dict[str, int],
+    excluded: Mapping[tuple[str, str, str], str],
+    defines: dict[str, int | str],
 ) -> PhasePlan:
     candidates = [c for c in CANDIDATES if c.phase == phase]
     reasons = []
     for candidate in candidates:
-        if (phase, candidate.function) in excluded:
-            reasons.append(f"{candidate.function}: refuted by calibration")
-            continue
         methods, reason = _methods(candidate, facts)
+        for method in methods:
+            refused = excluded.get((phase, candidate.function, method))
+            if refused is not None:
+                reasons.append(f"{candidate.function} by {method}: {refused}")
+                continue
+            _add_candidate_macros(candidate, method, facts, defines)
+            return PhasePlan(
+                phase,
+                candidate.unit,
+                candidate.function,
+                method,
+                enter=(method == "kprobe" and candidate.kprobe_enter) or candidate.enter,
+                exit=candidate.exit,
+            )
         if not methods:
             reasons.append(f"{candidate.function}: {reason}")
-            continue
-        prototype = facts.functions.get(candidate.function)
-        if prototype is not None:
-            if candidate.nargs:
-                defines[candidate.nargs] = len(prototype.parameters)
-            if candidate.bool_macro and prototype.returns == "bool":
-                defines[candidate.bool_macro] = 1
-        defines.update(candidate.defines)
-        return PhasePlan(
-            phase,
-            candidate.unit,
-            candidate.function,
-            methods,
-            enter=candidate.enter,
-            exit=candidate.exit,
-        )
-    return PhasePlan(phase, candidates[0].unit, "", (), "; ".join(dict.fromkeys(reasons)))
+    return PhasePlan(phase, candidates[0].unit, reason="; ".join(dict.fromkeys(reasons)))
+
+
+def _add_candidate_macros(
+    candidate: Candidate, method: str, facts: KernelFacts, defines: dict[str, int | str]
+) -> None:
+    if not candidate.is_tracepoint:
+        defines[f"{candidate.phase.upper()}_METHOD"] = method.upper()
+    defines.update(candidate.defines)
+    prototype = facts.functions.get(candidate.function)
+    if prototype is None:
+        return
+    if candidate.nargs:
+        defines[candidate.nargs] = len(prototype.parameters)
+    if candidate.bool_macro and prototype.returns == "bool":
+        defines[candidate.bool_macro] = 1
 
 
 def _methods(candidate: Candidate, facts: KernelFacts) -> tuple[tuple[str, ...], str]:
@@ -364,12 +397,15 @@ def _methods(candidate: Candidate, facts: KernelFacts) -> tuple[tuple[str, ...],
         return (), "not in this kernel"
     if prototype is not None and len(prototype.parameters) < candidate.min_parameters:
         return (), f"has {len(prototype.parameters)} parameters, not {candidate.min_parameters}"
-    usable = []
-    if prototype is not None and prototype.definitions == 1 and not prototype.struct_by_value:
-        usable.append("fentry")
-    # without a prototype the type of the return value is not known
-    if candidate.function in facts.symbols and (prototype is not None or not candidate.bool_macro):
-        usable.append("kprobe")
+    possible = {
+        "fentry": prototype is not None
+        and prototype.definitions == 1
+        and not prototype.struct_by_value,
+        # without a prototype the type of the return value is not known
+        "kprobe": candidate.function in facts.symbols
+        and (prototype is not None or not candidate.bool_macro),
+    }
+    usable = [method for method in candidate.methods if possible[method]]
     if facts.traceable is not None and candidate.function not in facts.traceable:
         return (), "ftrace can't attach to it"
     refused = [f"{m}: {facts.methods[m]}" for m in usable if facts.methods.get(m, "")]
@@ -379,7 +415,7 @@ def _methods(candidate: Candidate, facts: KernelFacts) -> tuple[tuple[str, ...],
     return tuple(usable), ""
 
 
-def _add_struct_macros(facts: KernelFacts, defines: dict[str, int]) -> tuple[str, ...]:
+def _add_struct_macros(facts: KernelFacts, defines: dict[str, int | str]) -> tuple[str, ...]:
     notes = []
     defines["OFF_PAGE_FLAGS"] = facts.offsets.get("page.flags", 0)
     defines["OFF_PAGE_COMPOUND_HEAD"] = facts.offsets.get("page.compound_head", 8)
@@ -413,8 +449,9 @@ def _nodes_shift(facts: KernelFacts) -> int | None:
     return bits.bit_length() - 1 if bits > 64 else None
 
 
-def _add_bounds(request: Request, page_size: int, defines: dict[str, int]) -> None:
+def _add_bounds(request: Request, page_size: int, defines: dict[str, int | str]) -> None:
     defines["SMALL_CHUNK"] = SMALL_CHUNK
+    defines["MEDIUM_CHUNK"] = MEDIUM_CHUNK
     defines["LARGE_CHUNK"] = LARGE_CHUNK
     defines["MAX_ENTRIES"] = MAX_ENTRIES
     defines["MAX_FOLIOS"] = request.max_folios
@@ -423,26 +460,36 @@ def _add_bounds(request: Request, page_size: int, defines: dict[str, int]) -> No
         ("FOLIO_RING_PAGES", request.folio_ring_bytes),
         ("CALL_RING_PAGES", request.call_ring_bytes),
         ("SMALL_RING_PAGES", request.small_ring_bytes),
+        ("MEDIUM_RING_PAGES", request.medium_ring_bytes),
         ("LARGE_RING_PAGES", request.large_ring_bytes),
     ):
-        pages = max(1, -(-size // page_size))
-        defines[macro] = 1 << (pages - 1).bit_length()
+        defines[macro] = _ring_pages(size, page_size)
 
 
-def _memory_bound(defines: Mapping[str, int], page_size: int) -> int:
-    """Bytes that maps and rings can take at the most; hash elements cost about 80 more."""
-    rings = (
-        defines["FOLIO_RING_PAGES"]
-        + 2 * defines["CALL_RING_PAGES"]
-        + defines["SMALL_RING_PAGES"]
-        + defines["LARGE_RING_PAGES"]
-    ) * page_size
-    return rings + defines["MAX_FOLIOS"] * (184 + 80) + defines["MAX_THREADS"] * (560 + 80)
+def _memory_bound(request: Request, page_size: int) -> int:
+    """Bytes that maps and rings can take at the most; a hash element costs about 80 more."""
+    rings = sum(
+        page_size * _ring_pages(size, page_size)
+        for size in (
+            request.folio_ring_bytes,
+            request.call_ring_bytes,
+            request.call_ring_bytes,
+            request.small_ring_bytes,
+            request.medium_ring_bytes,
+            request.large_ring_bytes,
+        )
+    )
+    return rings + request.max_folios * (184 + 80) + request.max_threads * (560 + 80)
+
+
+def _ring_pages(size_bytes: int, page_size: int) -> int:
+    """Pages of a ring of at least that size: a power of two."""
+    pages: int = max(1, -(-size_bytes // page_size))
+    return 1 << (pages - 1).bit_length()
 
 
 def describe(phases: Sequence[PhasePlan]) -> list[tuple[str, str, str, str]]:
     """Rows (phase, unit, attach point with its method, reason) for `doctor`."""
     return [
-        (p.phase, p.unit, f"{p.attach} ({p.method})" if p.methods else "-", p.reason)
-        for p in phases
+        (p.phase, p.unit, f"{p.attach} ({p.method})" if p.method else "-", p.reason) for p in phases
     ]

@@ -11,7 +11,8 @@ import numpy as np
 
 #: Number of entries in a chunk of the user arrays, by chunk class.
 SMALL_CHUNK = 64
-LARGE_CHUNK = 2048
+MEDIUM_CHUNK = 1024
+LARGE_CHUNK = 16384
 #: Entries of one call that BPF reads; those beyond it are unknown.
 MAX_ENTRIES = 1 << 20
 
@@ -146,6 +147,7 @@ def _chunk(entries: int) -> np.dtype[np.void]:
 
 
 CHUNK_SMALL = _chunk(SMALL_CHUNK)
+CHUNK_MEDIUM = _chunk(MEDIUM_CHUNK)
 CHUNK_LARGE = _chunk(LARGE_CHUNK)
 
 #: One row per entry of a call, raw: what the arrays said at syscall entry and exit.

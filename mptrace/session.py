@@ -134,45 +134,60 @@ def _calibrated(
     A phase that fires another number of times than it must falls back to its
     next candidate; where there is none left, the first is used and unproved.
     """
-    excluded: frozenset[tuple[str, str]] = frozenset()
-    best: tuple[int, Plan] | None = None
-    for attempt in range(_MAX_PLANS):
+    excluded: dict[tuple[str, str, str], str] = {}
+    for _ in range(_MAX_PLANS):
         plan = make_plan(facts, bounds, excluded)
+        _check_essentials(plan)
         progress("compiling and attaching the probes")
         tracer = Tracer(plan, facts.release)
-        tracer.open()
+        if refused := tracer.open():
+            excluded.update(refused)
+            tracer.close()
+            continue
         try:
             progress(f"calibrating: {calibrate.PAGES} pages there and back")
             coverage = _calibrate(tracer, worker, nodes)
+            # what has no other candidate stays attached, and unproved
+            refuted = {
+                key: reason
+                for key, reason in calibrate.refuted(coverage).items()
+                if _has_alternative(key, reason, facts, bounds, excluded)
+            }
         except BaseException:
             tracer.close()
             raise
-        proved = sum(c.state == "proved" for c in coverage)
-        refuted = calibrate.refuted(coverage) - excluded
-        last = attempt == _MAX_PLANS - 1 or not _has_alternative(refuted, facts, bounds, excluded)
-        if not refuted or last:
-            if best is None or proved >= best[0]:
-                return tracer, coverage
-            tracer.close()
-            tracer = Tracer(best[1], facts.release)
-            tracer.open()
-            return tracer, _calibrate(tracer, worker, nodes)
-        if best is None or proved > best[0]:
-            best = (proved, plan)
+        if not refuted:
+            return tracer, coverage
+        excluded.update(refuted)
         tracer.close()
-        excluded |= refuted
-    raise AssertionError("unreachable")
+    raise HostError(
+        f"no set of attach points worked in {_MAX_PLANS} tries: "
+        + "; ".join(
+            f"{phase} by {function}: {why}" for (phase, function, _), why in excluded.items()
+        ),
+        "run 'mptrace doctor', or 'mptrace lab' for a guest that can be traced",
+    )
+
+
+def _check_essentials(plan: Plan) -> None:
+    missing = plan.missing_essentials()
+    if missing:
+        raise HostError(
+            "this kernel can't be traced: no attach point for "
+            + "; ".join(f"{p.phase} ({p.reason})" for p in missing),
+            "run 'mptrace doctor' for each check, or 'mptrace lab' for a guest that can",
+        )
 
 
 def _has_alternative(
-    refuted: frozenset[tuple[str, str]],
+    key: tuple[str, str, str],
+    reason: str,
     facts: KernelFacts,
     bounds: Request,
-    excluded: frozenset[tuple[str, str]],
+    excluded: dict[tuple[str, str, str], str],
 ) -> bool:
-    phases = {phase for phase, _ in refuted}
-    other = make_plan(facts, bounds, excluded | refuted)
-    return any(p.methods for p in other.phases if p.phase in phases)
+    other = make_plan(facts, bounds, {**excluded, key: reason})
+    return any(p.method for p in other.phases if p.phase == key[0])
 
 
 def _calibrate(tracer: Tracer, worker: Worker, nodes: tuple[int, ...]) -> tuple[Coverage, ...]:

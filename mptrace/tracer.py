@@ -10,7 +10,7 @@ import ctypes
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mptrace.plan import PhasePlan, Plan
 from mptrace.records import (
     CALL,
     CHUNK_LARGE,
+    CHUNK_MEDIUM,
     CHUNK_SMALL,
     END_OPEN,
     FOLIO,
@@ -89,27 +90,30 @@ class Tracer:
         self._fds: list[int] = []
         self._rings: dict[str, Ring] = {}
 
-    def open(self) -> None:
-        """Compile, load and attach; raises HostError with the phase and the kernel's answer.
+    def open(self) -> dict[tuple[str, str, str], str]:
+        """Compile, load and attach.
 
-        Afterwards ``self.plan`` holds the method that each phase really got.
+        Returns (phase, function, method) -> the kernel's answer for everything
+        that it refused to attach: make another plan without those.  Raises
+        HostError where bcc is missing or can't compile.
         """
+        refused: dict[tuple[str, str, str], str] = {}
         try:
             self._compile()
-            self.plan = replace(
-                self.plan, phases=tuple(self._attach_phase(p) for p in self.plan.phases)
-            )
+            for phase in self.plan.phases:
+                if not phase.method:
+                    continue
+                opened = len(self._fds)
+                try:
+                    self._attach(phase)
+                except OSError as error:
+                    refused[phase.phase, phase.attach, phase.method] = error.strerror or str(error)
+                    while len(self._fds) > opened:
+                        os.close(self._fds.pop())
         except BaseException:
             self.close()
             raise
-        missing = self.plan.missing_essentials()
-        if missing:
-            self.close()
-            reasons = "; ".join(f"{p.phase}: {p.reason}" for p in missing)
-            raise HostError(
-                f"this kernel can't be traced: no attach point works for {reasons}",
-                "run 'mptrace doctor' for each check, or 'mptrace lab' for a guest that can",
-            )
+        return refused
 
     # ---- compiling ----------------------------------------------------------
 
@@ -135,9 +139,10 @@ class Tracer:
             ("migration_ring", defines["CALL_RING_PAGES"], MIGRATION),
             ("call_ring", defines["CALL_RING_PAGES"], CALL),
             ("small_ring", defines["SMALL_RING_PAGES"], CHUNK_SMALL),
+            ("medium_ring", defines["MEDIUM_RING_PAGES"], CHUNK_MEDIUM),
             ("large_ring", defines["LARGE_RING_PAGES"], CHUNK_LARGE),
         ):
-            self._rings[name] = Ring(self._bpf[name].map_fd, pages * page, dtype)
+            self._rings[name] = Ring(self._bpf[name].map_fd, int(pages) * page, dtype)
 
     @property
     def page_size(self) -> int:
@@ -146,64 +151,28 @@ class Tracer:
 
     # ---- attaching ----------------------------------------------------------
 
-    def _attach_phase(self, phase: PhasePlan) -> PhasePlan:
-        """Attach by the first method that works; the phase with that method, or without any."""
-        answers = []
-        for method in phase.methods:
-            opened = len(self._fds)
-            try:
-                self._attach(phase, method)
-            except OSError as error:
-                answers.append(f"{method}: {error.strerror or error}")
-                while len(self._fds) > opened:
-                    os.close(self._fds.pop())
-                continue
-            return replace(phase, methods=(method,))
-        if not phase.methods:
-            return phase
-        return replace(phase, methods=(), reason=f"{phase.attach}: " + "; ".join(answers))
-
-    def _attach(self, phase: PhasePlan, method: str) -> None:
-        if method in ("raw_tracepoint", "tracepoint"):
-            self._attach_tracepoint(phase, method)
-            return
-        enter, leave = phase.enter, phase.exit
-        if method == "kprobe" and phase.phase == "lookup":
-            # a kretprobe has no arguments: the kprobe stores the address
-            enter, leave = "enter_lookup", "exit_lookup_stored"
-        for handler, is_exit in ((enter, False), (leave, True)):
+    def _attach(self, phase: PhasePlan) -> None:
+        """Load and attach both sides of a phase; raises OSError with the kernel's answer."""
+        for handler, is_exit in ((phase.enter, False), (phase.exit, True)):
             if not handler:
                 continue
             # the same handler may serve several functions
             label = f"{handler}@{phase.attach}"
-            if method == "fentry":
-                prefix = "kretfunc__" if is_exit else "kfunc__"
-                # the same handler may serve several functions: names by function
-                fd = self._load(
-                    f"{handler}_fentry",
-                    _TRACING,
-                    prefix + phase.attach,
-                    f"{handler}@{phase.attach}",
-                )
-                self._keep(self._lib.bpf_attach_kfunc(fd))
+            target = phase.attach.encode()
+            if phase.method == "fentry":
+                name = ("kretfunc__" if is_exit else "kfunc__") + phase.attach
+                self._keep(self._lib.bpf_attach_kfunc(self._load(handler, _TRACING, name, label)))
+            elif phase.method == "kprobe":
+                fd = self._load(handler, _KPROBE, handler, label)
+                event = f"mptrace_{os.getpid()}_{handler}".encode()
+                self._keep(self._lib.bpf_attach_kprobe(fd, int(is_exit), event, target, 0, 0))
+            elif phase.method == "raw_tracepoint":
+                fd = self._load(handler, _RAW_TRACEPOINT, handler, label)
+                self._keep(self._lib.bpf_attach_raw_tracepoint(fd, target.partition(b":")[2]))
             else:
-                fd = self._load(f"{handler}_kprobe", _KPROBE, handler, label)
-                event = f"mptrace_{os.getpid()}_{handler}_{phase.attach}".encode()
-                self._keep(
-                    self._lib.bpf_attach_kprobe(
-                        fd, int(is_exit), event, phase.attach.encode(), 0, 0
-                    )
-                )
-
-    def _attach_tracepoint(self, phase: PhasePlan, method: str) -> None:
-        category, _, name = phase.attach.partition(":")
-        label = f"{phase.enter}@{phase.attach}"
-        if method == "raw_tracepoint":
-            fd = self._load(f"{phase.enter}_tracepoint", _RAW_TRACEPOINT, phase.enter, label)
-            self._keep(self._lib.bpf_attach_raw_tracepoint(fd, name.encode()))
-        else:
-            fd = self._load(f"{phase.enter}_tracepoint", _TRACEPOINT, phase.enter, label)
-            self._keep(self._lib.bpf_attach_tracepoint(fd, category.encode(), name.encode()))
+                category, _, tracepoint = target.partition(b":")
+                fd = self._load(handler, _TRACEPOINT, handler, label)
+                self._keep(self._lib.bpf_attach_tracepoint(fd, category, tracepoint))
 
     def _load(self, function: str, program_type: int, name: str, label: str) -> int:
         """Load one handler; raises OSError with the kernel's errno."""
@@ -211,28 +180,41 @@ class Tracer:
         start = lib.bpf_function_start(module, function.encode())
         if not start:
             raise HostError(f"'move_pages.c' has no handler '{function}'")
+        size = lib.bpf_function_size(module, function.encode())
+        fd, _ = self._try_load(name, program_type, start, size, 0)
+        if fd < 0:
+            # once more, for what the verifier says
+            number, log = self._try_load(name, program_type, start, size, 1)
+            raise OSError(-number, f"{os.strerror(-number)}{_tail(log)}")
+        self._fds.append(fd)
+        self._program_fds[label] = fd
+        return int(fd)
+
+    def _try_load(
+        self, name: str, program_type: int, start: int, size: int, log_level: int
+    ) -> tuple[int, str]:
+        """The program's file descriptor, or -errno, and the verifier's log."""
+        lib, module = self._lib, self._bpf.module
+        log = ctypes.create_string_buffer(1 << 20)
         ctypes.set_errno(0)
-        with _captured_stderr() as chatter:
+        with _captured_stderr():
             fd = lib.bcc_func_load(
                 module,
                 program_type,
                 name.encode(),
                 start,
-                lib.bpf_function_size(module, function.encode()),
+                size,
                 lib.bpf_module_license(module),
                 lib.bpf_module_kern_version(module),
-                0,
+                log_level,
+                log if log_level else None,
+                len(log) if log_level else 0,
                 None,
-                0,
-                None,
-                -1 & 0xFFFFFFFF,
+                0xFFFFFFFF,  # any attach type
             )
-        if fd < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"{os.strerror(number)}{_tail(chatter())}")
-        self._fds.append(fd)
-        self._program_fds[label] = fd
-        return int(fd)
+        if fd == -1:
+            fd = -ctypes.get_errno() or -1
+        return int(fd), log.value.decode(errors="replace")
 
     def _keep(self, fd: int) -> None:
         if fd < 0:
@@ -263,7 +245,7 @@ class Tracer:
         calls = rings["call_ring"].take()
         migrations = rings["migration_ring"].take()
         sides = np.concatenate(
-            [chunk_rows(rings["small_ring"].take()), chunk_rows(rings["large_ring"].take())]
+            [chunk_rows(rings[f"{size}_ring"].take()) for size in ("small", "medium", "large")]
         )
         return Drained(rings["folio_ring"].take(), migrations, calls, sides)
 

@@ -31,6 +31,15 @@
 #include <linux/types.h>
 #include <uapi/linux/ptrace.h>
 
+/*
+ * BCC reads all of kallsyms for each call of its own bpf_probe_read_user() and
+ * bpf_probe_read_kernel() (1 s per compile); the helpers themselves are these.
+ */
+static long (*const read_user)(void *to, u32 size, const void *from) =
+	(void *)BPF_FUNC_probe_read_user;
+static long (*const read_kernel)(void *to, u32 size, const void *from) =
+	(void *)BPF_FUNC_probe_read_kernel;
+
 /* ---- records: mirrored by mptrace/records.py, field by field ------------- */
 
 struct folio_record {
@@ -127,6 +136,7 @@ struct name {								\
 }
 
 CHUNK_STRUCT(small_chunk, SMALL_CHUNK);
+CHUNK_STRUCT(medium_chunk, MEDIUM_CHUNK);
 CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 
 #define NO_LOOKUP		0xffffffffU
@@ -225,6 +235,7 @@ BPF_RINGBUF_OUTPUT(folio_ring, FOLIO_RING_PAGES);
 BPF_RINGBUF_OUTPUT(migration_ring, CALL_RING_PAGES);
 BPF_RINGBUF_OUTPUT(call_ring, CALL_RING_PAGES);
 BPF_RINGBUF_OUTPUT(small_ring, SMALL_RING_PAGES);
+BPF_RINGBUF_OUTPUT(medium_ring, MEDIUM_RING_PAGES);
 BPF_RINGBUF_OUTPUT(large_ring, LARGE_RING_PAGES);
 
 /* Nobody sleeps on the rings: user space looks at them on its own clock. */
@@ -246,6 +257,14 @@ static __always_inline struct level *this_level(struct thread *t)
 	if (t->depth == 2)
 		return &t->levels[1];
 	return NULL;
+}
+
+/* The migration under way in this thread, if one is traced. */
+static __always_inline struct level *active_level(void)
+{
+	struct thread *t = this_thread();
+
+	return t ? this_level(t) : NULL;
 }
 
 static __always_inline void count_lost(struct thread *t, int cause)
@@ -280,12 +299,12 @@ static __always_inline u64 folio_of(u64 page, u64 *flags)
 	struct page_words words = {};
 	u64 folio = page;
 
-	bpf_probe_read_kernel(&words.flags, 8, (void *)(page + OFF_PAGE_FLAGS));
-	bpf_probe_read_kernel(&words.compound_head, 8,
+	read_kernel(&words.flags, 8, (void *)(page + OFF_PAGE_FLAGS));
+	read_kernel(&words.compound_head, 8,
 			      (void *)(page + OFF_PAGE_COMPOUND_HEAD));
 	if (words.compound_head & 1) {
 		folio = words.compound_head - 1;
-		bpf_probe_read_kernel(&words.flags, 8, (void *)(folio + OFF_PAGE_FLAGS));
+		read_kernel(&words.flags, 8, (void *)(folio + OFF_PAGE_FLAGS));
 	}
 	*flags = words.flags;
 	return folio;
@@ -306,18 +325,18 @@ static __always_inline u32 nr_pages_of(u64 folio, u64 flags)
 
 	if (!(flags & (1ULL << PG_HEAD)))
 		return 1;
-	bpf_probe_read_kernel(&order, 1, (void *)(folio + OFF_FOLIO_ORDER));
+	read_kernel(&order, 1, (void *)(folio + OFF_FOLIO_ORDER));
 	return 1U << (order & 31);
 }
 
-static __always_inline void emit_folio(struct thread *t, struct folio_record *f, u8 end)
+static __always_inline void emit_folio(struct folio_record *f, u8 end)
 {
 	f->end = end;
 	f->end_ns = bpf_ktime_get_ns();
 	if (f->n_dark && !f->light_last_ns)	/* a window still open ends here */
 		f->blackout_ns += f->end_ns;
 	if (folio_ring.ringbuf_output(f, sizeof(*f), NO_WAKEUP))
-		count_lost(t, LOST_FOLIO_RING);
+		count_lost(this_thread(), LOST_FOLIO_RING);
 }
 
 /* A lookup after which its folio was not isolated: its record ends here. */
@@ -356,19 +375,19 @@ static __always_inline void close_pending(struct thread *t)
 }
 
 /* A new element for this source folio, all zero but for its identity. */
-static __always_inline struct folio_record *start_folio(struct thread *t, u64 src, u64 now)
+static __always_inline struct folio_record *start_folio(u64 src, u64 now)
 {
 	struct folio_record *f = folios.lookup(&src);
 	struct folio_record *template;
 	int zero = 0;
 
 	if (f)
-		emit_folio(t, f, END_REUSED);
+		emit_folio(f, END_REUSED);
 	template = new_folio.lookup(&zero);
 	if (!template)
 		return NULL;
 	if (folios.update(&src, template)) {
-		count_lost(t, LOST_FOLIO_MAP);
+		count_lost(this_thread(), LOST_FOLIO_MAP);
 		return NULL;
 	}
 	f = folios.lookup(&src);
@@ -387,7 +406,7 @@ static __always_inline struct folio_record *start_folio(struct thread *t, u64 sr
 
 /* The record of a folio in this migration; the first event of a migration names it. */
 static __always_inline struct folio_record *
-folio_in(struct thread *t, struct level *level, u64 src, u64 now)
+folio_in(struct level *level, u64 src, u64 now)
 {
 	struct folio_record *f = folios.lookup(&src);
 	u64 flags = 0;
@@ -396,7 +415,7 @@ folio_in(struct thread *t, struct level *level, u64 src, u64 now)
 		f->migration_id = level->migration.migration_id;
 		return f;
 	}
-	f = start_folio(t, src, now);
+	f = start_folio(src, now);
 	if (!f)
 		return NULL;
 	folio_of(src, &flags);
@@ -440,79 +459,86 @@ static __always_inline void end_thread(struct thread *t)
 /* ---- the user arrays ----------------------------------------------------------- */
 
 #define FILL_CHUNK(name, chunk, entries)					\
-static __always_inline void name(struct thread *t, struct chunk *c, u32 first,	\
-				 u32 count, u32 at_exit)			\
+static __always_inline void name(struct thread *t, struct chunk *c, u64 first,	\
+				 u64 count, u32 at_exit)			\
 {										\
-	u64 at = first;								\
-										\
 	c->call_id = t->call.call_id;						\
 	c->first = first;							\
 	c->count = count;							\
 	c->at_exit = at_exit;							\
 	c->failed = 0;								\
+	/* 1 to entries already; this way the verifier sees it */		\
 	asm volatile("" : "+r"(count));						\
-	if (count > entries)							\
-		count = entries;						\
-	if (bpf_probe_read_user(c->pages, count * 8,				\
-				(void *)(t->call.pages_ptr + at * 8)))		\
+	count = ((count - 1) & (entries - 1)) + 1;				\
+	if (read_user(c->pages, count * 8,				\
+				(void *)(t->call.pages_ptr + first * 8)))	\
 		c->failed |= READ_PAGES;					\
-	if (bpf_probe_read_user(c->nodes, count * 4,				\
-				(void *)(t->call.nodes_ptr + at * 4)))		\
+	if (read_user(c->nodes, count * 4,				\
+				(void *)(t->call.nodes_ptr + first * 4)))	\
 		c->failed |= READ_NODES;					\
-	if (bpf_probe_read_user(c->status, count * 4,				\
-				(void *)(t->call.status_ptr + at * 4)))		\
+	if (read_user(c->status, count * 4,				\
+				(void *)(t->call.status_ptr + first * 4)))	\
 		c->failed |= READ_STATUS;					\
 }
 
 FILL_CHUNK(fill_small, small_chunk, SMALL_CHUNK)
+FILL_CHUNK(fill_medium, medium_chunk, MEDIUM_CHUNK)
 FILL_CHUNK(fill_large, large_chunk, LARGE_CHUNK)
 
-/* BCC allows no map function inside a macro. */
-static __always_inline void emit_small(struct thread *t, u32 first, u32 count, u32 at_exit)
-{
-	struct small_chunk *c = small_ring.ringbuf_reserve(sizeof(*c));
-
-	if (!c) {
-		count_lost(t, LOST_CHUNK_RING);
-		return;
-	}
-	fill_small(t, c, first, count, at_exit);
-	small_ring.ringbuf_submit(c, NO_WAKEUP);
-}
-
-static __always_inline void emit_large(struct thread *t, u32 first, u32 count, u32 at_exit)
-{
-	struct large_chunk *c = large_ring.ringbuf_reserve(sizeof(*c));
-
-	if (!c) {
-		count_lost(t, LOST_CHUNK_RING);
-		return;
-	}
-	fill_large(t, c, first, count, at_exit);
-	large_ring.ringbuf_submit(c, NO_WAKEUP);
-}
-
-/* Large chunks while at least half of one is left, then small ones. */
+/*
+ * Large chunks while at least half of one is left, then medium, then small
+ * ones: few iterations for the verifier, little room wasted in the rings.
+ * (BCC allows no map function inside a macro, hence three loops in full.)
+ */
 static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 {
 	u64 nr_pages = t->call.nr_pages;
-	u32 left = nr_pages > MAX_ENTRIES ? MAX_ENTRIES : nr_pages;
-	u32 first = 0, count;
+	u64 left = nr_pages > MAX_ENTRIES ? MAX_ENTRIES : nr_pages;
+	u64 first = 0, count;
+	struct medium_chunk *medium;
+	struct large_chunk *large;
+	struct small_chunk *small;
 	int i;
 
 	for (i = 0; i < MAX_ENTRIES / LARGE_CHUNK; i++) {
 		if (left < LARGE_CHUNK / 2)
 			break;
 		count = left < LARGE_CHUNK ? left : LARGE_CHUNK;
-		emit_large(t, first, count, at_exit);
+		large = large_ring.ringbuf_reserve(sizeof(*large));
+		if (large) {
+			fill_large(t, large, first, count, at_exit);
+			large_ring.ringbuf_submit(large, NO_WAKEUP);
+		} else {
+			count_lost(t, LOST_CHUNK_RING);
+		}
 		first += count;
 		left -= count;
 	}
-	for (i = 0; i < LARGE_CHUNK / 2 / SMALL_CHUNK + 1; i++) {
+	for (i = 0; i < LARGE_CHUNK / 2 / MEDIUM_CHUNK; i++) {
+		if (left < MEDIUM_CHUNK / 2)
+			break;
+		count = left < MEDIUM_CHUNK ? left : MEDIUM_CHUNK;
+		medium = medium_ring.ringbuf_reserve(sizeof(*medium));
+		if (medium) {
+			fill_medium(t, medium, first, count, at_exit);
+			medium_ring.ringbuf_submit(medium, NO_WAKEUP);
+		} else {
+			count_lost(t, LOST_CHUNK_RING);
+		}
+		first += count;
+		left -= count;
+	}
+	for (i = 0; i < MEDIUM_CHUNK / 2 / SMALL_CHUNK; i++) {
 		if (!left)
 			break;
 		count = left < SMALL_CHUNK ? left : SMALL_CHUNK;
-		emit_small(t, first, count, at_exit);
+		small = small_ring.ringbuf_reserve(sizeof(*small));
+		if (small) {
+			fill_small(t, small, first, count, at_exit);
+			small_ring.ringbuf_submit(small, NO_WAKEUP);
+		} else {
+			count_lost(t, LOST_CHUNK_RING);
+		}
 		first += count;
 		left -= count;
 	}
@@ -521,26 +547,31 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 /* ---- entry points -------------------------------------------------------------- */
 
 /*
- * Each phase has one body per side; fentry and kprobe differ in how an argument
- * is read, fexit and kretprobe in where the return value is.
+ * The plan says with -DPHASE_METHOD=FENTRY or KPROBE how a phase is attached;
+ * a handler reads its arguments accordingly and calls the one body.
  */
-#define FENTRY(name, ...)						\
-int name##_fentry(u64 *ctx) { name(__VA_ARGS__); return 0; }
-#define KPROBE(name, ...)						\
-int name##_kprobe(struct pt_regs *ctx) { name(__VA_ARGS__); return 0; }
+#define CAT_(a, b) a##b
+#define CAT(a, b) CAT_(a, b)
+#define METHOD(phase) CAT(phase, _METHOD)
+#define CTX_FENTRY u64
+#define CTX_KPROBE struct pt_regs
+#define CTX(phase) CAT(CTX_, METHOD(phase)) *ctx
+#define ARG_FENTRY(n) ctx[n]
+#define ARG_KPROBE(n) CAT(KARG, n)
+#define ARG(phase, n) CAT(ARG_, METHOD(phase))(n)
+#define RET_FENTRY(nargs) ctx[nargs]
+#define RET_KPROBE(nargs) PT_REGS_RC(ctx)
+#define RET(phase) CAT(RET_, METHOD(phase))(CAT(phase, _NARGS))
 #define KARG0 PT_REGS_PARM1(ctx)
 #define KARG1 PT_REGS_PARM2(ctx)
 #define KARG2 PT_REGS_PARM3(ctx)
 #define KARG3 PT_REGS_PARM4(ctx)
 #define KARG4 PT_REGS_PARM5(ctx)
 #define KARG5 PT_REGS_PARM6(ctx)
-#define KRET PT_REGS_RC(ctx)
-#define CONCAT(a, b) a##b
-#define KARG(n) CONCAT(KARG, n)
 
 /* ---- call ------------------------------------------------------------------------ */
 
-static __always_inline void enter_call(u64 pid, u64 nr_pages, u64 pages, u64 nodes,
+static __always_inline void on_enter_call(u64 pid, u64 nr_pages, u64 pages, u64 nodes,
 				       u64 status, u64 flags)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -569,7 +600,7 @@ static __always_inline void enter_call(u64 pid, u64 nr_pages, u64 pages, u64 nod
 	t->call.enter_ns = bpf_ktime_get_ns();
 }
 
-static __always_inline void exit_call(u64 ret)
+static __always_inline void on_exit_call(u64 ret)
 {
 	struct thread *t = this_thread();
 
@@ -584,14 +615,22 @@ static __always_inline void exit_call(u64 ret)
 	end_thread(t);
 }
 
-FENTRY(enter_call, ctx[0], ctx[1], ctx[2], ctx[3], ctx[4], ctx[5])
-KPROBE(enter_call, KARG0, KARG1, KARG2, KARG3, KARG4, KARG5)
-FENTRY(exit_call, ctx[6])
-KPROBE(exit_call, KRET)
+int enter_call(CTX(CALL))
+{
+	on_enter_call(ARG(CALL, 0), ARG(CALL, 1), ARG(CALL, 2), ARG(CALL, 3), ARG(CALL, 4),
+		      ARG(CALL, 5));
+	return 0;
+}
+
+int exit_call(CTX(CALL))
+{
+	on_exit_call(RET(CALL));
+	return 0;
+}
 
 /* ---- drain ----------------------------------------------------------------------- */
 
-static __always_inline void enter_drain(void)
+static __always_inline void on_enter_drain(void)
 {
 	struct thread *t = this_thread();
 
@@ -599,7 +638,7 @@ static __always_inline void enter_drain(void)
 		t->drain_enter_ns = bpf_ktime_get_ns();
 }
 
-static __always_inline void exit_drain(void)
+static __always_inline void on_exit_drain(void)
 {
 	struct thread *t = this_thread();
 
@@ -610,14 +649,21 @@ static __always_inline void exit_drain(void)
 	t->drain_enter_ns = 0;
 }
 
-FENTRY(enter_drain)
-KPROBE(enter_drain)
-FENTRY(exit_drain)
-KPROBE(exit_drain)
+int enter_drain(CTX(DRAIN))
+{
+	on_enter_drain();
+	return 0;
+}
+
+int exit_drain(CTX(DRAIN))
+{
+	on_exit_drain();
+	return 0;
+}
 
 /* ---- lookup ---------------------------------------------------------------------- */
 
-static __always_inline void exit_lookup(u64 address, u64 page)
+static __always_inline void on_exit_lookup(u64 address, u64 page)
 {
 	struct thread *t = this_thread();
 	u64 flags = 0, folio;
@@ -647,30 +693,35 @@ static __always_inline void exit_lookup(u64 address, u64 page)
 	t->pending.nr_pages = nr_pages_of(folio, flags);
 }
 
-static __always_inline void enter_lookup(u64 address)
+/* fexit has the arguments; for a kretprobe the kprobe stored the address. */
+#define ADDRESS_FENTRY ctx[LOOKUP_ADDRESS]
+#define ADDRESS_KPROBE stored_address()
+
+static __always_inline u64 stored_address(void)
+{
+	struct thread *t = this_thread();
+
+	return t ? t->lookup_address : 0;
+}
+
+int enter_lookup(CTX(LOOKUP))
 {
 	struct thread *t = this_thread();
 
 	if (t && !t->depth)
-		t->lookup_address = address;
+		t->lookup_address = ARG(LOOKUP, LOOKUP_ADDRESS);
+	return 0;
 }
 
-static __always_inline void exit_lookup_stored(u64 page)
+int exit_lookup(CTX(LOOKUP))
 {
-	struct thread *t = this_thread();
-
-	if (t)
-		exit_lookup(t->lookup_address, page);
+	on_exit_lookup(CAT(ADDRESS_, METHOD(LOOKUP)), RET(LOOKUP));
+	return 0;
 }
-
-/* fexit has the arguments; a kretprobe needs them stored by the kprobe. */
-FENTRY(exit_lookup, ctx[LOOKUP_ADDRESS], ctx[LOOKUP_NARGS])
-KPROBE(enter_lookup, KARG(LOOKUP_ADDRESS))
-KPROBE(exit_lookup_stored, KRET)
 
 /* ---- isolate --------------------------------------------------------------------- */
 
-static __always_inline void enter_isolate(void)
+static __always_inline void on_enter_isolate(void)
 {
 	struct thread *t = this_thread();
 
@@ -693,7 +744,7 @@ static __always_inline void isolated(s32 rc, u8 flags)
 	}
 	now = bpf_ktime_get_ns();
 	src = t->pending.src;
-	f = start_folio(t, src, now);
+	f = start_folio(src, now);
 	if (!f) {
 		emit_lookup(t, 0, flags | FOLIO_UNTRACKED);
 		return;
@@ -723,33 +774,48 @@ static __always_inline void isolated(s32 rc, u8 flags)
 #define ISOLATE_HUGETLB_RC(ret) ((s32)(ret))
 #endif
 
-static __always_inline void exit_isolate(u64 ret)
+static __always_inline void on_exit_isolate(u64 ret)
 {
 	isolated(ISOLATE_RC(ret), 0);
 }
 
-static __always_inline void enter_isolate_hugetlb(void)
+static __always_inline void on_enter_isolate_hugetlb(void)
 {
-	enter_isolate();
+	on_enter_isolate();
 }
 
-static __always_inline void exit_isolate_hugetlb(u64 ret)
+static __always_inline void on_exit_isolate_hugetlb(u64 ret)
 {
 	isolated(ISOLATE_HUGETLB_RC(ret), FOLIO_HUGETLB);
 }
 
-FENTRY(enter_isolate)
-KPROBE(enter_isolate)
-FENTRY(exit_isolate, ctx[ISOLATE_NARGS])
-KPROBE(exit_isolate, KRET)
-FENTRY(enter_isolate_hugetlb)
-KPROBE(enter_isolate_hugetlb)
-FENTRY(exit_isolate_hugetlb, ctx[ISOLATE_HUGETLB_NARGS])
-KPROBE(exit_isolate_hugetlb, KRET)
+int enter_isolate(CTX(ISOLATE))
+{
+	on_enter_isolate();
+	return 0;
+}
+
+int exit_isolate(CTX(ISOLATE))
+{
+	on_exit_isolate(RET(ISOLATE));
+	return 0;
+}
+
+int enter_isolate_hugetlb(CTX(ISOLATE_HUGETLB))
+{
+	on_enter_isolate_hugetlb();
+	return 0;
+}
+
+int exit_isolate_hugetlb(CTX(ISOLATE_HUGETLB))
+{
+	on_exit_isolate_hugetlb(RET(ISOLATE_HUGETLB));
+	return 0;
+}
 
 /* ---- migration ------------------------------------------------------------------- */
 
-static __always_inline void enter_migration(u64 private, u64 mode, u64 reason)
+static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct thread *t = this_thread();
@@ -787,13 +853,13 @@ static __always_inline void enter_migration(u64 private, u64 mode, u64 reason)
 		m->call_id = t->call.call_id;
 		m->lookups_before = t->call.n_lookups;
 		t->call.n_migrations++;
-		bpf_probe_read_kernel(&m->dst_nid, 4, (void *)private);
+		read_kernel(&m->dst_nid, 4, (void *)private);
 	}
 	m->enter_ns = bpf_ktime_get_ns();
 	m->migration_id = make_id(m->enter_ns);
 }
 
-static __always_inline void exit_migration(u64 ret)
+static __always_inline void on_exit_migration(u64 ret)
 {
 	struct thread *t = this_thread();
 	struct level *level;
@@ -813,42 +879,41 @@ static __always_inline void exit_migration(u64 ret)
 		end_thread(t);
 }
 
-FENTRY(enter_migration, ctx[3], ctx[4], ctx[5])
-KPROBE(enter_migration, KARG3, KARG4, KARG5)
-FENTRY(exit_migration, ctx[MIGRATION_NARGS])
-KPROBE(exit_migration, KRET)
+int enter_migration(CTX(MIGRATION))
+{
+	on_enter_migration(ARG(MIGRATION, 3), ARG(MIGRATION, 4), ARG(MIGRATION, 5));
+	return 0;
+}
+
+int exit_migration(CTX(MIGRATION))
+{
+	on_exit_migration(RET(MIGRATION));
+	return 0;
+}
 
 /* ---- allocate -------------------------------------------------------------------- */
 
-static __always_inline void enter_allocate(u64 src)
+static __always_inline void on_enter_allocate(u64 src)
 {
-	struct thread *t = this_thread();
-	struct level *level;
+	struct level *level = active_level();
 	u64 flags;
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level)
 		return;
 	level->alloc_src = folio_of(src, &flags);
 	level->alloc_enter_ns = bpf_ktime_get_ns();
 }
 
-static __always_inline void exit_allocate(u64 dst)
+static __always_inline void on_exit_allocate(u64 dst)
 {
-	struct thread *t = this_thread();
+	struct level *level = active_level();
 	struct folio_record *f;
-	struct level *level;
 	u64 flags = 0, now;
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level || !level->alloc_src)
 		return;
 	now = bpf_ktime_get_ns();
-	f = folio_in(t, level, level->alloc_src, level->alloc_enter_ns);
+	f = folio_in(level, level->alloc_src, level->alloc_enter_ns);
 	level->alloc_src = 0;
 	if (!f)
 		return;
@@ -863,41 +928,44 @@ static __always_inline void exit_allocate(u64 dst)
 	f->dst_nid = nid_of(flags);
 }
 
-FENTRY(enter_allocate, ctx[0])
-KPROBE(enter_allocate, KARG0)
-FENTRY(exit_allocate, ctx[ALLOCATE_NARGS])
-KPROBE(exit_allocate, KRET)
+int enter_allocate(CTX(ALLOCATE))
+{
+	on_enter_allocate(ARG(ALLOCATE, 0));
+	return 0;
+}
+
+int exit_allocate(CTX(ALLOCATE))
+{
+	on_exit_allocate(RET(ALLOCATE));
+	return 0;
+}
 
 /* ---- unmap, the TLB flushes inside it, and the moment a page goes dark ------------- */
 
-static __always_inline void enter_unmap(u64 src)
+static __always_inline void on_enter_unmap(u64 src)
 {
-	struct thread *t = this_thread();
-	struct level *level;
-
-	if (!t)
-		return;
-	level = this_level(t);
-	if (!level)
-		return;
-	level->unmap_src = src;
-	level->unmap_enter_ns = bpf_ktime_get_ns();
-}
-
-static __always_inline void exit_unmap(void)
-{
-	struct thread *t = this_thread();
-	struct folio_record *f;
-	struct level *level;
+	struct level *level = active_level();
 	u64 now;
 
-	if (!t)
+	if (!level)
 		return;
-	level = this_level(t);
+	now = bpf_ktime_get_ns();
+	level->unmap_src = src;
+	level->unmap_enter_ns = now;
+	/* compaction's allocations are not seen: a folio may be met here first */
+	folio_in(level, src, now);
+}
+
+static __always_inline void on_exit_unmap(void)
+{
+	struct level *level = active_level();
+	struct folio_record *f;
+	u64 now;
+
 	if (!level || !level->unmap_src)
 		return;
 	now = bpf_ktime_get_ns();
-	f = folio_in(t, level, level->unmap_src, level->unmap_enter_ns);
+	f = folios.lookup(&level->unmap_src);
 	level->unmap_src = 0;
 	if (!f)
 		return;
@@ -905,37 +973,36 @@ static __always_inline void exit_unmap(void)
 	f->n_unmap++;
 }
 
-FENTRY(enter_unmap, ctx[0])
-KPROBE(enter_unmap, KARG0)
-FENTRY(exit_unmap)
-KPROBE(exit_unmap)
-
-static __always_inline void enter_flush(void)
+int enter_unmap(CTX(UNMAP))
 {
-	struct thread *t = this_thread();
-	struct level *level;
+	on_enter_unmap(ARG(UNMAP, 0));
+	return 0;
+}
 
-	if (!t)
-		return;
-	level = this_level(t);
+int exit_unmap(CTX(UNMAP))
+{
+	on_exit_unmap();
+	return 0;
+}
+
+static __always_inline void on_enter_flush(void)
+{
+	struct level *level = active_level();
+
 	if (level && level->unmap_src)
 		level->flush_enter_ns = bpf_ktime_get_ns();
 }
 
-static __always_inline void exit_flush(void)
+static __always_inline void on_exit_flush(void)
 {
-	struct thread *t = this_thread();
+	struct level *level = active_level();
 	struct folio_record *f;
-	struct level *level;
 	u64 now;
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level || !level->unmap_src || !level->flush_enter_ns)
 		return;
 	now = bpf_ktime_get_ns();
-	f = folio_in(t, level, level->unmap_src, level->unmap_enter_ns);
+	f = folios.lookup(&level->unmap_src);
 	if (f) {
 		f->flush_ns += now - level->flush_enter_ns;
 		f->n_flush++;
@@ -943,31 +1010,30 @@ static __always_inline void exit_flush(void)
 	level->flush_enter_ns = 0;
 }
 
-FENTRY(enter_flush)
-KPROBE(enter_flush)
-FENTRY(exit_flush)
-KPROBE(exit_flush)
-
-static __always_inline void enter_batch_flush(void)
+int enter_flush(CTX(TLB_FLUSH_PTE))
 {
-	struct thread *t = this_thread();
-	struct level *level;
+	on_enter_flush();
+	return 0;
+}
 
-	if (!t)
-		return;
-	level = this_level(t);
+int exit_flush(CTX(TLB_FLUSH_PTE))
+{
+	on_exit_flush();
+	return 0;
+}
+
+static __always_inline void on_enter_batch_flush(void)
+{
+	struct level *level = active_level();
+
 	if (level)
 		level->flush_enter_ns = bpf_ktime_get_ns();
 }
 
-static __always_inline void exit_batch_flush(void)
+static __always_inline void on_exit_batch_flush(void)
 {
-	struct thread *t = this_thread();
-	struct level *level;
+	struct level *level = active_level();
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level || !level->flush_enter_ns)
 		return;
 	level->migration.flush_ns += bpf_ktime_get_ns() - level->flush_enter_ns;
@@ -975,26 +1041,29 @@ static __always_inline void exit_batch_flush(void)
 	level->flush_enter_ns = 0;
 }
 
-FENTRY(enter_batch_flush)
-KPROBE(enter_batch_flush)
-FENTRY(exit_batch_flush)
-KPROBE(exit_batch_flush)
+int enter_batch_flush(CTX(TLB_FLUSH_BATCH))
+{
+	on_enter_batch_flush();
+	return 0;
+}
+
+int exit_batch_flush(CTX(TLB_FLUSH_BATCH))
+{
+	on_exit_batch_flush();
+	return 0;
+}
 
 /* A migration entry replaced a PTE (or PMD) of the folio under try_to_migrate(). */
 static __always_inline void went_dark(void)
 {
-	struct thread *t = this_thread();
+	struct level *level = active_level();
 	struct folio_record *f;
-	struct level *level;
 	u64 now;
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level || !level->unmap_src)
 		return;
 	now = bpf_ktime_get_ns();
-	f = folio_in(t, level, level->unmap_src, level->unmap_enter_ns);
+	f = folios.lookup(&level->unmap_src);
 	if (!f || f->dark_first_ns > f->light_last_ns)
 		return;		/* the window is open already */
 	if (!f->dark_first_ns)
@@ -1005,7 +1074,7 @@ static __always_inline void went_dark(void)
 	f->light_last_ns = 0;
 }
 
-int dark_tracepoint(void *ctx)
+int dark(void *ctx)
 {
 	went_dark();
 	return 0;
@@ -1013,34 +1082,26 @@ int dark_tracepoint(void *ctx)
 
 /* ---- move and copy --------------------------------------------------------------- */
 
-static __always_inline void enter_move(u64 src)
+static __always_inline void on_enter_move(u64 src)
 {
-	struct thread *t = this_thread();
-	struct level *level;
+	struct level *level = active_level();
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level)
 		return;
 	level->move_src = src;
 	level->move_enter_ns = bpf_ktime_get_ns();
 }
 
-static __always_inline void exit_move(u64 ret)
+static __always_inline void on_exit_move(u64 ret)
 {
-	struct thread *t = this_thread();
+	struct level *level = active_level();
 	struct folio_record *f;
-	struct level *level;
 	u64 now;
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level || !level->move_src)
 		return;
 	now = bpf_ktime_get_ns();
-	f = folio_in(t, level, level->move_src, level->move_enter_ns);
+	f = folios.lookup(&level->move_src);
 	level->move_src = 0;
 	if (!f)
 		return;
@@ -1049,37 +1110,36 @@ static __always_inline void exit_move(u64 ret)
 	f->n_move++;
 }
 
-FENTRY(enter_move, ctx[MOVE_SRC])
-KPROBE(enter_move, KARG(MOVE_SRC))
-FENTRY(exit_move, ctx[MOVE_NARGS])
-KPROBE(exit_move, KRET)
-
-static __always_inline void enter_copy(void)
+int enter_move(CTX(MOVE))
 {
-	struct thread *t = this_thread();
-	struct level *level;
+	on_enter_move(ARG(MOVE, MOVE_SRC));
+	return 0;
+}
 
-	if (!t)
-		return;
-	level = this_level(t);
+int exit_move(CTX(MOVE))
+{
+	on_exit_move(RET(MOVE));
+	return 0;
+}
+
+static __always_inline void on_enter_copy(void)
+{
+	struct level *level = active_level();
+
 	if (level && level->move_src)
 		level->copy_enter_ns = bpf_ktime_get_ns();
 }
 
-static __always_inline void exit_copy(void)
+static __always_inline void on_exit_copy(void)
 {
-	struct thread *t = this_thread();
+	struct level *level = active_level();
 	struct folio_record *f;
-	struct level *level;
 	u64 now;
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level || !level->move_src || !level->copy_enter_ns)
 		return;
 	now = bpf_ktime_get_ns();
-	f = folio_in(t, level, level->move_src, level->move_enter_ns);
+	f = folios.lookup(&level->move_src);
 	if (f) {
 		f->copy_ns += now - level->copy_enter_ns;
 		f->n_copy++;
@@ -1087,48 +1147,47 @@ static __always_inline void exit_copy(void)
 	level->copy_enter_ns = 0;
 }
 
-FENTRY(enter_copy)
-KPROBE(enter_copy)
-FENTRY(exit_copy)
-KPROBE(exit_copy)
+int enter_copy(CTX(COPY))
+{
+	on_enter_copy();
+	return 0;
+}
+
+int exit_copy(CTX(COPY))
+{
+	on_exit_copy();
+	return 0;
+}
 
 /* ---- remap ----------------------------------------------------------------------- */
 
-static __always_inline void enter_remap(u64 arg)
+static __always_inline void on_enter_remap(u64 arg)
 {
-	struct thread *t = this_thread();
-	struct level *level;
+	struct level *level = active_level();
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level)
 		return;
 #ifdef REMAP_INDIRECT
 	/* struct rmap_walk_arg begins with the source folio */
-	bpf_probe_read_kernel(&level->remap_src, 8, (void *)arg);
+	read_kernel(&level->remap_src, 8, (void *)arg);
 #else
 	level->remap_src = arg;
 #endif
 	level->remap_enter_ns = bpf_ktime_get_ns();
 }
 
-static __always_inline void exit_remap(void)
+static __always_inline void on_exit_remap(void)
 {
-	struct thread *t = this_thread();
+	struct level *level = active_level();
 	struct folio_record *f;
-	struct level *level;
 	u64 now, src;
 
-	if (!t)
-		return;
-	level = this_level(t);
 	if (!level || !level->remap_src)
 		return;
 	now = bpf_ktime_get_ns();
 	src = level->remap_src;
 	level->remap_src = 0;
-	f = folio_in(t, level, src, level->remap_enter_ns);
+	f = folios.lookup(&src);
 	if (!f)
 		return;
 	f->remap_ns += now - level->remap_enter_ns;
@@ -1140,10 +1199,17 @@ static __always_inline void exit_remap(void)
 	f->light_last_ns = now;
 }
 
-FENTRY(enter_remap, ctx[3])
-KPROBE(enter_remap, KARG3)
-FENTRY(exit_remap)
-KPROBE(exit_remap)
+int enter_remap(CTX(REMAP))
+{
+	on_enter_remap(ARG(REMAP, 3));
+	return 0;
+}
+
+int exit_remap(CTX(REMAP))
+{
+	on_exit_remap();
+	return 0;
+}
 
 /* ---- the end of a folio ------------------------------------------------------------ */
 
@@ -1153,21 +1219,34 @@ static __always_inline void end_folio(u64 src, u8 end)
 
 	if (!f)
 		return;
-	emit_folio(this_thread(), f, end);
+	emit_folio(f, end);
 	folios.delete(&src);
 }
 
-static __always_inline void enter_done(u64 src)
+static __always_inline void on_enter_done(u64 src)
 {
 	end_folio(src, END_DONE);
 }
 
-static __always_inline void enter_putback(u64 src)
+static __always_inline void on_enter_putback(u64 src)
 {
 	end_folio(src, END_PUTBACK);
 }
 
-FENTRY(enter_done, ctx[0])
-KPROBE(enter_done, KARG0)
-FENTRY(enter_putback, ctx[0])
-KPROBE(enter_putback, KARG0)
+int enter_done(CTX(DONE))
+{
+	on_enter_done(ARG(DONE, 0));
+	return 0;
+}
+
+int enter_putback(CTX(PUTBACK))
+{
+	on_enter_putback(ARG(PUTBACK, 0));
+	return 0;
+}
+
+int enter_putback_hugetlb(CTX(PUTBACK_HUGETLB))
+{
+	on_enter_putback(ARG(PUTBACK_HUGETLB, 0));
+	return 0;
+}
