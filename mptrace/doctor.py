@@ -4,11 +4,11 @@
 Pure: facts in, checks out.  `report_doctor` renders them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mptrace.facts import Access, HostFacts, KernelFacts
-from mptrace.plan import ESSENTIAL, PhasePlan, Plan
+from mptrace.plan import ESSENTIAL, PhasePlan, Plan, make_plan
 from mptrace.units import format_bytes
 
 OK = "ok"
@@ -21,6 +21,8 @@ MIGRATE = "migrate"
 MEASURE = "measure"
 
 _LAB = "`mptrace lab` boots a guest that has it"
+# Remedies that point to the check which has the cause.
+_SEE = "see "
 _PRIVILEGES = "see privileges"
 
 
@@ -68,14 +70,43 @@ class Diagnosis:
         """The failed checks of one concern."""
         return tuple(c for c in self.checks if c.state == FAIL and c.concerns == concerns)
 
+    def causes(self) -> tuple[str, ...]:
+        """Names of what to mend: failed checks but for those that follow from another.
 
-def attempts(plan: Plan) -> tuple[tuple[str, str], ...]:
-    """The (method, function) pairs of a plan that `examine` wants tried."""
-    return tuple(dict.fromkeys((m, p.attach) for p in plan.phases for m in p.methods))
+        Where no check failed and tracing fails all the same: the phases that do.
+        """
+        failed = (*self.failed(TRACE), *self.failed(MIGRATE))
+        names = tuple(c.name for c in failed if not c.remedy.startswith(_SEE))
+        if self.failed(TRACE):
+            return names
+        return tuple(p.phase for p in self.phases if p.state == FAIL) + names
+
+
+def settle(kernel: KernelFacts, try_attach: Callable[[str, str], str]) -> Plan:
+    """The plan of which every phase attaches, each refusal answered by the next candidate.
+
+    ``try_attach`` takes a method and a function or tracepoint, and returns ""
+    or why it was refused.
+    """
+    tried: dict[tuple[str, str], str] = {}
+    refused: dict[tuple[str, str, str], str] = {}
+    while True:
+        made = make_plan(kernel, excluded=refused)
+        before = len(refused)
+        for phase in made.phases:
+            if not phase.method:
+                continue
+            pair = (phase.method, phase.attach)
+            if pair not in tried:
+                tried[pair] = try_attach(*pair)
+            if tried[pair]:
+                refused[phase.phase, phase.attach, phase.method] = tried[pair]
+        if len(refused) == before:
+            return made
 
 
 def examine(kernel: KernelFacts, host: HostFacts, access: Access, plan: Plan) -> Diagnosis:
-    """Judge everything that was read and tried."""
+    """Judge everything that was read and tried; ``plan`` is a settled one."""
     checks = (
         *_check_privileges(access),
         *_check_bcc(access),
@@ -83,13 +114,13 @@ def examine(kernel: KernelFacts, host: HostFacts, access: Access, plan: Plan) ->
         *_check_methods(kernel, host, access),
         *_check_ring_buffer(access),
         *_check_tracefs(access),
-        *_check_lockdown(host, access),
+        *_check_lockdown(kernel, host, access),
         *_check_nodes(host, access),
         *_check_move_pages(access),
         *_check_emulation(host),
         *_check_settings(host),
     )
-    return Diagnosis(checks, tuple(_check_phase(phase, access) for phase in plan.phases))
+    return Diagnosis(checks, tuple(map(_check_phase, plan.phases)))
 
 
 def _check_privileges(access: Access) -> Iterator[Check]:
@@ -131,7 +162,8 @@ def _check_btf(kernel: KernelFacts, access: Access) -> Iterator[Check]:
             "BTF", FAIL, access.btf, f"a kernel with CONFIG_DEBUG_INFO_BTF=y is needed; {_LAB}"
         )
     else:
-        yield Check("BTF", OK, f"{len(kernel.functions)} functions, {len(kernel.offsets)} offsets")
+        count = len(kernel.functions)
+        yield Check("BTF", OK, f"has {count} of the functions that mptrace looks for")
 
 
 def _check_methods(kernel: KernelFacts, host: HostFacts, access: Access) -> Iterator[Check]:
@@ -195,7 +227,7 @@ def _check_tracefs(access: Access) -> Iterator[Check]:
     yield Check("tracefs", WARN, access.tracefs_reason, remedy)
 
 
-def _check_lockdown(host: HostFacts, access: Access) -> Iterator[Check]:
+def _check_lockdown(kernel: KernelFacts, host: HostFacts, access: Access) -> Iterator[Check]:
     lockdown = host.settings.get("lockdown")
     if lockdown == "confidentiality":
         yield Check(
@@ -208,6 +240,9 @@ def _check_lockdown(host: HostFacts, access: Access) -> Iterator[Check]:
         yield Check("lockdown", OK, lockdown)
     elif access.has_securityfs:
         yield Check("lockdown", OK, "this kernel has none")
+    elif "" in kernel.methods.values():
+        # The attempts read kernel memory, which is what confidentiality forbids.
+        yield Check("lockdown", OK, "not shown (no securityfs); BPF may read kernel memory")
     else:
         yield Check(
             "lockdown",
@@ -265,8 +300,8 @@ def _check_emulation(host: HostFacts) -> Iterator[Check]:
         yield Check("emulation", OK, f"none ({host.hypervisor or 'hardware'})", concerns=MEASURE)
 
 
-# setting -> (label, harmless values, what it does, the way out); a label without
-# a disturbing value is shown only where it is one of the three that matter most.
+# setting -> (label, harmless values, what it does, the way out).  A harmless value is
+# shown for the three that matter most.
 _DISTURBING = {
     "numa_balancing": (
         "NUMA balancing",
@@ -317,13 +352,6 @@ def _check_settings(host: HostFacts) -> Iterator[Check]:
             yield Check(label, OK, value or "this kernel has none", concerns=MEASURE)
 
 
-def _check_phase(phase: PhasePlan, access: Access) -> PhaseCheck:
-    refused = []
-    for method in phase.methods:
-        reason = access.attach.get((method, phase.attach), "not tried")
-        if not reason:
-            return PhaseCheck(phase.phase, phase.unit, phase.attach, method, OK)
-        refused.append(f"{method}: {reason}")
-    state = FAIL if phase.phase in ESSENTIAL else WARN
-    reason = f"{phase.attach}: {', '.join(refused)}" if refused else phase.reason
-    return PhaseCheck(phase.phase, phase.unit, "", "", state, reason)
+def _check_phase(phase: PhasePlan) -> PhaseCheck:
+    state = OK if phase.method else FAIL if phase.phase in ESSENTIAL else WARN
+    return PhaseCheck(phase.phase, phase.unit, phase.attach, phase.method, state, phase.reason)

@@ -14,9 +14,10 @@ class Prototype:
     """One BTF FUNC: how it can be attached to and what it returns.
 
     ``returns`` is one of ``"void"``, ``"bool"``, ``"int"`` (any other integer
-    or enum) and ``"pointer"`` (``"struct"`` for a struct by value, which no
-    candidate has); ``definitions`` counts the FUNCs of this name
-    (two of them make the name ambiguous for fentry).
+    or enum), ``"pointer"`` and ``"struct"`` (by value, like pte_t: fentry
+    refuses to load, -EINVAL from btf_distill_func_proto()); ``definitions``
+    counts the FUNCs of this name (two of them make the name ambiguous for
+    fentry).
     """
 
     parameters: tuple[str, ...]
@@ -109,5 +110,3 @@ class Access:
     move_pages: str = ""
     #: Nodes that this process's cpuset lets it use (Mems_allowed_list).
     allowed_nodes: tuple[int, ...] = ()
-    #: (method, function or tracepoint) -> why it can't be attached to.
-    attach: Mapping[tuple[str, str], str] = field(default_factory=dict)

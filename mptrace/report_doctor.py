@@ -7,7 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from mptrace.doctor import FAIL, MIGRATE, OK, TRACE, Diagnosis
+from mptrace.doctor import FAIL, OK, Diagnosis
 from mptrace.facts import HostFacts, KernelFacts
 
 SCHEMA_VERSION = 1
@@ -83,10 +83,8 @@ def _verdict(diagnosis: Diagnosis) -> list[str]:
     line = f"can trace: {trace}; can migrate here: {migrate}."
     if diagnosis.can_trace and diagnosis.can_migrate:
         return [line]
-    failed = [c.name for c in (*diagnosis.failed(TRACE), *diagnosis.failed(MIGRATE))]
-    failed += [p.phase for p in diagnosis.phases if p.state == FAIL and not failed]
     line = (
-        f"{line.removesuffix('.')} (failed: {', '.join(failed)}); "
+        f"{line.removesuffix('.')} (failed: {', '.join(diagnosis.causes())}); "
         "`mptrace lab -- COMMAND` runs a command in a guest that can do both."
     )
     return textwrap.wrap(line, WIDTH, break_on_hyphens=False)

@@ -26,9 +26,8 @@ def command(context: click.Context, as_json: bool) -> None:
         plan.candidate_tracepoints(),
     )
     host = facts.read_host_facts()
-    made = plan.make_plan(kernel)
-    access = facts.read_access(doctor.attempts(made))
-    diagnosis = doctor.examine(kernel, host, access, made)
+    settled = doctor.settle(kernel, facts.try_attach)
+    diagnosis = doctor.examine(kernel, host, facts.read_access(), settled)
     if as_json:
         click.echo(json.dumps(report_doctor.to_json(diagnosis, kernel, host), indent=2))
     else:

@@ -17,6 +17,7 @@ from mptrace.doctor import FAIL, OK, WARN, Check, Diagnosis
 from mptrace.facts import Access, HostFacts, KernelFacts, Node, Prototype
 from mptrace.report_doctor import render, to_json
 
+METHODS = ("fentry", "kprobe", "raw_tracepoint", "tracepoint")
 FUNCTIONS = {name: Prototype(tuple("abcdefg"), "int") for name in plan.candidate_functions()}
 KERNEL = KernelFacts(
     release="6.12.95",
@@ -29,7 +30,7 @@ KERNEL = KernelFacts(
     sizes={"nodemask_t": 128},
     page_flags={"PG_head": 6},
     tracepoints=frozenset(plan.candidate_tracepoints()),
-    methods=dict.fromkeys(plan.METHODS, ""),
+    methods=dict.fromkeys(METHODS, ""),
 )
 HOST = HostFacts(
     nodes=(Node(0, (0,), 1 << 30, 1 << 29), Node(1, (1,), 1 << 30, 1 << 29)),
@@ -45,11 +46,16 @@ HOST = HostFacts(
 ACCESS = Access(bcc_version="0.26.0", tracefs="/sys/kernel/tracing", allowed_nodes=(0, 1))
 
 
-def diagnose(kernel: KernelFacts = KERNEL, host: HostFacts = HOST, **changes: Any) -> Diagnosis:
-    """A diagnosis in which everything attaches, but for the changes to ACCESS."""
-    made = plan.make_plan(kernel)
-    changes.setdefault("attach", dict.fromkeys(doctor.attempts(made), ""))
-    return doctor.examine(kernel, host, dataclasses.replace(ACCESS, **changes), made)
+def diagnose(
+    kernel: KernelFacts = KERNEL,
+    host: HostFacts = HOST,
+    refused: dict[tuple[str, str], str] | None = None,
+    **changes: Any,
+) -> Diagnosis:
+    """A diagnosis in which all but ``refused`` attaches, with changes to ACCESS."""
+    reasons = refused or {}
+    settled = doctor.settle(kernel, lambda method, target: reasons.get((method, target), ""))
+    return doctor.examine(kernel, host, dataclasses.replace(ACCESS, **changes), settled)
 
 
 def check(diagnosis: Diagnosis, name: str) -> Check:
@@ -154,28 +160,40 @@ def test_a_refused_method_has_the_remedy_of_its_cause(
     assert remedy in check(diagnosis, "kprobe").remedy
 
 
-def test_a_function_that_fentry_refuses_goes_by_kprobe() -> None:
+@pytest.mark.parametrize(("refuses", "other"), [("fentry", "kprobe"), ("kprobe", "fentry")])
+def test_a_function_that_refuses_a_method_goes_by_the_other(refuses: str, other: str) -> None:
     """migrate_pages() has 7 arguments, too many for fentry on 6.1: what attaches counts."""
-    attach = dict.fromkeys(doctor.attempts(plan.make_plan(KERNEL)), "")
-    attach["fentry", "migrate_pages"] = "attaching: ENOTSUPP"
-    (found,) = (p for p in diagnose(attach=attach).phases if p.phase == "migration")
+    diagnosis = diagnose(refused={(refuses, "migrate_pages"): "attaching: ENOTSUPP"})
+    (found,) = (p for p in diagnosis.phases if p.phase == "migration")
 
-    assert (found.method, found.attach, found.state) == ("kprobe", "migrate_pages", OK)
+    assert (found.method, found.attach, found.state) == (other, "migrate_pages", OK)
+
+
+def test_nothing_is_tried_twice() -> None:
+    """Each method and target is attached to once at the most, and only what is planned."""
+    tried: list[tuple[str, str]] = []
+
+    def try_attach(method: str, target: str) -> str:
+        tried.append((method, target))
+        return "attaching: EBUSY"
+
+    settled = doctor.settle(KERNEL, try_attach)
+
+    assert len(tried) == len(set(tried)) > len(plan.PHASES)
+    assert not any(phase.method for phase in settled.phases)
 
 
 def test_an_essential_phase_that_does_not_attach_forbids_tracing() -> None:
     """The methods work, one essential function refuses all of them: its name is given."""
-    attach = dict.fromkeys(doctor.attempts(plan.make_plan(KERNEL)), "")
-    for method in ("fentry", "kprobe"):
-        attach[method, "move_to_new_folio"] = "attaching: EBUSY"
-    diagnosis = diagnose(attach=attach)
-    text = render(diagnosis, KERNEL)
+    target = "move_to_new_folio"
+    refused = {("fentry", target): "attaching: EBUSY", ("kprobe", target): "attaching: EINVAL"}
+    diagnosis = diagnose(refused=refused)
+    text = " ".join(render(diagnosis, KERNEL).split())
 
     assert not diagnosis.can_trace
-    assert "(failed: move)" in text
-    assert "move_to_new_folio: fentry: attaching: EBUSY, kprobe: attaching: EBUSY" in " ".join(
-        text.split()
-    )
+    assert diagnosis.causes() == ("move",)
+    assert "move_to_new_folio by fentry: attaching: EBUSY" in text
+    assert "move_to_new_folio by kprobe: attaching: EINVAL" in text
 
 
 def test_a_memlock_limit_is_a_warning() -> None:
@@ -253,12 +271,29 @@ def test_harmless_settings_make_no_lines_of_their_own() -> None:
 def test_lockdown() -> None:
     """Integrity lets BPF read, confidentiality doesn't, and unknown is said to be unknown."""
     unknown = HostFacts(HOST.nodes, "", False, {})
+    refused = without(*METHODS)
 
     assert check(diagnose(host=with_settings(lockdown="integrity")), "lockdown").state == OK
     locked = diagnose(host=with_settings(lockdown="confidentiality"))
     assert check(locked, "lockdown").state == FAIL
-    assert check(diagnose(host=unknown), "lockdown").state == WARN
-    assert check(diagnose(host=unknown, has_securityfs=True), "lockdown").state == OK
+    assert check(diagnose(refused, unknown), "lockdown").state == WARN
+    assert "may read kernel memory" in check(diagnose(host=unknown), "lockdown").text
+    assert check(diagnose(refused, unknown, has_securityfs=True), "lockdown").state == OK
+
+
+def test_causes_leave_out_what_follows_from_them() -> None:
+    """Without privilege every method fails too; only privileges is named in the verdict."""
+    kernel = without(*METHODS)
+    reason = "creating: EPERM"
+    diagnosis = diagnose(
+        kernel,
+        missing_capabilities=("CAP_BPF",),
+        ring_buffer=reason,
+        small_ring_buffer=reason,
+    )
+
+    assert diagnosis.causes() == ("privileges",)
+    assert "can migrate here: yes (failed: privileges)" in render(diagnosis, kernel)
 
 
 def test_emulation_is_said() -> None:
@@ -275,7 +310,7 @@ def test_emulation_is_said() -> None:
         diagnose,
         lambda: diagnose(without("fentry", "kprobe", "raw_tracepoint"), bcc="x " * 200),
         lambda: diagnose(dataclasses.replace(KERNEL, functions={}, symbols=frozenset())),
-        lambda: diagnose(attach={}, btf="y" * 70, missing_capabilities=("CAP_BPF", "CAP_PERFMON")),
+        lambda: diagnose(btf="y" * 70, missing_capabilities=("CAP_BPF", "CAP_PERFMON")),
     ],
 )
 def test_text_fits_80_columns(make: Callable[[], Diagnosis]) -> None:
@@ -320,13 +355,13 @@ def test_json_says_what_the_text_says() -> None:
     assert [p["phase"] for p in value["phases"]] == list(plan.PHASES)
 
 
-RUN = "from mptrace.cli.doctor import command; command()"
+RUN = "from mptrace.cli import main; main()"
 
 
 def run_doctor(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(
-        [*prefix, sys.executable, "-c", RUN, *arguments],
+        [*prefix, sys.executable, "-c", RUN, "doctor", *arguments],
         capture_output=True,
         text=True,
         check=False,
