@@ -18,6 +18,7 @@ import struct
 import subprocess
 import tarfile
 import termios
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -72,9 +73,13 @@ class Port:
 
 
 def _port_device() -> str:
-    for directory in Path("/sys/class/virtio-ports").iterdir():
-        if (directory / "name").read_text().strip() == _PORT_NAME:
-            return f"/dev/{directory.name}"
+    """The device of our port, which appears a moment after its driver is loaded."""
+    for _ in range(1000):
+        for directory in Path("/sys/class/virtio-ports").glob("*"):
+            device = Path("/dev", directory.name)
+            if (directory / "name").read_text().strip() == _PORT_NAME and device.exists():
+                return str(device)
+        time.sleep(0.01)
     raise FileNotFoundError(f"no virtio port {_PORT_NAME!r}")
 
 
