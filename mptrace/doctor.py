@@ -186,8 +186,14 @@ def _check_methods(kernel: KernelFacts, host: HostFacts, access: Access) -> Iter
 def _method_remedy(reason: str, host: HostFacts, access: Access) -> str:
     if access.missing_capabilities or access.in_user_namespace:
         return _PRIVILEGES
+    if access.btf and "BTF" in reason:
+        return "see BTF"
     if "tracefs" in reason:
         return "see tracefs"
+    paranoid = host.settings.get("perf_event_paranoid", "")
+    if "EACCES" in reason and paranoid.isdecimal() and int(paranoid) > 2:
+        # Debian's and Ubuntu's kernels: above 2, perf_event_open(2) wants CAP_SYS_ADMIN.
+        return "run mptrace as root, or sysctl kernel.perf_event_paranoid=2"
     if "kernel memory" in reason or host.settings.get("lockdown") == "confidentiality":
         return "see lockdown"
     if "no kprobes" in reason:
@@ -223,7 +229,7 @@ def _check_tracefs(access: Access) -> Iterator[Check]:
     remedy = {
         "not mounted": "mount -t tracefs tracefs /sys/kernel/tracing",
         "this kernel has none": "a kernel with CONFIG_TRACING=y is needed",
-    }.get(access.tracefs_reason, _PRIVILEGES)
+    }.get(access.tracefs_reason, "run mptrace as root, or mount it with gid= for this user")
     yield Check("tracefs", WARN, access.tracefs_reason, remedy)
 
 

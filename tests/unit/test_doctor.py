@@ -147,6 +147,9 @@ def test_tracepoints_are_not_essential() -> None:
         ("programs load, but may not read kernel memory", {}, {}, "see lockdown"),
         ("loading: EPERM", {}, {"lockdown": "confidentiality"}, "see lockdown"),
         ("programs load, but the kernel has no kprobes", {}, {}, "CONFIG_KPROBE_EVENTS"),
+        ("attaching: EACCES", {}, {"perf_event_paranoid": "3"}, "kernel.perf_event_paranoid=2"),
+        ("attaching: EACCES", {}, {"perf_event_paranoid": "2"}, "to root too"),
+        ("no BTF to find functions in", {"btf": "can't read it"}, {}, "see BTF"),
         ("loading: EPERM", {}, {}, "to root too"),
         ("attaching: ENOTSUPP", {}, {}, "doesn't offer it"),
     ],
@@ -154,7 +157,7 @@ def test_tracepoints_are_not_essential() -> None:
 def test_a_refused_method_has_the_remedy_of_its_cause(
     reason: str, changes: dict[str, Any], settings: dict[str, str], remedy: str
 ) -> None:
-    """Privilege, lockdown, a kernel without kprobes, a refusal to root, an old kernel."""
+    """Privilege, lockdown, a kernel without kprobes, Debian's perf_event_paranoid, and so on."""
     diagnosis = diagnose(without("kprobe", reason=reason), with_settings(**settings), **changes)
 
     assert remedy in check(diagnosis, "kprobe").remedy
