@@ -458,7 +458,7 @@ static __always_inline void end_thread(struct thread *t)
 
 /* ---- the user arrays ----------------------------------------------------------- */
 
-#define FILL_CHUNK(name, chunk, entries)					\
+#define FILL_CHUNK(name, chunk)						\
 static __always_inline void name(struct thread *t, struct chunk *c, u64 first,	\
 				 u64 count, u32 at_exit)			\
 {										\
@@ -467,80 +467,86 @@ static __always_inline void name(struct thread *t, struct chunk *c, u64 first,	\
 	c->count = count;							\
 	c->at_exit = at_exit;							\
 	c->failed = 0;								\
-	/* 1 to entries already; this way the verifier sees it */		\
-	asm volatile("" : "+r"(count));						\
-	count = ((count - 1) & (entries - 1)) + 1;				\
-	if (read_user(c->pages, count * 8,				\
-				(void *)(t->call.pages_ptr + first * 8)))	\
+	if (read_user(c->pages, count * 8,					\
+		      (void *)(t->call.pages_ptr + first * 8)))			\
 		c->failed |= READ_PAGES;					\
-	if (read_user(c->nodes, count * 4,				\
-				(void *)(t->call.nodes_ptr + first * 4)))	\
+	if (read_user(c->nodes, count * 4,					\
+		      (void *)(t->call.nodes_ptr + first * 4)))			\
 		c->failed |= READ_NODES;					\
-	if (read_user(c->status, count * 4,				\
-				(void *)(t->call.status_ptr + first * 4)))	\
+	if (read_user(c->status, count * 4,					\
+		      (void *)(t->call.status_ptr + first * 4)))		\
 		c->failed |= READ_STATUS;					\
 }
 
-FILL_CHUNK(fill_small, small_chunk, SMALL_CHUNK)
-FILL_CHUNK(fill_medium, medium_chunk, MEDIUM_CHUNK)
-FILL_CHUNK(fill_large, large_chunk, LARGE_CHUNK)
+FILL_CHUNK(fill_small, small_chunk)
+FILL_CHUNK(fill_medium, medium_chunk)
+FILL_CHUNK(fill_large, large_chunk)
 
 /*
- * Large chunks while at least half of one is left, then medium, then small
- * ones: few iterations for the verifier, little room wasted in the rings.
+ * Entries to read, loaded anew each time: a number that the verifier knows
+ * nothing of lets it see that all ways out of a loop are the same state.
+ */
+static __always_inline u64 entries_of(struct thread *t)
+{
+	u64 nr_pages = *(volatile u64 *)&t->call.nr_pages;
+
+	return nr_pages > MAX_ENTRIES ? MAX_ENTRIES : nr_pages;
+}
+
+/*
+ * As many full large chunks as fit, then full medium ones, then small ones, the
+ * last of which may be partly used: few iterations, little room wasted.
  * (BCC allows no map function inside a macro, hence three loops in full.)
  */
 static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 {
-	u64 nr_pages = t->call.nr_pages;
-	u64 left = nr_pages > MAX_ENTRIES ? MAX_ENTRIES : nr_pages;
-	u64 first = 0, count;
 	struct medium_chunk *medium;
 	struct large_chunk *large;
 	struct small_chunk *small;
-	int i;
+	u64 i, first, count;
 
 	for (i = 0; i < MAX_ENTRIES / LARGE_CHUNK; i++) {
-		if (left < LARGE_CHUNK / 2)
+		if (i >= entries_of(t) / LARGE_CHUNK)
 			break;
-		count = left < LARGE_CHUNK ? left : LARGE_CHUNK;
 		large = large_ring.ringbuf_reserve(sizeof(*large));
-		if (large) {
-			fill_large(t, large, first, count, at_exit);
-			large_ring.ringbuf_submit(large, NO_WAKEUP);
-		} else {
+		if (!large) {
 			count_lost(t, LOST_CHUNK_RING);
+			continue;
 		}
-		first += count;
-		left -= count;
+		fill_large(t, large, i * LARGE_CHUNK, LARGE_CHUNK, at_exit);
+		large_ring.ringbuf_submit(large, NO_WAKEUP);
 	}
-	for (i = 0; i < LARGE_CHUNK / 2 / MEDIUM_CHUNK; i++) {
-		if (left < MEDIUM_CHUNK / 2)
+	for (i = 0; i < LARGE_CHUNK / MEDIUM_CHUNK; i++) {
+		first = entries_of(t) / LARGE_CHUNK * LARGE_CHUNK + i * MEDIUM_CHUNK;
+		if (first + MEDIUM_CHUNK > entries_of(t))
 			break;
-		count = left < MEDIUM_CHUNK ? left : MEDIUM_CHUNK;
 		medium = medium_ring.ringbuf_reserve(sizeof(*medium));
-		if (medium) {
-			fill_medium(t, medium, first, count, at_exit);
-			medium_ring.ringbuf_submit(medium, NO_WAKEUP);
-		} else {
+		if (!medium) {
 			count_lost(t, LOST_CHUNK_RING);
+			continue;
 		}
-		first += count;
-		left -= count;
+		fill_medium(t, medium, first, MEDIUM_CHUNK, at_exit);
+		medium_ring.ringbuf_submit(medium, NO_WAKEUP);
 	}
-	for (i = 0; i < MEDIUM_CHUNK / 2 / SMALL_CHUNK; i++) {
-		if (!left)
+	for (i = 0; i < MEDIUM_CHUNK / SMALL_CHUNK; i++) {
+		first = entries_of(t) / MEDIUM_CHUNK * MEDIUM_CHUNK + i * SMALL_CHUNK;
+		count = entries_of(t) - first;
+		if (first >= entries_of(t))
 			break;
-		count = left < SMALL_CHUNK ? left : SMALL_CHUNK;
 		small = small_ring.ringbuf_reserve(sizeof(*small));
-		if (small) {
-			fill_small(t, small, first, count, at_exit);
-			small_ring.ringbuf_submit(small, NO_WAKEUP);
-		} else {
+		if (!small) {
 			count_lost(t, LOST_CHUNK_RING);
+			continue;
 		}
-		first += count;
-		left -= count;
+		if (count >= SMALL_CHUNK) {
+			count = SMALL_CHUNK;
+		} else {
+			/* 1 to SMALL_CHUNK - 1 already; this way the verifier sees it */
+			asm volatile("" : "+r"(count));
+			count &= SMALL_CHUNK - 1;
+		}
+		fill_small(t, small, first, count, at_exit);
+		small_ring.ringbuf_submit(small, NO_WAKEUP);
 	}
 }
 
