@@ -67,7 +67,7 @@ def read_access() -> Access:
     except HostError as error:
         reason = error.message
     return Access(
-        missing_capabilities=held.missing,
+        missing_capabilities=held.missing(),
         in_user_namespace=held.in_user_namespace,
         btf=reason,
         bcc=bcc,

@@ -26,7 +26,6 @@ class Privileges:
     #: In a user namespace capabilities hold for what belongs to it, and BPF doesn't.
     in_user_namespace: bool = False
 
-    @property
     def missing(self) -> tuple[str, ...]:
         """Those of NEEDED that this process lacks."""
         held = set(self.capabilities)

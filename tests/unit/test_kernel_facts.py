@@ -186,7 +186,7 @@ def test_missing_capabilities(tmp_path: Path, mask: int, missing: tuple[str, ...
 
     found = privileges.read_privileges(tmp_path)
 
-    assert found.missing == missing
+    assert found.missing() == missing
     assert not found.in_user_namespace
 
 
