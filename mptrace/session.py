@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mptrace import __version__, calibrate
 from mptrace.arrays import EntryMerger
 from mptrace.calibrate import Coverage, Seen
-from mptrace.errors import HostError
+from mptrace.errors import HostError, TargetError
 from mptrace.facts import HostFacts, KernelFacts
 from mptrace.kernel.facts import read_host_facts, read_kernel_facts
 from mptrace.kernel.privileges import read_privileges
@@ -34,10 +34,11 @@ from mptrace.plan import (
     candidate_tracepoints,
     make_plan,
 )
+from mptrace.protocol import SetupReply
 from mptrace.recording import RecordingWriter
 from mptrace.records import MAX_ENTRIES
 from mptrace.tracer import Drained, Tracer
-from mptrace.workerclient import RoundReply, Worker
+from mptrace.workerclient import RoundReply, TargetGone, Worker
 from mptrace.workloads import Explicit, Workload, resolve
 
 #: Seconds between two looks at the rings.
@@ -102,6 +103,13 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
         return _Session(request, workload, writer, worker, tracer, coverage, progress).run()
 
 
+def preview(workload: Workload) -> SetupReply:
+    """What moving another process's pages would move; moves nothing."""
+    nodes = read_host_facts().memory_nodes
+    with Worker() as worker:
+        return worker.setup(resolve(workload, nodes))
+
+
 def read_facts() -> KernelFacts:
     """Facts of the running kernel, as far as the plan's candidates ask for them."""
     return read_kernel_facts(
@@ -110,7 +118,7 @@ def read_facts() -> KernelFacts:
 
 
 def _check_privileges() -> None:
-    missing = read_privileges(Path("/")).missing()
+    missing = read_privileges(Path("/")).missing
     if missing:
         raise HostError(
             f"tracing needs root, or {' and '.join(missing)}",
@@ -316,82 +324,109 @@ class _Session:
         self._pump = _Pump(tracer, writer)
         self._open_ns: list[int] = []
         self._closed_ns: list[int] = []
+        self._bpf: list[dict[str, Any]] = []
+        self._lost_before: dict[str, int] = {}
         self._entries_per_round = 0
         self._interrupted = False
 
     def run(self) -> RunResult:
-        lost_before = self._tracer.losses()
         self._writer.update_meta(
             coverage=[c.to_dict() for c in self._coverage],
             unproved_kinds=_unproved_kinds(self._coverage),
+            memory_bound_bytes=self._tracer.plan.memory_bound_bytes,
         )
+        self._lost_before = self._tracer.losses()
         self._pump.start()
-        costs: list[dict[str, Any]] = []
+        gone: TargetGone | None = None
         try:
             setup = self._worker.setup(self._workload)
             self._writer.update_meta(mappings=_mappings(setup.target_pid))
             self._rounds(setup.tgid)
-            costs = self._statistics_round(setup.tgid)
+            if not self._interrupted:
+                self._statistics_round(setup.tgid)
             self._worker.teardown()
         except KeyboardInterrupt:
             self._interrupted = True
-            self._progress("interrupted: finishing the recording with what was seen")
-            self._tracer.close_gate()
-            self._worker.close()
+        except TargetGone as error:
+            gone = error
         finally:
             self._tracer.close_gate()
             self._pump.finish()
-        lost = {cause: count - lost_before[cause] for cause, count in self._tracer.losses().items()}
+        self._finish()
+        if gone is not None:
+            raise TargetError(
+                gone.message, f"what was seen until then is in '{self._request.output}'"
+            ) from gone
+        return RunResult(self._request.output, self._interrupted)
+
+    def _finish(self) -> None:
+        lost = self._tracer.losses()
         self._writer.finish(
             {
                 "interrupted": self._interrupted,
                 "ended": _now(),
-                "lost": lost,
-                "cost": self._cost(costs),
-                **self._cost_reason(),
-                "memory_bound_bytes": self._tracer.plan.memory_bound_bytes,
+                "lost": {cause: lost[cause] - self._lost_before[cause] for cause in lost},
+                **self._cost(),
             }
         )
-        return RunResult(self._request.output, self._interrupted)
 
     def _rounds(self, tgid: int) -> None:
         repeats = self._workload.repeats
         for number in range(repeats):
             self._progress(f"round {number + 1} of {repeats}")
             # open and closed in turn, each first as often as the other
-            if number % 2:
-                self._traced_round(tgid)
-                self._untraced_round()
-            else:
-                self._untraced_round()
-                self._traced_round(tgid)
+            for traced in (False, True) if number % 2 == 0 else (True, False):
+                if traced:
+                    self._traced_round(tgid)
+                else:
+                    self._untraced_round()
+                if self._interrupted:
+                    self._progress("interrupted: finishing the recording with what was seen")
+                    return
 
     def _traced_round(self, tgid: int) -> None:
         with self._pump.keeping():
             self._tracer.open_gate(tgid)
             try:
-                reply = self._worker.round(record=True)
+                reply = self._round(record=True)
+            except TargetGone as gone:
+                if gone.partial is not None:
+                    self._record(gone.partial)
+                raise
             finally:
                 self._tracer.close_gate()
             self._record(reply)
-        self._open_ns.append(reply.call_ns)
-        self._entries_per_round = reply.entries
+        if not self._interrupted:
+            self._open_ns.append(reply.call_ns)
+            self._entries_per_round = reply.entries
+
+    def _round(self, *, record: bool) -> RoundReply:
+        """A round; on Ctrl-C one that ends after the calls under way, with what they did."""
+        self._worker.begin_round(record=record)
+        try:
+            return self._worker.finish_round()
+        except KeyboardInterrupt:
+            self._interrupted = True
+            self._worker.interrupt()
+            return self._worker.finish_round()
 
     def _untraced_round(self) -> None:
         if self._measures_cost:
-            self._closed_ns.append(self._worker.round(record=False).call_ns)
+            call_ns = self._round(record=False).call_ns
+            if not self._interrupted:
+                self._closed_ns.append(call_ns)
 
-    def _statistics_round(self, tgid: int) -> list[dict[str, Any]]:
+    def _statistics_round(self, tgid: int) -> None:
         """One more round, not recorded, with BPF run-time statistics on."""
         if not self._measures_cost:
-            return []
+            return
         with self._tracer.statistics() as available:
             if not available:
-                return []
+                return
             self._tracer.open_gate(tgid)
-            self._worker.round(record=False)
+            self._round(record=False)
             self._tracer.close_gate()
-        return [vars(cost).copy() for cost in self._tracer.handler_costs() if cost.run_count]
+        self._bpf = [vars(cost) for cost in self._tracer.handler_costs() if cost.run_count]
 
     @property
     def _measures_cost(self) -> bool:
@@ -402,24 +437,23 @@ class _Session:
         self._pump.append("driver_calls", reply.calls)
         self._pump.append("locations", reply.locations)
 
-    def _cost(self, bpf: list[dict[str, Any]]) -> dict[str, Any] | None:
-        if not self._closed_ns:
-            return None
-        return {
-            "open_ns": self._open_ns,
-            "closed_ns": self._closed_ns,
-            "pages": self._entries_per_round,
-            "bpf": bpf,
-        }
-
-    def _cost_reason(self) -> dict[str, str]:
-        if self._closed_ns:
-            return {}
+    def _cost(self) -> dict[str, Any]:
+        """The keys `cost` and, where it was not measured, `cost_reason`."""
+        if self._open_ns and self._closed_ns:
+            cost = {
+                "open_ns": self._open_ns,
+                "closed_ns": self._closed_ns,
+                "pages": self._entries_per_round,
+                "bpf": self._bpf,
+            }
+            return {"cost": cost, "cost_reason": ""}
         if self._workload.target == "pid":
-            return {"cost_reason": "another process's pages are not moved again to time it"}
-        if self._interrupted:
-            return {"cost_reason": "interrupted before a round with the gate closed"}
-        return {"cost_reason": "not asked for"}
+            reason = "another process's pages are not moved again to time it"
+        elif self._interrupted:
+            reason = "interrupted before it was measured"
+        else:
+            reason = "not asked for"
+        return {"cost": None, "cost_reason": reason}
 
 
 # ---- what is known at the start -------------------------------------------------

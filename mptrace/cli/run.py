@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`mptrace run`: drive a workload, trace it, keep a recording, print the report."""
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -161,10 +160,9 @@ def _show_what_would_move(workload: Workload) -> None:
     """What --pid would do, and that it was not done."""
     from mptrace.session import preview
 
-    shown = preview(workload)
-    click.echo(json.dumps(shown, indent=2) if not sys.stdout.isatty() else _as_text(shown))
+    for mapping in preview(workload).would_move:
+        click.echo(
+            f"{mapping['start']:#x}-{mapping['end']:#x}  {mapping['pages']} pages"
+            f" on {mapping['nodes']}  {mapping['name']}"
+        )
     click.echo("mptrace: nothing was moved\n  add --yes to move these pages", err=True)
-
-
-def _as_text(shown: dict[str, object]) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in shown.items())

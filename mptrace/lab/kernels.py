@@ -103,6 +103,8 @@ def find_kernel(spec: str, *, cache: Path | None = None, say: Say = lambda _: No
 
 def _series_kernel(name: str, cache: Path, say: Say) -> Kernel:
     entry = cache / "kernels" / name
+    if (entry / "kernel.json").exists():
+        return _load(entry)
     with _locked(cache, f"kernel-{name}", say):
         if (entry / "kernel.json").exists():
             return _load(entry)
@@ -133,6 +135,8 @@ def _series_kernel(name: str, cache: Path, say: Say) -> Kernel:
 
 def _deb_kernel(deb: Path, cache: Path, say: Say) -> Kernel:
     entry = cache / "kernels" / f"{deb.stem}-{_identity(deb)}"
+    if (entry / "kernel.json").exists():
+        return _load(entry)
     with _locked(cache, entry.name, say):
         if not (entry / "kernel.json").exists():
             fields = _call("dpkg-deb", "-f", str(deb), "Package", "Version")
