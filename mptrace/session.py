@@ -118,7 +118,7 @@ def read_facts() -> KernelFacts:
 
 
 def _check_privileges() -> None:
-    missing = read_privileges(Path("/")).missing
+    missing = read_privileges(Path("/")).missing()
     if missing:
         raise HostError(
             f"tracing needs root, or {' and '.join(missing)}",
