@@ -97,7 +97,6 @@ class OwnMemory:
         folio = folio_bytes(request.kind)
         self._bytes = request.folios * folio
         size = self._bytes + request.holes * folio
-        _check_room(request, self._bytes, folio)
         slack = folio if request.kind == "thp" else 0
         with contextlib.ExitStack() as undo:
             fd = -1
@@ -295,27 +294,33 @@ def _hugetlb_bytes() -> int:
     raise HostError("this kernel has no hugetlb pages")
 
 
-def _check_room(request: Request, size: int, folio: int) -> None:
-    node = Path(f"/sys/devices/system/node/node{request.nid}")
-    if request.kind == "hugetlb":
+def check_room(kind: str, folios: int, nid: int) -> None:
+    """Raise :class:`HostError` where ``folios`` of ``kind`` don't fit on node ``nid``.
+
+    To be asked before the memory is made: past a node's end the OOM killer
+    waits, past a pool's end SIGBUS.
+    """
+    folio = folio_bytes(kind)
+    node = Path(f"/sys/devices/system/node/node{nid}")
+    if kind == "hugetlb":
         pool = f"hugepages/hugepages-{folio >> 10}kB"
         free = {
             path.name[4:]: int((path / pool / "free_hugepages").read_text())
             for path in sorted(node.parent.glob("node[0-9]*"))
             if (path / pool).exists()
         }
-        if free.get(str(request.nid), 0) < request.folios:
+        if free.get(str(nid), 0) < folios:
             told = ", ".join(f"{count} on node {nid}" for nid, count in free.items())
             raise HostError(
-                f"{request.folios} free hugetlb pages are needed on node {request.nid}; "
-                f"free are {told or 'none'}",
+                f"{folios} free hugetlb pages are needed on node {nid}; free are {told or 'none'}",
                 f"echo N > {node}/{pool}/nr_hugepages",
             )
         return
     available = _available_bytes(node)
+    size = folios * folio
     if available is not None and size + _MARGIN_BYTES > available:
         raise HostError(
-            f"{format_bytes(size)} don't fit on node {request.nid}: about "
+            f"{format_bytes(size)} don't fit on node {nid}: about "
             f"{format_bytes(available)} can be had there, {format_bytes(_MARGIN_BYTES)} are kept",
             "take fewer pages",
         )

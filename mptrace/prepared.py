@@ -61,6 +61,8 @@ def _own(workload: Workload, own_pid: int) -> Prepared:
     folio = memory.folio_bytes(workload.kind)
     folio_pages = folio // PAGE_SIZE
     folios = -(-workload.pages // folio_pages)
+    source = workload.source_nids[0]
+    memory.check_room(workload.kind, folios, source)
     explicit = workload.explicit
     if explicit:
         step = PAGE_SIZE
@@ -71,7 +73,6 @@ def _own(workload: Workload, own_pid: int) -> Prepared:
         entries = patterns.entries(workload, folios * folio // step)
         pinned = tuple(patterns.pinned(workload, folios, folio_pages).tolist())
     holes = entries.count(patterns.NAMES_HOLE)
-    source = workload.source_nids[0]
     request = Request(workload.kind, folios, holes, source, workload.directory, pinned)
     made = memory.make(request, workload.target == "child")
     pid = made.pid or own_pid

@@ -9,14 +9,16 @@ Requests come on stdin, replies go to stdout (see ``protocol``):
     {"op": "teardown"}                                 gives it back
     {"op": "quit"}
 
-SIGUSR1 ends a round after the calls under way; SIGTERM, SIGHUP, the end of
-stdin and the parent's death end the process.  However it ends in order, pages
-of another process are moved back first.
+Whatever comes on stdin during a round ends it after the calls under way;
+``{"op": "interrupt"}`` is for that and has no reply of its own.  SIGTERM,
+SIGHUP, the end of stdin and the parent's death end the process.  However it
+ends in order, pages of another process are moved back first.
 """
 
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import traceback
@@ -33,15 +35,40 @@ from mptrace.prepared import Prepared, prepare
 from mptrace.protocol import RoundTotals, SetupReply, TeardownReply
 from mptrace.rounds import Issued
 
+_READ_BYTES = 1 << 16
+
+
+class Requests:
+    """Lines of a file descriptor, without losing sight of those that are there already."""
+
+    def __init__(self, fd: int) -> None:
+        """Read from ``fd``."""
+        self._fd = fd
+        self._buffer = b""
+
+    def line(self) -> bytes:
+        """Wait for the next line; nothing at the end of the stream."""
+        while b"\n" not in self._buffer:
+            data = os.read(self._fd, _READ_BYTES)
+            if not data:
+                return b""
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def waiting(self) -> bool:
+        """Whether another line, or the end of the stream, is there to be read."""
+        return bool(self._buffer or select.select([self._fd], [], [], 0)[0])
+
 
 class Server:
     """The state between requests: at most one workload in place."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests: Requests) -> None:
         """Start with nothing in place."""
+        self.requests = requests
         self.idle = False
         self.stopping = False
-        self.cut = False
         self._prepared: Prepared | None = None
         self._statuses = np.empty(0, rounds.STATUS)
         self._next_call = 0
@@ -67,7 +94,8 @@ class Server:
         return TeardownReply(*prepared.close()) if prepared else TeardownReply()
 
     def _setup(self, options: Mapping[str, Any]) -> SetupReply:
-        self.teardown()
+        with contextlib.suppress(MptraceError):  # the last one's target may be gone
+            self.teardown()
         workload = workloads.from_dict(options)
         if workload.target != "pid":
             _be_the_first_to_go()
@@ -88,7 +116,6 @@ class Server:
             raise UsageError("no workload is in place")
         if record and not out:
             raise UsageError("a recorded round needs a directory")
-        self.cut = False
         directions = [self._prepared.forward]
         if self._prepared.workload.back:
             directions.append(self._prepared.backward)
@@ -102,7 +129,7 @@ class Server:
                     number=self._next_call,
                     round_=self._round,
                     record=record,
-                    wanted=lambda: not (self.cut or self.stopping),
+                    wanted=lambda: not (self.stopping or self.requests.waiting()),
                 )
             )
             self._next_call += len(calls.bounds)
@@ -116,7 +143,7 @@ class Server:
 
 def main() -> None:
     """Serve until told to end, by whichever of the ways."""
-    server = Server()
+    server = Server(Requests(0))
     parent = int(sys.argv[1]) if len(sys.argv) > 1 else os.getppid()
     _arrange_signals(server)
     memory.parent_death_signal(signal.SIGTERM, parent)
@@ -134,7 +161,7 @@ def main() -> None:
 def _serve(server: Server, out: Any) -> None:
     while not server.stopping:
         server.idle = True
-        line = sys.stdin.readline()
+        line = server.requests.line()
         server.idle = False
         if not line:
             return
@@ -142,6 +169,8 @@ def _serve(server: Server, out: Any) -> None:
             request = json.loads(line)
             if request.get("op") == "quit":
                 return
+            if request.get("op") == "interrupt":  # too late: the round had ended
+                continue
             reply = server.answer(request)
         except MptraceError as error:
             reply = protocol.to_error(error)
@@ -159,13 +188,9 @@ def _arrange_signals(server: Server) -> None:
         if server.idle:
             raise SystemExit(0)
 
-    def cut(*_: object) -> None:
-        server.cut = True
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, stop)
-    signal.signal(signal.SIGUSR1, cut)
 
 
 def _be_the_first_to_go() -> None:

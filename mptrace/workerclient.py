@@ -106,7 +106,7 @@ class Worker:
 
     def interrupt(self) -> None:
         """Have the round under way end after its present calls; its reply still comes."""
-        self._process.send_signal(signal.SIGUSR1)
+        self._send({"op": "interrupt"})
 
     def finish_round(self) -> RoundReply:
         """Wait for the round begun and load its rows; raises :class:`TargetGone` too."""
