@@ -44,23 +44,23 @@ def chunk_rows(chunks: NDArray[np.void]) -> NDArray[np.void]:
 class EntryMerger:
     """Joins what the arrays said at a call's entry with what they said at its exit.
 
-    A row leaves as soon as its call's exit was seen; `rest` gives those whose
-    exit never came.  Where the pages or nodes could not be read at entry, what
-    was read at exit stands in: the kernel has touched them by then.
+    Rows wait until the record of their call was seen: it is written after the
+    last chunk, so nothing of the call is missing then.  `rest` gives those whose
+    call never ended, or whose record was lost.  Where the pages or nodes could
+    not be read at entry, what was read at exit stands in: the kernel has touched
+    them by then.
     """
 
     def __init__(self) -> None:
         self._waiting = np.empty(0, _SIDE)
 
-    def add(self, rows: NDArray[np.void]) -> NDArray[np.void]:
-        """Take rows of `chunk_rows`; return the finished rows, dtype ENTRY."""
-        if not len(rows):
-            return np.empty(0, ENTRY)
-        everything = np.concatenate([self._waiting, rows])
-        ended = np.unique(rows["call_id"][rows["at_exit"] == 1])
-        finished = np.isin(everything["call_id"], ended)
-        self._waiting = everything[~finished]
-        return merge_sides(everything[finished])
+    def add(self, rows: NDArray[np.void], ended: NDArray[np.uint64]) -> NDArray[np.void]:
+        """Take rows of `chunk_rows`; return, dtype ENTRY, those of calls in ``ended``."""
+        self._waiting = np.concatenate([self._waiting, rows])
+        finished = np.isin(self._waiting["call_id"], ended)
+        merged = merge_sides(self._waiting[finished])
+        self._waiting = self._waiting[~finished]
+        return merged
 
     def rest(self) -> NDArray[np.void]:
         """Rows of calls whose exit was not seen, dtype ENTRY; empties the merger."""
@@ -70,6 +70,8 @@ class EntryMerger:
 
 def merge_sides(rows: NDArray[np.void]) -> NDArray[np.void]:
     """One ENTRY row per (call, entry) of rows from both sides, sorted by them."""
+    if not len(rows):
+        return np.empty(0, ENTRY)
     order = np.lexsort((rows["at_exit"], rows["entry"], rows["call_id"]))
     rows = rows[order]
     first = np.ones(len(rows), bool)

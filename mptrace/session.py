@@ -294,7 +294,7 @@ class _Pump:
         self._writer.append("calls", drained.calls)
         self._writer.append("migrations", drained.migrations)
         self._writer.append("folios", drained.folios)
-        self._writer.append("entries", self._merger.add(drained.sides))
+        self._writer.append("entries", self._merger.add(drained.sides, drained.calls["call_id"]))
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -473,10 +473,9 @@ def _bounds(request: RunRequest, workload: Workload) -> Request:
 
 
 def _unproved_kinds(coverage: tuple[Coverage, ...]) -> list[str]:
-    return sorted(
-        {UNPROVED_KINDS[c.phase] for c in coverage if c.phase in UNPROVED_KINDS}
-        - {UNPROVED_KINDS[c.phase] for c in coverage if c.state == "proved"}
-    )
+    """Kinds of memory and paths that no calibrated phase covers."""
+    proved = {c.phase for c in coverage if c.state == "proved"}
+    return sorted({kind for phase, kind in UNPROVED_KINDS.items() if phase not in proved})
 
 
 def _first_meta(
