@@ -8,7 +8,8 @@ addresses of a call's lookups are a subsequence of its entries' addresses.
 Whether an address has a suitable mapping is the same for each of its
 occurrences, so the k-th lookup of an address belongs to its k-th occurrence.
 Where that breaks the order (a mapping changed in the middle of the call) a
-sequential greedy scan of that call decides.
+sequential greedy scan of that call decides.  When a call made as many lookups
+as it has entries, the ordinals are the same, whatever was lost.
 """
 
 from bisect import bisect_right
@@ -49,6 +50,7 @@ def align(
     lookup_seq: Ints,
     lookup_address: Addresses,
     complete: Bools,
+    every: Bools,
 ) -> Alignment:
     """Align the lookups of every call with its entries.
 
@@ -61,15 +63,20 @@ def align(
     :param lookup_seq: ordinal of the lookup in its call.
     :param lookup_address: address that the kernel looked up, untagged.
     :param complete: for each call, whether all of its lookups are there.
+    :param every: for each call, whether it looked up each of its entries.
     """
     calls = call_start.size - 1
     entries = entry_address.size
     # The plain case first, without sorting: every entry was looked up.
     position = call_start[lookup_call] + lookup_seq
-    fits = complete[lookup_call] & (position < call_start[lookup_call + 1])
+    fits = (complete | every)[lookup_call] & (position < call_start[lookup_call + 1])
     inside = np.where(fits, position, 0)
     if entries:
-        fits &= entry_readable[inside] & (entry_address[inside] == lookup_address)
+        own = entry_address[inside]
+        equal = (own == lookup_address) | (
+            every[lookup_call] & ((own & _UNTAGGED) == lookup_address)
+        )
+        fits &= np.where(entry_readable[inside], equal, every[lookup_call])
     else:
         fits[:] = False
     plain = np.ones(calls, np.bool_)
@@ -124,6 +131,8 @@ def _align_by_occurrence(
     # Empty calls share their start with the next one: "right" skips them.
     entry_call = np.searchsorted(call_start, entry, side="right") - 1
     unread = np.bincount(entry_call[~readable[entry]], minlength=misfit.size)
+    first_unread = call_start[1:].copy()
+    np.minimum.at(first_unread, entry_call[~readable[entry]], entry[~readable[entry]])
     entry_call = entry_call[readable[entry]]
     entry = entry[readable[entry]]
     chosen = np.zeros(misfit.size, np.bool_)
@@ -150,22 +159,27 @@ def _align_by_occurrence(
     )
     call = lookup_call[lookup[of_lookup]]
     found = nth < occurrences
-    # With lookups missing, which of several equal addresses one belongs to is open.
-    sure = complete[call] | (occurrences == 1) | (occurrences == lookups)
+    place = entry[by_key[np.minimum(first + nth, max(by_key.size - 1, 0))]] if entry.size else nth
+    # With lookups missing, which of several equal addresses one belongs to is open;
+    # so it is behind an entry that could not be read and may have the same address.
+    sure = np.where(
+        unread[call] > 0,
+        complete[call] & (place < first_unread[call]),
+        complete[call] | (occurrences == 1) | (occurrences == lookups),
+    )
     # A lookup that fits nothing may belong to an entry that could not be read.
     misfit |= np.bincount(call[~found], minlength=misfit.size) > unread
     misfit[call[~sure & found]] = True
     accept = found & sure
     target = lookup[of_lookup[accept]]
-    entry_of[target] = entry[by_key[(first + nth)[accept]]]
+    entry_of[target] = place[accept]
 
     # The order must hold, and no lookup can come before its entry's turn.
     matched = lookup[entry_of[lookup] >= 0]
-    place = entry_of[matched]
     back = np.flatnonzero(
-        (np.diff(place) <= 0) & (lookup_call[matched[1:]] == lookup_call[matched[:-1]])
+        (np.diff(entry_of[matched]) <= 0) & (lookup_call[matched[1:]] == lookup_call[matched[:-1]])
     )
-    early = lookup_seq[matched] > place - call_start[lookup_call[matched]]
+    early = lookup_seq[matched] > entry_of[matched] - call_start[lookup_call[matched]]
     wrong = np.unique(np.concatenate([lookup_call[matched[1:][back]], lookup_call[matched[early]]]))
     for call_index in wrong:
         own = np.arange(*np.searchsorted(lookup_call, [call_index, call_index + 1]))
