@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The import directions of docs/architecture.md hold."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "mptrace"
+
+#: Lower layers first; a module imports from its own layer or a lower one.
+LAYERS = (
+    {"__init__", "errors", "facts", "records", "statuses", "units"},
+    {
+        "align",
+        "arrays",
+        "calibrate",
+        "correlate",
+        "diagnose",
+        "doctor",
+        "patterns",
+        "places",
+        "plan",
+        "profile",
+        "protocol",
+        "replay",
+        "report",
+        "report_doctor",
+        "report_where",
+        "workloads",
+    },
+    {
+        "addrspace",
+        "driver",
+        "foreign",
+        "kernel",
+        "lab",
+        "memory",
+        "prepared",
+        "recording",
+        "ring",
+        "rounds",
+        "tracer",
+        "where",
+        "worker",
+        "workerclient",
+    },
+    {"session"},
+    {"__main__", "cli"},
+)
+#: Third-party module -> the rooms that may import it.
+ONLY_IN = {"bcc": {"tracer"}, "click": {"cli"}, "tabulate": {"report"}}
+DRIVING = {"driver", "foreign", "memory", "prepared", "rounds", "worker", "workerclient"}
+PURE_LAYERS = 2
+
+
+def room(path: Path) -> str:
+    """The room of a file: its module, or the package below mptrace that it is in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in it."""
+    found = set()
+    package = ["mptrace", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module, *(f"{module}.{name.name}" for name in node.names)}
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {".".join(["mptrace", *f.relative_to(PACKAGE).with_suffix("").parts]) for f in FILES}
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """Rooms of mptrace that a file imports from, its own left out."""
+    rooms = set()
+    for name in imports(path):
+        parts = name.split(".")
+        while (
+            parts
+            and ".".join(parts) not in MODULES
+            and ".".join([*parts, "__init__"]) not in MODULES
+        ):
+            parts.pop()
+        if len(parts) > 1:
+            rooms.add(parts[1])
+        elif parts == ["mptrace"]:
+            rooms.add("__init__")
+    return rooms - {room(path)}
+
+
+def layer(name: str) -> int:
+    """Number of the layer of a room; fails for a room that no layer names."""
+    for number, rooms in enumerate(LAYERS):
+        if name in rooms:
+            return number
+    raise AssertionError(f"'{name}' is in no layer: add it here and to docs/architecture.md")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_from_its_layer_or_below(path: Path) -> None:
+    """No module imports from a layer above its own."""
+    above = {other for other in rooms_imported(path) if layer(other) > layer(room(path))}
+    assert not above
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_library_is_imported_in_its_room_only(path: Path) -> None:
+    """bcc only in tracer, click only in cli, tabulate only in the report's renderers."""
+    for library, rooms in ONLY_IN.items():
+        if library in {name.split(".")[0] for name in imports(path)}:
+            assert room(path).split("_")[0] in rooms, library
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_measured_does_not_know_the_measurer(path: Path) -> None:
+    """Driver and tracer never import each other."""
+    others = rooms_imported(path)
+    if room(path) in DRIVING:
+        assert "tracer" not in others
+    if room(path) in {"tracer", "ring"}:
+        assert not others & DRIVING
+
+
+def test_every_room_is_documented() -> None:
+    """docs/architecture.md names every module."""
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    rooms = {room(path) for path in FILES} - {"__init__", "__main__"}
+    assert {
+        name for name in rooms if f"`{name}.py`" not in text and f"`{name}/`" not in text
+    } == set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f for f in FILES if room(f) in set.union(*LAYERS[:PURE_LAYERS])],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
+def test_a_pure_module_asks_the_machine_nothing(path: Path) -> None:
+    """Pure modules import no clock, process, file or system-call module."""
+    asking = {"ctypes", "mmap", "os", "pathlib", "signal", "socket", "subprocess", "time"}
+    assert not asking & {name.split(".")[0] for name in imports(path)}

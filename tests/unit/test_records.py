@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The structs of bpf/move_pages.c and the dtypes of records.py are the same."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mptrace import records, tracer
+
+SOURCE = (Path(tracer.__file__).parent / "bpf" / "move_pages.c").read_text()
+TYPES = {
+    "u64": "<u8",
+    "s64": "<i8",
+    "u32": "<u4",
+    "s32": "<i4",
+    "u16": "<u2",
+    "s16": "<i2",
+    "u8": "u1",
+}
+
+
+def dtype_of(body: str) -> np.dtype[np.void]:
+    """The dtype of a C struct's body, aligned as the compiler does."""
+    fields: list[tuple[str, str] | tuple[str, str, tuple[int, ...]]] = []
+    for kind, name, length in re.findall(r"^\s*(\w+) (\w+)(?:\[(\w+)\])?;", body, re.MULTILINE):
+        if kind == "char":
+            fields.append((name, f"S{length}"))
+        elif length:
+            fields.append((name, TYPES[kind], (records.SMALL_CHUNK,)))
+        else:
+            fields.append((name, TYPES[kind]))
+    return np.dtype(fields, align=True)
+
+
+@pytest.mark.parametrize(
+    ("struct", "layout"),
+    [
+        ("folio_record", records.FOLIO),
+        ("migration_record", records.MIGRATION),
+        ("call_record", records.CALL),
+    ],
+)
+def test_a_record_has_the_fields_of_its_struct(struct: str, layout: np.dtype[np.void]) -> None:
+    """Names, types, offsets and size agree, and the struct has no hidden padding."""
+    body = re.search(rf"^struct {struct} {{(.*?)^}};", SOURCE, re.MULTILINE | re.DOTALL)
+    assert body
+    assert dtype_of(body[1]).descr == layout.descr
+
+
+def test_a_chunk_has_the_fields_of_its_struct() -> None:
+    """The chunk of the user arrays, whose struct is made by a macro."""
+    body = re.search(r"#define CHUNK_STRUCT\(name, entries\)(.*?)\n}", SOURCE, re.DOTALL)
+    assert body
+    assert dtype_of(body[1].replace("\\", "")).descr == records.CHUNK_SMALL.descr
+
+
+def test_constants_are_the_same_on_both_sides() -> None:
+    """END_*, FOLIO_*, READ_* and the markers have one value in C and in Python."""
+    defines = dict(re.findall(r"^#define (\w+)\s+(\(?[\w <]+\)?)", SOURCE, re.MULTILINE))
+    names = [
+        name
+        for name in defines
+        if name.startswith(("END_", "FOLIO_", "READ_")) or name.endswith(("_NONE", "_NOT_TRIED"))
+    ]
+    assert len(names) >= 14
+    for name in names:
+        assert eval(defines[name]) == getattr(records, name), name
+
+
+def test_every_cause_of_loss_has_a_name() -> None:
+    """LOST_CAUSES in C counts the names in the tracer."""
+    causes = re.search(r"#define LOST_CAUSES\s+(\d+)", SOURCE)
+    assert causes
+    assert int(causes[1]) == len(tracer.LOST_CAUSES)
