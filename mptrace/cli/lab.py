@@ -10,7 +10,7 @@ from types import FrameType
 import click
 
 from ..errors import UsageError
-from ..lab.kernels import SERIES
+from ..lab.kernels import SERIES, find_kernel
 from ..lab.runner import run_in_guest
 from ..lab.topology import parse_nodes
 
@@ -54,6 +54,7 @@ from ..lab.topology import parse_nodes
     show_default=True,
     help="One host thread for all CPUs (quick), or one for each (CPUs run at once).",
 )
+@click.option("--prepare", is_flag=True, help="Only fetch and unpack the kernel.")
 @click.option("--verbose", is_flag=True, help="Attach a serial console; boots about 4 s slower.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -67,6 +68,7 @@ def command(
     bring: tuple[Path, ...],
     no_bring: bool,
     threads: str,
+    prepare: bool,
     verbose: bool,
     command: tuple[str, ...],
 ) -> None:
@@ -81,6 +83,9 @@ def command(
     topology = parse_nodes(nodes, cpus=cpus, memory=memory)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
+    if prepare:
+        _say(f"lab: kernel {find_kernel(kernel, say=_say)} is there")
+        return
     # A command in the background must not stop for want of its terminal.
     stdin = 0 if not command or not os.isatty(0) else None
     sys.stdout.flush()
@@ -93,9 +98,13 @@ def command(
         bring=[] if no_bring else (list(bring) or None),
         threads=threads,
         verbose=verbose,
-        say=lambda line: click.echo(line, err=True),
+        say=_say,
     )
     ctx.exit(status)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

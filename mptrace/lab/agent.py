@@ -38,10 +38,10 @@ class HostGone(Exception):
 
 
 class Port:
-    """The virtio port: frames out, frames in."""
+    """The way to the host, an open descriptor: frames out, frames in."""
 
-    def __init__(self) -> None:
-        self.fd = os.open(_port_device(), os.O_RDWR | os.O_CLOEXEC)
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
         self._unframer = wire.Unframer()
         self._frames: deque[tuple[bytes, bytes]] = deque()
 
@@ -55,7 +55,10 @@ class Port:
 
     def read_some(self) -> None:
         """Wait for data and queue the frames that it completes."""
-        data = os.read(self.fd, wire.CHUNK)
+        try:
+            data = os.read(self.fd, wire.CHUNK)
+        except ConnectionError:
+            data = b""
         if not data:
             raise HostGone
         self._frames.extend(self._unframer.feed(data))
@@ -404,7 +407,7 @@ def _get(port: Port, request: dict[str, Any]) -> None:
         shutil.copyfileobj(file, _PortFile(port), wire.CHUNK)
 
 
-def _serve(port: Port, kind: bytes, payload: bytes) -> None:
+def _serve_one(port: Port, kind: bytes, payload: bytes) -> None:
     if kind == wire.JOB:
         Job(port, json.loads(payload)).run()
         return
@@ -424,14 +427,13 @@ def _serve(port: Port, kind: bytes, payload: bytes) -> None:
     port.send_json(wire.DONE, {"error": error})
 
 
-def main() -> None:
-    """Serve until the host closes the port."""
-    port = Port()
+def serve(port: Port) -> None:
+    """Do what the host asks for until it closes the port."""
     port.send(wire.HELLO)
     with contextlib.suppress(HostGone):
         while True:
-            _serve(port, *port.next())
+            _serve_one(port, *port.next())
 
 
 if __name__ == "__main__":
-    main()
+    serve(Port(os.open(_port_device(), os.O_RDWR | os.O_CLOEXEC)))

@@ -318,7 +318,7 @@ class Guest:
             for name in ("qemu", "serial", "console"):
                 with contextlib.suppress(OSError):
                     text = (Path(self._directory.name) / name).read_text(errors="replace")
-                    lines += text.splitlines()[-_CONSOLE_LINES:]
+                    lines += _telling(text.splitlines())
         tail = "".join(f"\n  | {line}" for line in lines if line.strip())
         hint = "" if self._verbose else "rerun with --verbose to see all that its kernel says"
         return LabError(message + tail, hint)
@@ -413,6 +413,13 @@ class _Input:
         if not piece:
             self.fd = None
         return piece
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """The lines that tell most: from a panic on, else the last."""
+    panics = [number for number, line in enumerate(lines) if "Kernel panic" in line]
+    start = panics[0] if panics else max(0, len(lines) - _CONSOLE_LINES)
+    return lines[start : start + _CONSOLE_LINES]
 
 
 def _check_programs() -> Path:

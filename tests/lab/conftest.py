@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests for the tests of this directory: each test runs here and commands a guest.
+
+A test takes the fixture ``guest`` and thereby runs once on each kernel of
+MPTRACE_LAB_KERNELS (by default all series).  ``@pytest.mark.nodes("1G,1G,512M")``
+asks for a topology, by default two nodes of 1G.  Tests are sorted so that one boot
+serves all tests with the same kernel and nodes; at most one guest is alive.
+A guest that can't boot is a failure, never a skip.
+"""
+
+import io
+import itertools
+import os
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mptrace.lab.guest import Completed, Guest
+from mptrace.lab.kernels import SERIES, find_kernel
+from mptrace.lab.topology import parse_nodes
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+KERNELS = os.environ.get("MPTRACE_LAB_KERNELS", ",".join(SERIES)).split(",")
+DEFAULT_NODES = "2"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker of this directory."""
+    config.addinivalue_line(
+        "markers", "nodes(spec): the guest's nodes, as of `mptrace lab --nodes`"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes a guest runs on each kernel."""
+    if "kernel" in metafunc.fixturenames:
+        metafunc.parametrize("kernel", KERNELS)
+
+
+def _nodes(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("nodes")
+    return marker.args[0] if marker else DEFAULT_NODES
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this directory and bring those that share a guest together."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("lab")
+
+    def order(item: pytest.Item) -> tuple[bool, int, str]:
+        callspec = getattr(item, "callspec", None)
+        kernel = callspec.params.get("kernel") if callspec else None
+        if kernel is None:
+            return item.path.is_relative_to(HERE), -1, ""
+        return True, KERNELS.index(kernel), _nodes(item)
+
+    items.sort(key=order)
+
+
+class Pool:
+    """The one guest that is alive, replaced when another is asked for or it died."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str] | None = None
+        self._guest: Guest | None = None
+
+    def get(self, kernel: str, nodes: str) -> Guest:
+        """A booted guest with this ``kernel`` and these ``nodes``."""
+        if self._guest is None or self._key != (kernel, nodes) or not self._guest.alive:
+            self.close()
+            self._guest = Guest(find_kernel(kernel), parse_nodes(nodes))
+            self._guest.boot()
+            self._key = kernel, nodes
+        return self._guest
+
+    def close(self) -> None:
+        """End the guest."""
+        if self._guest is not None:
+            self._guest.close()
+            self._guest = None
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """The pool of the session."""
+    pool = Pool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def guest(pool: Pool, kernel: str, request: pytest.FixtureRequest) -> Guest:
+    """A booted guest; the state that a test leaves in it is the next test's too."""
+    return pool.get(kernel, _nodes(request.node))
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def guest_dir(guest: Guest) -> str:
+    """A directory of the guest's own for one test; not seen by the host."""
+    path = f"/var/tmp/mptrace-test-{next(_numbers)}"
+    assert guest.run(["mkdir", path]).returncode == 0
+    return path
+
+
+@pytest.fixture
+def mptrace(guest: Guest, guest_dir: str) -> Callable[..., Completed]:
+    """Call ``mptrace(*arguments, timeout=300)`` in the guest, in ``guest_dir``; a Completed."""
+
+    def call(*arguments: str, timeout: float = 300.0) -> Completed:
+        argv = [sys.executable, "-m", "mptrace", *arguments]
+        return guest.run(argv, cwd=guest_dir, timeout=timeout)
+
+    return call
+
+
+@pytest.fixture
+def fetch(guest: Guest, tmp_path: Path) -> Callable[[str], Path]:
+    """Copy the directory or file ``path`` of the guest here; where it is now."""
+
+    def copy(path: str) -> Path:
+        done = guest.run(["tar", "-C", os.path.dirname(path), "-cf", "-", os.path.basename(path)])
+        assert done.returncode == 0, done.errors
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+            tar.extractall(tmp_path)
+        return tmp_path / os.path.basename(path)
+
+    return copy
