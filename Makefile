@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# `make demo` and `make test` set up what is missing on a Debian machine first.
+# Set-up steps leave a stamp in .setup/ named after the content that defines them.
+
+KERNELS := 6.1 6.12
+python := .venv/bin/python
+digest = $(shell cat $(1) 2>/dev/null | sha256sum | cut -c1-12)
+packages := .setup/packages-$(call digest,scripts/apt-packages.txt scripts/install-packages)
+venv := .setup/venv-$(call digest,pyproject.toml Makefile)
+
+.PHONY: demo test setup lint unit labtest kernels clean
+
+demo: setup ## the main job: a real migration traced; leaves mptrace.data
+	@scripts/demo $(ARGS)
+
+test: setup lint kernels ## all checks; tests on all kernels of the lab
+	$(python) -m pytest tests/unit tests/lab
+
+setup: $(packages) $(venv)
+
+lint: setup
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+	$(python) -m mypy
+
+unit: setup ## tests that need no guest
+	$(python) -m pytest tests/unit
+
+labtest: setup ## tests in guests; KERNEL=6.12 for one kernel
+	$(if $(KERNEL),MPTRACE_LAB_KERNELS=$(KERNEL)) $(python) -m pytest tests/lab
+
+kernels: setup
+	@for kernel in $(KERNELS); do .venv/bin/mptrace lab --kernel $$kernel --prepare || exit; done
+
+clean:
+	rm -rf .setup .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(packages):
+	@scripts/install-packages
+	@mkdir -p .setup && rm -f .setup/packages-* && touch $@
+
+# The distribution's Python and its packages, as bcc comes from there.
+$(venv): | $(packages)
+	@echo "==> setting up the virtual environment .venv"
+	@[ -x $(python) ] || /usr/bin/python3 -m venv --system-site-packages .venv
+	@$(python) -m pip --disable-pip-version-check install -q -e '.[dev]'
+	@rm -f .setup/venv-* && touch $@
