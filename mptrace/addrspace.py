@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ class Mapping:
     perms: str
     name: str
     resident_bytes: int  #: Rss, Swap and hugetlb of smaps: 0 means nothing but zero pages
+    raw_frames: bool = False  #: VM_PFNMAP (devices, [vvar]): pagemap shows none of its pages
 
     @property
     def pages(self) -> int:
@@ -104,9 +105,7 @@ def clip(found: list[Mapping], ranges: tuple[tuple[int, int], ...]) -> list[Mapp
             low = max(mapping.start, start & -PAGE_SIZE)
             high = min(mapping.end, -(-end // PAGE_SIZE) * PAGE_SIZE)
             if low < high:
-                parts.append(
-                    Mapping(low, high, mapping.perms, mapping.name, mapping.resident_bytes)
-                )
+                parts.append(replace(mapping, start=low, end=high))
     return parts
 
 
@@ -136,10 +135,14 @@ class Pagemap:
         """Yield ``(end, ranges)``: what lies below ``end`` and was not yielded before.
 
         ``ranges`` is int64[n, 2] of addresses ``(start, end)`` where a page is
-        present or swapped out, ascending.  Without PAGEMAP_SCAN it stops
-        at MAX_READ_PAGES: the last ``end`` says how far it came.
+        present or swapped out, ascending; of raw frames every page.  The last
+        ``end`` says how far it came: to MAX_READ_PAGES without PAGEMAP_SCAN, of
+        raw frames to _CHUNK_PAGES.
         """
-        if self.unread(mapping):
+        if mapping.raw_frames:
+            end = min(mapping.end, mapping.start + _CHUNK_PAGES * PAGE_SIZE)
+            yield end, np.array([[mapping.start, end]])
+        elif self.unread(mapping):
             yield mapping.end, np.empty((0, 2), np.int64)
         elif self._scan:
             yield from self._scanned(mapping)
@@ -267,21 +270,23 @@ def _gather(fd: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]
 def _parse_smaps(text: str) -> list[Mapping]:
     found: list[Mapping] = []
     header: tuple[int, int, str, str] | None = None
-    resident = 0
+    resident, raw_frames = 0, False
     for line in text.splitlines():
         first, _, rest = line.partition(" ")
         if first.endswith(":"):
             if first in _RESIDENT:
                 resident += int(rest.split()[0]) * 1024
+            raw_frames |= first == "VmFlags:" and "pf" in rest.split()
             continue
         if header:
-            found.append(Mapping(*header, resident))
+            found.append(Mapping(*header, resident, raw_frames))
         start, _, end = first.partition("-")
         fields = rest.split(maxsplit=4)
         name = fields[4] if len(fields) > 4 else ""
-        header, resident = (int(start, 16), int(end, 16), fields[0], name), 0
+        header = (int(start, 16), int(end, 16), fields[0], name)
+        resident, raw_frames = 0, False
     if header:
-        found.append(Mapping(*header, resident))
+        found.append(Mapping(*header, resident, raw_frames))
     return found
 
 

@@ -148,17 +148,18 @@ def main() -> None:
     _arrange_signals(server)
     memory.parent_death_signal(signal.SIGTERM, parent)
     # What a library prints must not get between the replies.
-    out = os.fdopen(os.dup(1), "w")
+    out = os.dup(1)
     os.dup2(2, 1)
     try:
-        _serve(server, out)
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone
+            _serve(server, out)
     finally:
         server.idle = False
         with contextlib.suppress(MptraceError):  # the target may be gone; nobody listens
             server.teardown()
 
 
-def _serve(server: Server, out: Any) -> None:
+def _serve(server: Server, out: int) -> None:
     while not server.stopping:
         server.idle = True
         line = server.requests.line()
@@ -178,8 +179,9 @@ def _serve(server: Server, out: Any) -> None:
             traceback.print_exc()
             told = f"{type(error).__name__}: {error}"
             reply = protocol.to_error(MptraceError(f"the worker failed: {told}"))
-        out.write(json.dumps(reply) + "\n")
-        out.flush()
+        data = json.dumps(reply).encode() + b"\n"
+        while data:
+            data = data[os.write(out, data) :]
 
 
 def _arrange_signals(server: Server) -> None:

@@ -98,17 +98,18 @@ def resolve(workload: Workload, nids: Sequence[int]) -> Workload:
     """Fill in the nodes that were left open and check everything else.
 
     ``nids`` are the nodes with memory.  The source becomes the first of them
-    that is no target, the target the first after the source; for ``"pid"`` an
-    open source stays open: any node.  Raises :class:`UsageError` for what
-    contradicts itself and for unknown nodes, :class:`HostError` where one node
-    is all there is.
+    that is no target (the first where all of several are), the target the first
+    after the source; for ``"pid"`` an open source stays open: any node.  Raises
+    :class:`UsageError` for what contradicts itself and for unknown nodes,
+    :class:`HostError` where one node is all there is.
     """
     _check_options(workload)
     sources, targets = workload.source_nids, workload.target_nids
     for nid in {*sources, *targets} - set(nids):
         raise unknown_node(nid, nids)
     if not sources and workload.target != "pid":
-        sources = tuple(nid for nid in nids if nid not in targets)[:1]
+        others = tuple(nid for nid in nids if nid not in targets)
+        sources = (others or (tuple(nids) if len(targets) > 1 else ()))[:1]
     if len(sources) > 1 and workload.target != "pid":
         raise UsageError(f"one source node is needed, not {len(sources)}")
     if not targets and not workload.explicit:

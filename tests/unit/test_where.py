@@ -36,6 +36,10 @@ VmFlags: rd ex mr mw me
 7f0000000000-7f0000400000 rw-p 00000000 00:00 0
 Rss:                   0 kB
 Private_Hugetlb:    2048 kB
+VmFlags: rd mr de ht
+7fff00000000-7fff00004000 r--p 00000000 00:00 0                          [vvar]
+Rss:                   0 kB
+VmFlags: rd mr pf io de dd
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 Rss:                   0 kB
 """
@@ -66,6 +70,7 @@ def test_smaps_is_read_with_names_that_have_blanks(tmp_path: Path) -> None:
     assert addrspace.mappings(5, root=tmp_path) == [
         Mapping(0x559F00000000, 0x559F00002000, "r-xp", "/usr/bin/a program", 12 << 10),
         Mapping(0x7F0000000000, 0x7F0000400000, "rw-p", "", 2 << 20),
+        Mapping(0x7FFF00000000, 0x7FFF00004000, "r--p", "[vvar]", 0, raw_frames=True),
     ]
 
 
@@ -109,6 +114,15 @@ def test_a_large_mapping_with_nothing_resident_is_not_read() -> None:
     empty = Mapping(1 << 40, 1 << 46, "---p", "", 0)
     with Pagemap(os.getpid(), scan=False) as pagemap:
         assert [(end, ranges.size) for end, ranges in pagemap.present(empty)] == [(1 << 46, 0)]
+
+
+def test_every_page_of_raw_frames_is_asked_about() -> None:
+    """Pagemap shows none of them; up to 4 GiB, what lies beyond is not looked at."""
+    device = Mapping(1 << 40, (1 << 40) + (1 << 33), "rw-s", "/dev/x", 0, raw_frames=True)
+    with Pagemap(os.getpid()) as pagemap:
+        ((end, ranges),) = pagemap.present(device)
+    assert end == (1 << 40) + (1 << 32)
+    assert ranges.tolist() == [[1 << 40, end]]
 
 
 def test_what_is_too_large_to_read_is_counted_as_unread(

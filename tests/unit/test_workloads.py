@@ -49,6 +49,7 @@ def test_options_that_make_no_sense_are_usage_errors(options: dict[str, Any], me
         (((5,), ()), (0, 2, 5), ((5,), (0,))),
         (((0,), (0,)), (0,), ((0,), (0,))),
         (((0,), (1, 0)), (0, 1), ((0,), (1, 0))),
+        (((), (1, 0)), (0, 1), ((0,), (1, 0))),
     ],
 )
 def test_open_nodes_are_filled_in(given: Any, nids: tuple[int, ...], expected: Any) -> None:
@@ -67,6 +68,8 @@ def test_one_node_is_a_host_error_with_the_way_out() -> None:
     """It points to the lab."""
     with pytest.raises(HostError) as caught:
         resolve(Workload(), (0,))
+    with pytest.raises(HostError):
+        resolve(Workload(target_nids=(0,)), (0,))
     assert "mptrace lab" in caught.value.hint
 
 
