@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Chunks of the user arrays become one row per entry."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mptrace.arrays import EntryMerger, chunk_rows
+from mptrace.records import CHUNK_SMALL, READ_NODES, READ_PAGES, READ_STATUS, SMALL_CHUNK
+
+
+def chunk(call: int, first: int, count: int, *, at_exit: int, failed: int = 0) -> NDArray[np.void]:
+    """A chunk whose address is 4096 * entry, target 1, status 7 before and 1 after."""
+    made = np.zeros(1, CHUNK_SMALL)
+    made["call_id"], made["first"], made["count"] = call, first, count
+    made["at_exit"], made["failed"] = at_exit, failed
+    made["pages"] = 4096 * (first + np.arange(SMALL_CHUNK))
+    made["nodes"] = 1
+    made["status"] = 1 if at_exit else 7
+    return made
+
+
+def rows(*chunks: NDArray[np.void]) -> NDArray[np.void]:
+    """Rows of several chunks."""
+    return chunk_rows(np.concatenate(chunks))
+
+
+def ended(*calls: int) -> NDArray[np.uint64]:
+    """Call ids as the tracer hands them over."""
+    return np.array(calls, np.uint64)
+
+
+def test_only_used_entries_of_a_chunk_count() -> None:
+    """A partly used chunk gives as many rows as it says."""
+    made = rows(chunk(1, 0, SMALL_CHUNK, at_exit=0), chunk(1, SMALL_CHUNK, 3, at_exit=0))
+    assert made["entry"].tolist() == list(range(SMALL_CHUNK + 3))
+    assert made["address"].tolist() == [4096 * entry for entry in range(SMALL_CHUNK + 3)]
+
+
+def test_entry_and_exit_are_merged_when_the_call_ended() -> None:
+    """Both sides of an entry become one row, calls apart, in order of call and entry."""
+    merger = EntryMerger()
+    assert not len(merger.add(rows(chunk(2, 0, 2, at_exit=0), chunk(1, 0, 2, at_exit=0)), ended()))
+    made = merger.add(rows(chunk(1, 0, 2, at_exit=1)), ended(1))
+    assert made["call_id"].tolist() == [1, 1]
+    assert made["status_before"].tolist() == [7, 7]
+    assert made["status_after"].tolist() == [1, 1]
+    assert not made["unread"].any()
+    assert not made["unread_before"].any()
+    assert merger.rest()["call_id"].tolist() == [2, 2]
+
+
+def test_exit_chunks_wait_for_the_calls_record() -> None:
+    """Half of a call's exit chunks may come a moment before the others: nothing leaves early."""
+    merger = EntryMerger()
+    both = rows(chunk(1, 0, 64, at_exit=0), chunk(1, 64, 5, at_exit=0), chunk(1, 0, 64, at_exit=1))
+    assert not len(merger.add(both, ended()))
+    made = merger.add(rows(chunk(1, 64, 5, at_exit=1)), ended(1))
+    assert len(made) == 69
+    assert not made["unread"].any()
+
+
+def test_what_could_not_be_read_is_said() -> None:
+    """An array unread at entry is taken from the exit; unread at both sides it stays unread."""
+    merger = EntryMerger()
+    made = merger.add(
+        rows(
+            chunk(1, 0, 1, at_exit=0, failed=READ_PAGES | READ_NODES | READ_STATUS),
+            chunk(1, 0, 1, at_exit=1, failed=READ_NODES),
+        ),
+        ended(1),
+    )
+    assert made["unread"].tolist() == [READ_NODES]
+    assert made["unread_before"].tolist() == [READ_STATUS]
+    assert made["address"].tolist() == [0]
+    assert made["status_after"].tolist() == [1]
+
+
+def test_a_call_whose_exit_was_not_seen_has_no_status() -> None:
+    """What was read at entry only is kept, with the status marked as unread."""
+    merger = EntryMerger()
+    merger.add(rows(chunk(3, 0, 2, at_exit=0)), ended())
+    rest = merger.rest()
+    assert rest["unread"].tolist() == [READ_STATUS, READ_STATUS]
+    assert not len(merger.rest())

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Probe plans for kernels whose facts were recorded (tests/fixtures/facts-*.json)."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from recorded_facts import facts_of
+
+from mptrace.facts import Prototype
+from mptrace.plan import CANDIDATES, ESSENTIAL, PHASES, PhasePlan, Plan, Request, make_plan
+
+
+def phases_of(plan: Plan) -> dict[str, PhasePlan]:
+    """Phases of a plan by name."""
+    return {phase.phase: phase for phase in plan.phases}
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_every_phase_has_an_attach_point(kernel: str) -> None:
+    """Both kernels of the lab offer a function or tracepoint for each phase."""
+    plan = make_plan(facts_of(kernel))
+    assert [p.phase for p in plan.phases] == list(PHASES)
+    assert all(p.method for p in plan.phases)
+    assert plan.missing_essentials() == ()
+    assert plan.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        ("6.1", {"lookup": "follow_page", "copy": "folio_copy", "move": "move_to_new_folio"}),
+        ("6.12", {"lookup": "folio_walk_start", "copy": "folio_mc_copy"}),
+    ],
+)
+def test_the_function_is_the_one_that_fires(kernel: str, expected: dict[str, str]) -> None:
+    """Of a phase's candidates the one that this kernel really calls comes first."""
+    phases = phases_of(make_plan(facts_of(kernel)))
+    assert {phase: phases[phase].attach for phase in expected} == expected
+
+
+def test_macros_follow_the_prototypes() -> None:
+    """Where 6.1 and 6.12 differ in arguments, return types and structs, the macros do."""
+    old, new = (make_plan(facts_of(kernel)).defines for kernel in ("6.1", "6.12"))
+    assert (old["LOOKUP_NARGS"], old["LOOKUP_ADDRESS"]) == (3, 1)
+    assert (new["LOOKUP_NARGS"], new["LOOKUP_ADDRESS"]) == (4, 2)
+    assert "ISOLATE_BOOL" not in old
+    assert new["ISOLATE_BOOL"] == 1
+    assert "REMAP_INDIRECT" not in old
+    assert new["REMAP_INDIRECT"] == 1
+    assert old["NODES_SHIFT"] == new["NODES_SHIFT"] == 10
+
+
+def test_a_kernel_that_refuses_tracing_has_no_plan_and_says_why() -> None:
+    """On a host with tracepoints only, each essential phase is missing, with both reasons."""
+    missing = make_plan(facts_of("restricted")).missing_essentials()
+    assert {p.phase for p in missing} == ESSENTIAL
+    assert all("EPERM" in p.reason or "kprobe" in p.reason for p in missing)
+
+
+def test_what_was_refused_falls_back() -> None:
+    """A refused method gives way to the next method, then to the next candidate, then to none."""
+    facts = facts_of("6.12")
+    excluded = {("drain", "lru_cache_disable", "fentry"): "refused"}
+    assert phases_of(make_plan(facts, excluded=excluded))["drain"].method == "kprobe"
+    excluded["drain", "lru_cache_disable", "kprobe"] = "refused"
+    drain = phases_of(make_plan(facts, excluded=excluded))["drain"]
+    assert drain.attach == "lru_add_drain_all"
+    for method in ("fentry", "kprobe"):
+        excluded["drain", "lru_add_drain_all", method] = "fired 0 times, not 2"
+    drain = phases_of(make_plan(facts, excluded=excluded))["drain"]
+    assert drain.method == ""
+    assert "lru_cache_disable by fentry: refused" in drain.reason
+    assert "fired 0 times" in drain.reason
+
+
+def test_a_kretprobe_of_the_lookup_gets_a_kprobe() -> None:
+    """By kprobe the lookup's address is stored at entry: there is an enter handler then."""
+    facts = facts_of("6.1")
+    assert phases_of(make_plan(facts))["lookup"].enter == ""
+    excluded = {("lookup", "follow_page", "fentry"): "refused"}
+    assert phases_of(make_plan(facts, excluded=excluded))["lookup"].enter == "enter_lookup"
+
+
+def test_a_function_of_another_shape_is_refused() -> None:
+    """A prototype with fewer parameters than the row describes is not attached to."""
+    facts = facts_of("6.12")
+    functions = {**facts.functions, "folio_walk_start": Prototype(("vma",), "pointer")}
+    plan = make_plan(dataclasses.replace(facts, functions=functions))
+    lookup = phases_of(plan)["lookup"]
+    assert lookup.method == ""
+    assert "has 1 parameters, not 4" in lookup.reason
+
+
+def test_rings_are_powers_of_two_and_the_bound_counts_them() -> None:
+    """Ring sizes round up; the memory bound grows with what was asked for."""
+    facts = facts_of("6.12")
+    small = make_plan(facts, Request(folio_ring_bytes=5000, max_folios=1 << 10))
+    large = make_plan(facts, Request(folio_ring_bytes=1 << 26, max_folios=1 << 18))
+    assert small.defines["FOLIO_RING_PAGES"] == 2
+    assert large.memory_bound_bytes - small.memory_bound_bytes > 1 << 26
+
+
+def test_handlers_of_the_table_are_in_the_program() -> None:
+    """Each handler that a row names is a function of bpf/move_pages.c."""
+    source = (Path(__file__).parents[2] / "mptrace" / "bpf" / "move_pages.c").read_text()
+    for candidate in CANDIDATES:
+        for handler in {candidate.enter, candidate.exit, candidate.kprobe_enter} - {""}:
+            assert f"\nint {handler}(" in source
