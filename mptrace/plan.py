@@ -479,7 +479,7 @@ def _memory_bound(request: Request, page_size: int) -> int:
             request.large_ring_bytes,
         )
     )
-    return rings + request.max_folios * (184 + 80) + request.max_threads * (560 + 80)
+    return rings + request.max_folios * (208 + 80) + request.max_threads * (600 + 80)
 
 
 def _ring_pages(size_bytes: int, page_size: int) -> int:

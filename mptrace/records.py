@@ -62,6 +62,10 @@ FOLIO = np.dtype(
         ("move_ns", "<u8"),  # move_to_new_folio, includes copy_ns
         ("copy_ns", "<u8"),
         ("remap_ns", "<u8"),
+        # between two steps of one folio, seen by no probe of their own:
+        ("lock_ns", "<u8"),  # target allocated .. unmap: folio lock, write-back, anon_vma
+        ("lru_ns", "<u8"),  # moved .. remap: target added to the LRU (6.1: LRU drain, too)
+        ("release_ns", "<u8"),  # remapped .. end: unlock, put the source
         ("dark_first_ns", "<u8"),  # first migration entry set; 0: never inaccessible
         ("light_last_ns", "<u8"),  # last migration entry removed
         ("blackout_ns", "<u8"),  # sum of the windows

@@ -57,6 +57,9 @@ struct folio_record {
 	u64 move_ns;
 	u64 copy_ns;
 	u64 remap_ns;
+	u64 lock_ns;		/* from the target's allocation to the unmap */
+	u64 lru_ns;		/* from the move to the remap */
+	u64 release_ns;		/* from the remap to the end */
 	u64 dark_first_ns;
 	u64 light_last_ns;
 	u64 blackout_ns;
@@ -79,7 +82,7 @@ struct folio_record {
 	u8 flags;
 	u16 pad;
 };
-_Static_assert(sizeof(struct folio_record) == 184, "records.FOLIO");
+_Static_assert(sizeof(struct folio_record) == 208, "records.FOLIO");
 
 struct migration_record {
 	u64 migration_id;
@@ -196,7 +199,16 @@ struct level {
 	u64 remap_enter_ns;
 	u64 remap_src;
 	u64 flush_enter_ns;
+	u64 step_ns;		/* when the last step below ended, and whose it was */
+	u64 step_src;
+	u32 step;
+	u32 pad;
 };
+
+/* Steps after which the kernel goes on with the same folio: what lies between is timed, too. */
+#define STEP_ALLOCATED	1
+#define STEP_MOVED	2
+#define STEP_REMAPPED	3
 
 /* A folio that a lookup found and that nothing else happened to yet. */
 struct pending {
@@ -280,6 +292,22 @@ static __always_inline void count_lost(struct thread *t, int cause)
 	level = this_level(t);
 	if (level)
 		level->migration.lost++;
+}
+
+static __always_inline void end_step(struct level *level, u32 step, u64 src, u64 now)
+{
+	level->step = step;
+	level->step_src = src;
+	level->step_ns = now;
+}
+
+/* Time since a step of this folio, if that was the last thing that happened. */
+static __always_inline u64 since_step(struct level *level, u32 step, u64 src, u64 now)
+{
+	if (level->step != step || level->step_src != src)
+		return 0;
+	level->step = 0;
+	return now - level->step_ns;
 }
 
 /* An identity that no other call or migration of a session has. */
@@ -920,6 +948,7 @@ static __always_inline void on_exit_allocate(u64 dst)
 		return;
 	now = bpf_ktime_get_ns();
 	f = folio_in(level, level->alloc_src, level->alloc_enter_ns);
+	end_step(level, STEP_ALLOCATED, level->alloc_src, now);
 	level->alloc_src = 0;
 	if (!f)
 		return;
@@ -951,6 +980,7 @@ int exit_allocate(CTX(ALLOCATE))
 static __always_inline void on_enter_unmap(u64 src)
 {
 	struct level *level = active_level();
+	struct folio_record *f;
 	u64 now;
 
 	if (!level)
@@ -959,7 +989,9 @@ static __always_inline void on_enter_unmap(u64 src)
 	level->unmap_src = src;
 	level->unmap_enter_ns = now;
 	/* compaction's allocations are not seen: a folio may be met here first */
-	folio_in(level, src, now);
+	f = folio_in(level, src, now);
+	if (f)
+		f->lock_ns += since_step(level, STEP_ALLOCATED, src, now);
 }
 
 static __always_inline void on_exit_unmap(void)
@@ -1108,6 +1140,7 @@ static __always_inline void on_exit_move(u64 ret)
 		return;
 	now = bpf_ktime_get_ns();
 	f = folios.lookup(&level->move_src);
+	end_step(level, STEP_MOVED, level->move_src, now);
 	level->move_src = 0;
 	if (!f)
 		return;
@@ -1170,16 +1203,23 @@ int exit_copy(CTX(COPY))
 static __always_inline void on_enter_remap(u64 arg)
 {
 	struct level *level = active_level();
+	struct folio_record *f;
+	u64 src = arg, now;
 
 	if (!level)
 		return;
 #ifdef REMAP_INDIRECT
 	/* struct rmap_walk_arg begins with the source folio */
-	read_kernel(&level->remap_src, 8, (void *)arg);
-#else
-	level->remap_src = arg;
+	read_kernel(&src, 8, (void *)arg);
 #endif
-	level->remap_enter_ns = bpf_ktime_get_ns();
+	now = bpf_ktime_get_ns();
+	level->remap_src = src;
+	level->remap_enter_ns = now;
+	if (level->step != STEP_MOVED)
+		return;
+	f = folios.lookup(&src);
+	if (f)
+		f->lru_ns += since_step(level, STEP_MOVED, src, now);
 }
 
 static __always_inline void on_exit_remap(void)
@@ -1193,6 +1233,7 @@ static __always_inline void on_exit_remap(void)
 	now = bpf_ktime_get_ns();
 	src = level->remap_src;
 	level->remap_src = 0;
+	end_step(level, STEP_REMAPPED, src, now);
 	f = folios.lookup(&src);
 	if (!f)
 		return;
@@ -1222,9 +1263,13 @@ int exit_remap(CTX(REMAP))
 static __always_inline void end_folio(u64 src, u8 end)
 {
 	struct folio_record *f = folios.lookup(&src);
+	struct level *level;
 
 	if (!f)
 		return;
+	level = active_level();
+	if (level)
+		f->release_ns += since_step(level, STEP_REMAPPED, src, bpf_ktime_get_ns());
 	emit_folio(f, end);
 	folios.delete(&src);
 }
