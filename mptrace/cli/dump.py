@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mptrace dump`: the rows behind a report."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mptrace.cli.report import DEFAULT_RECORDING
+
+if TYPE_CHECKING:
+    from mptrace.rows import Rows
+
+TABLES = ("entries", "calls", "migrations", "folios")
+
+
+@click.command("dump")
+@click.option(
+    "--table", type=click.Choice(TABLES), default="entries", show_default=True, help="Which rows."
+)
+@click.option(
+    "--failed",
+    is_flag=True,
+    help="Only what did not succeed: entries that failed or were never attempted, calls and "
+    "migrations that returned another value than 0, folios that were isolated and stayed.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "jsonl", "csv")),
+    default="table",
+    show_default=True,
+    help="jsonl and csv have every column, null or empty where there is no value.",
+)
+@click.argument("recording", type=click.Path(path_type=Path), default=DEFAULT_RECORDING)
+def command(table: str, failed: bool, form: str, recording: Path) -> None:
+    """Print the rows behind the report of RECORDING (mptrace.data).
+
+    A row of `entries` is one entry of one call: its address and target node,
+    the status that the kernel stored (none where it left the array untouched),
+    what became of the page and why, where the page was afterwards, and whether
+    the witnesses agree.
+    """
+    from mptrace.recording import Recording
+    from mptrace.rows import Rows
+
+    data = Recording.open(recording)
+    rows = Rows(table, data.tables(), data.meta, failed=failed)
+    try:
+        if form == "csv":
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(rows.columns)
+            writer.writerows(rows)
+        else:
+            for line in _json_lines(rows) if form == "jsonl" else _text_lines(rows):
+                sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _json_lines(rows: "Rows") -> Iterator[str]:
+    names = rows.columns
+    for row in rows:
+        yield json.dumps(dict(zip(names, row, strict=True)))
+
+
+def _text_lines(rows: "Rows") -> Iterator[str]:
+    # Columns as wide as their heads or the widest values that are common: a
+    # stream can't wait for its last row.
+    widths = [max(len(name), _WIDTHS.get(name, 0)) for name in rows.short]
+    yield _line(rows.short, widths)
+    for row in rows.values(rows.short):
+        yield _line(["-" if value in (None, "") else str(value) for value in row], widths)
+
+
+_WIDTHS = {
+    "call": 5,
+    "entry": 7,
+    "address": 14,
+    "status": 6,
+    "outcome": 13,
+    "entry_reason": 12,
+    "witnesses": 9,
+    "tid": 7,
+    "nr_pages": 8,
+    "folio": 7,
+    "migration": 9,
+    "comm": 15,
+}
+
+
+def _line(values: "tuple[str, ...] | list[str]", widths: list[int]) -> str:
+    cells = [f"{value:<{width}}" for value, width in zip(values, widths, strict=True)]
+    return " ".join(cells).rstrip()

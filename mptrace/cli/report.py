@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mptrace report`: a recording as the report it gave live."""
+
+import json
+from pathlib import Path
+
+import click
+
+from mptrace.errors import EXIT_OK, EXIT_STRICT
+
+#: Where `mptrace run` leaves its recording, and the others look for one.
+DEFAULT_RECORDING = "mptrace.data"
+
+
+@click.command("report")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: raw nanoseconds, all numbers.")
+@click.option("--histogram", is_flag=True, help="Add power-of-two histograms of the phases.")
+@click.option(
+    "--strict", is_flag=True, help="Leave with status 3 if anything was lost or is unknown."
+)
+@click.argument("recording", type=click.Path(path_type=Path), default=DEFAULT_RECORDING)
+def command(as_json: bool, histogram: bool, strict: bool, recording: Path) -> None:
+    """Print the report of RECORDING (mptrace.data), without root, on any machine.
+
+    Says what became of each page, from the kernel's events; what the status
+    array and the location say about it; where the time went; and why pages
+    stayed.
+    """
+    raise SystemExit(print_report(recording, as_json=as_json, histogram=histogram, strict=strict))
+
+
+def print_report(recording: Path, *, as_json: bool, histogram: bool, strict: bool) -> int:
+    """Print the report of a recording; return the exit status."""
+    from mptrace.profile import is_clean, profile
+    from mptrace.recording import Recording
+    from mptrace.report import render
+
+    data = Recording.open(recording)
+    numbers = profile(data.tables(), data.meta, missing_parts=data.missing_parts)
+    if as_json:
+        click.echo(json.dumps(numbers, indent=2))
+    else:
+        click.echo(render(numbers, histogram=histogram))
+    return EXIT_STRICT if strict and not is_clean(numbers) else EXIT_OK

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The documented page states and return codes of move_pages(2), in one table.
+
+What a value means, how kernels since 4.17 really produce it (before, a failed
+migration wrote its errno into the array: commit a49bd4d71637, "mm, numa: rework
+do_pages_move"), what to do, and where that is written.  Every message of
+mptrace takes its words from here.
+"""
+
+import errno
+from dataclasses import dataclass
+
+_PAGE = "move_pages(2), page states"
+_RETURN = "move_pages(2), errors"
+
+
+@dataclass(frozen=True)
+class Status:
+    """One value that a page's status or the call's return value can have.
+
+    ``value`` is -errno, or 0 where the row stands for a whole class
+    (``name`` says which).  ``produced`` is False for what is documented and
+    never happens.
+    """
+
+    name: str
+    value: int
+    meaning: str
+    kernel: str
+    remedy: str
+    source: str
+    produced: bool = True
+
+
+#: Values of ``status[i]``.
+PAGE_STATUSES: tuple[Status, ...] = (
+    Status(
+        "node",
+        0,
+        "the page is on that node, as far as its group knows",
+        "already there when looked up, or its group's migrate_pages() returned 0",
+        "",
+        f"{_PAGE}; store_status() in do_pages_move()",
+    ),
+    Status(
+        "untouched",
+        0,
+        "the kernel wrote nothing: its group failed, or the call ended before",
+        "move_pages_and_store_status() stores nothing when migrate_pages() is not 0",
+        "fill the array with an impossible value first, and query afterwards",
+        "mm/migrate.c; not in the manual",
+    ),
+    Status(
+        "ENOENT",
+        -errno.ENOENT,
+        "no page there",
+        "never touched, swapped out, or being migrated by somebody else; up to 6.11 also PROT_NONE",
+        "touch the page first",
+        f"{_PAGE}; folio_walk_start(), follow_page()",
+    ),
+    Status(
+        "EFAULT",
+        -errno.EFAULT,
+        "no mapping there, or one that can't be migrated",
+        "no VMA, VM_IO or VM_PFNMAP, the zero page; up to 6.11 also untouched anonymous memory",
+        "check the address; write to the page first",
+        f"{_PAGE}; vma_migratable()",
+    ),
+    Status(
+        "EACCES",
+        -errno.EACCES,
+        "mapped more than once",
+        "shared without MPOL_MF_MOVE_ALL; up to 6.11 also any hugetlb address but the first",
+        "MPOL_MF_MOVE_ALL (needs CAP_SYS_NICE), or the head address of the huge page",
+        f"{_PAGE}; folio_likely_mapped_shared(), page_mapcount()",
+    ),
+    Status(
+        "EBUSY",
+        -errno.EBUSY,
+        "could not be isolated",
+        "not on an LRU list, or isolated already: by another entry of the call, or by others",
+        "name each page, and each huge page, once; try again",
+        f"{_PAGE}; folio_isolate_lru(), isolate_hugetlb()",
+    ),
+    Status(
+        "EIO",
+        -errno.EIO,
+        "a dirty page could not be written",
+        "stays inside the kernel: a positive return value and an untouched status",
+        "",
+        f"{_PAGE}; writeout()",
+        produced=False,
+    ),
+    Status(
+        "EINVAL",
+        -errno.EINVAL,
+        "a dirty page can't be moved: its file system has no migration",
+        "stays inside the kernel: a positive return value and an untouched status",
+        "",
+        f"{_PAGE}; fallback_migrate_folio()",
+        produced=False,
+    ),
+    Status(
+        "ENOMEM",
+        -errno.ENOMEM,
+        "no memory on the target node",
+        "stays inside the kernel: the call returns -ENOMEM or a positive value",
+        "",
+        f"{_PAGE}; alloc_migration_target()",
+        produced=False,
+    ),
+)
+
+#: Return values of the call.
+RETURN_CODES: tuple[Status, ...] = (
+    Status(
+        "success",
+        0,
+        "every entry has a status",
+        "every group moved, or had nothing to move",
+        "look at the statuses: they may hold errors",
+        "move_pages(2), return value",
+    ),
+    Status(
+        "positive",
+        0,
+        "that many folios failed, plus the entries that were never attempted",
+        "migrate_pages() > 0 ends the loop; the failed group's statuses are untouched",
+        "query where the pages are; move the rest again",
+        "move_pages(2), return value; move_pages_and_store_status()",
+    ),
+    Status(
+        "ENODEV",
+        -errno.ENODEV,
+        "a target node does not exist or has no memory",
+        "!node_state(node, N_MEMORY); earlier groups were moved",
+        "choose a node with memory",
+        f"{_RETURN}; do_pages_move()",
+    ),
+    Status(
+        "EACCES",
+        -errno.EACCES,
+        "a target node is outside the target's cpuset",
+        "!node_isset(node, task_nodes); earlier groups were moved",
+        "widen cpuset.mems of the target process",
+        f"{_RETURN}; do_pages_move()",
+    ),
+    Status(
+        "EFAULT",
+        -errno.EFAULT,
+        "one of the three arrays can't be accessed",
+        "get_user() or put_user(); with a bad status array pages were moved all the same",
+        "give arrays that are as long as the count",
+        f"{_RETURN}; do_pages_move()",
+    ),
+    Status(
+        "ENOMEM",
+        -errno.ENOMEM,
+        "the target node had no memory for a page",
+        "alloc_migration_target() returned NULL; earlier pages of the group may have moved",
+        "free memory on the node; query where the pages are",
+        "mm/migrate.c, migrate_pages(); not in the manual",
+    ),
+    Status(
+        "EPERM",
+        -errno.EPERM,
+        "not allowed for that process, or MPOL_MF_MOVE_ALL without CAP_SYS_NICE",
+        "ptrace_may_access(), capable(CAP_SYS_NICE)",
+        "run with the right of ptrace over the target, or as root",
+        f"{_RETURN}; kernel_move_pages()",
+    ),
+    Status(
+        "ESRCH",
+        -errno.ESRCH,
+        "no such process",
+        "find_mm_struct()",
+        "check the process number",
+        f"{_RETURN}; find_mm_struct()",
+    ),
+    Status(
+        "EINVAL",
+        -errno.EINVAL,
+        "unknown flags, or a process without memory (kernel thread, zombie)",
+        "flags other than MPOL_MF_MOVE and MPOL_MF_MOVE_ALL; get_task_mm() == NULL",
+        "check the flags and the process",
+        f"{_RETURN}; kernel_move_pages()",
+    ),
+    Status(
+        "E2BIG",
+        -errno.E2BIG,
+        "too many pages",
+        "never since 2.6.29 (commit 3140a2273009)",
+        "",
+        _RETURN,
+        produced=False,
+    ),
+    Status(
+        "ENOENT",
+        -errno.ENOENT,
+        "no page needed moving",
+        "never since 2.6.29 (commit e78bbfa82624): 0 instead",
+        "",
+        _RETURN,
+        produced=False,
+    ),
+)
+
+
+def errno_name(number: int) -> str:
+    """``EBUSY`` for 16; the number as text where it has no name."""
+    return errno.errorcode.get(number, str(number))
+
+
+def status_text(status: int | None) -> str:
+    """A status in few characters: ``untouched``, ``node 1``, ``-16 EBUSY``."""
+    if status is None:
+        return "untouched"
+    if status >= 0:
+        return f"node {status}"
+    return f"{status} {errno_name(-status)}"
+
+
+def page_status(status: int | None) -> Status | None:
+    """The row of a page's status; None for a value that the table doesn't know."""
+    if status is None:
+        return PAGE_STATUSES[1]
+    if status >= 0:
+        return PAGE_STATUSES[0]
+    return _with_value(PAGE_STATUSES, status)
+
+
+def return_code(ret: int) -> Status | None:
+    """The row of a call's return value; None for a value that the table doesn't know."""
+    if ret >= 0:
+        return RETURN_CODES[min(ret, 1)]
+    return _with_value(RETURN_CODES, ret)
+
+
+def _with_value(table: tuple[Status, ...], value: int) -> Status | None:
+    return next((row for row in table if row.value == value), None)
