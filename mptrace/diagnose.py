@@ -54,7 +54,7 @@ CAUSES = (
     "node_not_allowed",
     "bad_array",
     "aborted_by_bad_node",
-    "aborted_by_node_not_allowed",
+    "aborted_by_refused_node",
     "aborted_by_bad_array",
 )
 #: Added to an errno: the kernel's move was refused with it, or the whole call was.
@@ -94,7 +94,7 @@ MEANINGS = {
     "node_not_allowed": "its node is outside the target's cpuset",
     "bad_array": "the user's arrays could not be accessed here",
     "aborted_by_bad_node": "an earlier entry's node is bad and ended the call",
-    "aborted_by_node_not_allowed": "an earlier entry's node is not allowed and ended the call",
+    "aborted_by_refused_node": "an earlier entry's node is not allowed and ended the call",
     "aborted_by_bad_array": "the user's arrays could not be accessed and that ended the call",
 }
 
@@ -205,7 +205,7 @@ def causes_of_no_attempt(ret: Ints, fail_rc: Ints, first: Bools, refused: Bools)
         (first & (ret == -errno.ENODEV), _CODE["bad_node"]),
         (first & (ret == -errno.EACCES), _CODE["node_not_allowed"]),
         ((ret == -errno.ENODEV), _CODE["aborted_by_bad_node"]),
-        ((ret == -errno.EACCES), _CODE["aborted_by_node_not_allowed"]),
+        ((ret == -errno.EACCES), _CODE["aborted_by_refused_node"]),
         ((ret > 0) | (fail_rc != 0), _CODE["aborted_by_earlier_group"]),
         (first & (ret == -errno.EFAULT), _CODE["bad_array"]),
         ((ret == -errno.EFAULT), _CODE["aborted_by_bad_array"]),

@@ -139,16 +139,16 @@ def _coverage(profile: Numbers) -> list[str]:
     rows = []
     for phase in profile["coverage"]:
         attach = str(phase.get("attach") or "-")
-        method = phase.get("method")
+        method = str(phase.get("method") or "").replace("raw_tracepoint", "raw_tp")
         proof = str(phase.get("state", ""))
         if phase.get("expected") is not None and phase.get("seen") is not None:
-            proof += f", {phase['seen']} of {phase['expected']}"
+            proof += f" {phase['seen']}/{phase['expected']}"
         rows.append(
             [
                 _clip(str(phase.get("phase", "")), 15),
-                _clip(attach + (f" ({method})" if method else ""), 36),
+                _clip(attach + (f" ({method})" if method else ""), 35),
                 _clip(str(phase.get("unit", "")), 9),
-                _clip(proof, 18),
+                _clip(proof, 15),
             ]
         )
     lines = _table(rows, ["coverage", "attach point", "unit", "proof"])
@@ -355,8 +355,8 @@ def _movement(profile: Numbers) -> list[str]:
         for source in sorted({source for source, _ in cells})
     ]
     # Many nodes: as many columns as fit, then the next ones below.
-    for first in range(1, len(head), 6):
-        part = slice(first, first + 6)
+    for first in range(1, len(head), 5):
+        part = slice(first, first + 5)
         lines += _table(
             [[row[0], *row[part]] for row in rows],
             [head[0], *head[part]],
@@ -374,10 +374,10 @@ def _failures(profile: Numbers) -> list[str]:
         return []
     rows = [
         [
-            _OUTCOME_NAMES[group["outcome"]],
+            group["outcome"],
             status_text(group["status"]),
-            group["cause"],
-            format_count(group["count"]),
+            _clip(group["cause"], 24),
+            _short(group["count"]),
             group["example"]["address"],
         ]
         for group in failures

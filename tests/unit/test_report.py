@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The numbers of a report and their text, from a recording with a known story."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import recorded
+from click.testing import CliRunner, Result
+from test_correlate import large_tables
+
+from mptrace.cli import main
+from mptrace.diagnose import CAUSES, MEANINGS, cause_code, cause_meaning, cause_name
+from mptrace.profile import distribution, is_clean, profile
+from mptrace.recording import RecordingWriter
+from mptrace.records import TABLES
+from mptrace.report import WIDTH, render
+from mptrace.statuses import PAGE_STATUSES, RETURN_CODES, page_status, return_code, status_text
+
+GOLDEN = Path(__file__).parent / "golden"
+UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_report.py"
+
+
+def numbers(**changes: Any) -> dict[str, Any]:
+    """Numbers of the known story."""
+    return profile(recorded.tables(), {**recorded.META, "complete": True, **changes})
+
+
+def invoke(*arguments: object) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("name", ["report", "histogram"])
+def test_golden_text(name: str) -> None:
+    """The whole report at 80 columns is the text that was agreed on."""
+    text = render(numbers(), histogram=name == "histogram") + "\n"
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("MPTRACE_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text(), f"to accept the new text: {UPDATE}"
+
+
+def test_it_fits_80_columns() -> None:
+    """No line is wider, whatever is in it."""
+    wild = numbers(
+        lost={f"a_rather_long_cause_number_{number}": 10**9 for number in range(9)},
+        missing_parts=["folios-000001.parquet"] * 9,
+        coverage=[
+            {
+                "phase": "a_very_long_phase_name",
+                "attach": "function_" * 9,
+                "method": "raw_tracepoint",
+                "unit": "migration_unit",
+                "state": "not_separable",
+                "expected": 10**6,
+                "seen": 10**6,
+                "reason": "because " * 30,
+            }
+        ],
+        nodes=[{"nid": nid, "memory_bytes": 1 << 40, "cpus": [1]} for nid in range(64)],
+    )
+    wild["matrix"] = [
+        {"from": source, "to": target, "pages": 123_456_789}
+        for source in range(9)
+        for target in range(9)
+    ]
+    wild["failures"] = [
+        {
+            "outcome": "not_attempted",
+            "status": -14,
+            "cause": cause,
+            "meaning": meaning,
+            "count": 10**9,
+            "example": {"address": hex(2**64 - 1), "mapping": "/a/long/path" * 9},
+        }
+        for cause, meaning in MEANINGS.items()
+    ]
+    for text in (render(wild, histogram=True), render(numbers(), histogram=True)):
+        assert max(len(line) for line in text.splitlines()) <= WIDTH == 80
+
+
+def test_the_first_lines_say_what_was_traced() -> None:
+    """Kernel, nodes, emulation, coverage, losses and cost come before any result."""
+    text = render(numbers())
+    places = [
+        text.index(word)
+        for word in (
+            "kernel",
+            "\nnodes",
+            "emulated",
+            "\nlost",
+            "\ntracing",
+            "\ncoverage",
+            "\ncalls",
+        )
+    ]
+    assert places == sorted(places)
+    assert "emulated (TCG): times are ratios, not hardware's" in text
+    assert "not emulated" in render(numbers(emulated=False, hypervisor=""))
+    assert "lost       ring 7" in render(numbers(lost={"ring": 7, "map": 0}))
+
+
+def test_the_numbers_of_the_known_story() -> None:
+    """Outcomes, agreement, failures and the matrix are exact."""
+    result = numbers()
+    assert result["outcomes"] == {
+        "unknown": 0,
+        "moved": 22,
+        "already_there": 0,
+        "failed": 2,
+        "not_attempted": 4,
+    }
+    assert result["agreement"] == {
+        "checked": 28,
+        "agree": 11,
+        "silent": 17,
+        "disagree": 0,
+        "unknown": 0,
+    }
+    assert result["entries"]["asked"] == 28
+    assert result["entries"]["untouched"] == 17
+    # 6 + 12 pages and a THP to node 1, two pages back; the duplicate counts once
+    assert result["matrix"] == [
+        {"from": 0, "to": 1, "pages": 530},
+        {"from": 1, "to": 0, "pages": 2},
+    ]
+    assert result["rates"]["pages"] == 532
+    assert result["rates"]["bytes"] == 532 * 4096
+    assert result["folios"]["moved_by_size"] == {"1": 20, "512": 1}
+    assert result["calls"]["errors"] == {"ENODEV": 1}
+    assert result["migrations"]["without_call"][0]["name"] == "compaction"
+    assert [(group["cause"], group["count"]) for group in result["failures"]] == [
+        ("aborted_by_earlier_group", 3),
+        ("extra_references", 1),
+        ("unmapped_or_zero_page", 1),
+        ("bad_node", 1),
+    ]
+    assert result["failures"][1]["example"] == {
+        "call": 1,
+        "entry": 10,
+        "address": "0x7f0000011000",
+        "mapping": "anonymous",
+    }
+
+
+def test_the_phases_add_up_to_the_calls_time() -> None:
+    """What is attributed and what is not is the whole of the calls' time."""
+    result = numbers()
+    total = sum(phase["total_ns"] or 0 for phase in result["phases"].values())
+    assert total == result["calls"]["time_ns"]
+    assert list(result["phases"])[-1] == "unattributed"
+    assert {"drain", "isolate", "allocate", "unmap", "tlb_flush", "copy", "remap"} <= set(
+        result["phases"]
+    )
+
+
+def test_a_phase_that_cant_be_separated_has_no_number() -> None:
+    """It says where its time is; a missing phase is never a zero."""
+    flush = numbers()["phases"]["tlb_flush"]
+    assert flush["total_ns"] is None
+    assert flush["state"] == "not_separable"
+    assert "unmap" in flush["reason"]
+
+
+def test_move_and_copy_are_told_apart() -> None:
+    """Copy is inside move, and the flush inside unmap: each is counted once."""
+    tables = large_tables(1, 509)
+    tables["folios"]["flush_ns"], tables["folios"]["n_flush"] = 30, 1
+    phases = profile(tables, {})["phases"]
+    assert phases["copy"]["total_ns"] == 509 * 200
+    assert phases["move"]["total_ns"] == 509 * 100
+    assert phases["unmap"]["total_ns"] == 509 * 70
+    assert phases["tlb_flush"]["total_ns"] == 509 * 30
+    # the gap before the migration, less the isolation in it
+    assert phases["walk"]["total_ns"] == 509 * 100 - 509 * 50
+
+
+def test_migrations_without_a_call_are_not_in_the_calls_time() -> None:
+    """Compaction's folios count nowhere but in their own line."""
+    tables = large_tables(1, 23)
+    before = profile(tables, {})
+    strange = tables["folios"][:5].copy()
+    strange["call_id"], strange["migration_id"] = 0, 77
+    migration = tables["migrations"][:1].copy()
+    migration["call_id"], migration["migration_id"], migration["reason"] = 0, 77, 0
+    tables["folios"] = np.concatenate([tables["folios"], strange])
+    tables["migrations"] = np.concatenate([tables["migrations"], migration])
+    after = profile(tables, {})
+    for key in ("phases", "rates", "matrix", "folios", "blackout"):
+        assert after[key] == before[key]
+    assert after["migrations"]["without_call"][0]["moved_pages"] == 5
+
+
+def test_negative_unattributed_time_is_said() -> None:
+    """Phases that overlap give a negative rest, not a huge unsigned one."""
+    tables = large_tables(1, 23)
+    tables["folios"]["alloc_ns"] = 10**6
+    result = profile(tables, {})
+    assert result["phases"]["unattributed"]["total_ns"] < 0
+    assert "unattributed is negative" in render(result)
+
+
+def test_disagreements_are_named_by_address() -> None:
+    """The first ones each have a line with what each witness says."""
+    tables = recorded.tables()
+    tables["locations"]["final_nid"][:12] = 1 - tables["locations"]["final_nid"][:12]
+    result = profile(tables, {**recorded.META, "complete": True})
+    assert result["agreement"]["disagree"] >= 10
+    assert len(result["disagreements"]) == 10
+    text = render(result)
+    assert "0x7f0000000000 (call 0, entry 0) to node 1: events say moved" in text.replace(
+        "\n           ", " "
+    )
+    assert "more: mptrace dump" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], (None, None, None, None)),
+        ([7], (7, 7, 7, 7)),
+        (list(range(1, 101)), (50, 90, 99, 100)),
+        ([0, 0, 3], (0, 3, 3, 3)),
+    ],
+)
+def test_quantiles_are_values_that_occurred(
+    values: list[int], expected: tuple[int | None, ...]
+) -> None:
+    """Nearest rank: no interpolation."""
+    result = distribution(np.array(values, np.int64))
+    assert (result["p50"], result["p90"], result["p99"], result["max"]) == expected
+
+
+def test_histograms_are_powers_of_two() -> None:
+    """Each bin holds from its start to below twice that, zeros apart."""
+    values = np.array([0, 1, 2, 3, 4, 7, 8, 1 << 40, (1 << 53) - 1], np.int64)
+    assert distribution(values)["histogram"] == [
+        [0, 1],
+        [1, 1],
+        [2, 2],
+        [4, 2],
+        [8, 1],
+        [1 << 40, 1],
+        [1 << 52, 1],
+    ]
+
+
+def test_json_has_the_promised_keys(tmp_path: Path) -> None:
+    """Raw nanoseconds, both clocks at the start, a schema version, every key."""
+    result = invoke("report", "--json", recorded.write(tmp_path / "r"))
+    assert result.exit_code == 0
+    loaded = json.loads(result.stdout)
+    assert {
+        "schema_version",
+        "kernel",
+        "nodes",
+        "emulated",
+        "coverage",
+        "lost",
+        "calls",
+        "entries",
+        "outcomes",
+        "agreement",
+        "phases",
+        "failures",
+    } <= set(loaded)
+    assert set(loaded["agreement"]) == {"checked", "agree", "silent", "disagree", "unknown"}
+    assert set(loaded["started"]) == {"wall_ns", "monotonic_ns"}
+    assert loaded == json.loads(json.dumps(numbers()))
+
+
+def test_the_recording_gives_the_live_report(tmp_path: Path) -> None:
+    """The way over the disk changes nothing."""
+    result = invoke("report", "--histogram", recorded.write(tmp_path / "r"))
+    assert result.stdout == (GOLDEN / "histogram.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, 0),
+        ({"lost": {"ring": 1}}, 3),
+        ({"coverage": [{"phase": "move", "state": "missing"}]}, 3),
+    ],
+)
+def test_strict(tmp_path: Path, changes: dict[str, Any], status: int) -> None:
+    """--strict leaves with 3 when something was lost or unknown, and only then."""
+    path = recorded.write(tmp_path / "r", **changes)
+    assert invoke("report", "--strict", path).exit_code == status
+    assert invoke("report", path).exit_code == 0
+
+
+def test_an_incomplete_recording_is_not_clean(tmp_path: Path) -> None:
+    """Killed in the middle: readable, said so, and not clean."""
+    with RecordingWriter(tmp_path / "r", meta=recorded.META) as writer:
+        for name, rows in recorded.tables().items():
+            writer.append(name, rows)
+        writer.flush()
+    result = invoke("report", tmp_path / "r")
+    assert "not complete" in result.stdout
+    assert invoke("report", "--strict", tmp_path / "r").exit_code == 3
+
+
+def test_lost_events_are_unknown_in_the_report() -> None:
+    """The same data without the kernel's events has no outcome at all."""
+    tables = recorded.tables()
+    tables["folios"] = tables["folios"][:0]
+    result = profile(tables, {**recorded.META, "complete": True})
+    assert result["outcomes"]["unknown"] == 28
+    assert result["unknown_reasons"] == {"no_events": 28}
+    assert result["agreement"]["checked"] == 0
+    assert not is_clean(result)
+    assert "no_events 28" in render(result)
+
+
+def test_entries_beyond_the_bound_are_unknown() -> None:
+    """They are counted among the entries asked for, even absurd numbers of them."""
+    tables = recorded.tables()
+    tables["calls"]["nr_pages"][0] = 1 << 62
+    result = profile(tables, {**recorded.META, "complete": True})
+    assert result["unknown_reasons"]["beyond_bound"] == (1 << 62) - (1 << 20)
+    assert result["entries"]["asked"] > 1 << 61
+    assert max(len(line) for line in render(result).splitlines()) <= WIDTH
+
+
+@pytest.mark.parametrize("damage", ["missing", "meta", "part", "version"])
+def test_a_damaged_recording_is_an_error(tmp_path: Path, damage: str) -> None:
+    """Status 1, the file's name on stderr, nothing on stdout, no traceback."""
+    path = tmp_path / "r"
+    if damage != "missing":
+        recorded.write(path)
+    if damage == "meta":
+        (path / "meta.json").write_text("{")
+    elif damage == "part":
+        (path / "folios-000000.parquet").write_bytes(b"PAR1")
+    elif damage == "version":
+        meta = json.loads((path / "meta.json").read_text())
+        (path / "meta.json").write_text(json.dumps({**meta, "format_version": 99}))
+    result = invoke("report", path)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "mptrace: " in result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_an_empty_recording_has_a_report() -> None:
+    """A session that saw nothing says so."""
+    empty = {name: np.zeros(0, layout) for name, layout in TABLES.items()}
+    result = profile(empty, {})
+    text = render(result, histogram=True)
+    assert "0 asked for" in text
+    json.dumps(result)
+
+
+def test_a_million_entries_in_seconds() -> None:
+    """Correlation and profile of a million entries and folios, processor time."""
+    tables = large_tables(1, 1_000_000)
+    before = time.process_time()
+    profile(tables, {})
+    assert time.process_time() - before < 8.0
+
+
+def test_every_cause_has_a_meaning() -> None:
+    """No cause is printed without words for people."""
+    assert set(MEANINGS) == set(CAUSES) - {""}
+    for code in range(len(CAUSES)):
+        assert cause_code(cause_name(code)) == code
+    assert cause_name(1005) == "move_EIO"
+    assert cause_name(2001) == "call_refused_EPERM"
+    assert "EIO" in cause_meaning("move_EIO")
+    assert len({*CAUSES}) == len(CAUSES)
+
+
+def test_the_table_of_statuses() -> None:
+    """Each documented state and return code is there once, with its source."""
+    for table in (PAGE_STATUSES, RETURN_CODES):
+        names = [row.name for row in table]
+        assert len(names) == len(set(names))
+        assert all(row.meaning and row.kernel and row.source for row in table)
+    documented = {"EACCES", "EBUSY", "EFAULT", "EIO", "EINVAL", "ENOENT", "ENOMEM"}
+    assert documented <= {row.name for row in PAGE_STATUSES}
+    returned = {"E2BIG", "EACCES", "EFAULT", "EINVAL", "ENODEV", "ENOENT", "EPERM", "ESRCH"}
+    assert returned <= {row.name for row in RETURN_CODES}
+    assert [status_text(status) for status in (None, 3, -16)] == [
+        "untouched",
+        "node 3",
+        "-16 EBUSY",
+    ]
+    for status, name in ((None, "untouched"), (0, "node"), (-2, "ENOENT"), (-16, "EBUSY")):
+        row = page_status(status)
+        assert row is not None
+        assert row.name == name
+    for ret, name in ((0, "success"), (7, "positive"), (-19, "ENODEV")):
+        row = return_code(ret)
+        assert row is not None
+        assert row.name == name
+    assert page_status(-11) is None
