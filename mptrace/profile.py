@@ -43,11 +43,17 @@ _PHASES = {
     "walk": ("group", ("migration", "lookup")),
     "isolate": ("folio", ("isolate",)),
     "allocate": ("folio", ("allocate",)),
+    # between two probes of one folio: lock it, wait for write-back, hold its anon_vma
+    "lock": ("folio", ("allocate", "unmap")),
     "unmap": ("folio", ("unmap",)),
     "tlb_flush": ("flush", ("tlb_flush", "tlb_flush_pte", "tlb_flush_batch")),
     "move": ("folio", ("move",)),
     "copy": ("folio", ("copy",)),
+    # likewise: put the target on the LRU (and, on 6.1, drain the LRU caches)
+    "lru_add": ("folio", ("move", "remap")),
     "remap": ("PTE", ("remap",)),
+    # likewise: unlock both, give the source back
+    "release": ("folio", ("remap", "done")),
 }
 #: Where the time of a phase goes that can't be told apart.
 _INSIDE = {"tlb_flush": "unmap", "copy": "move"}
@@ -413,11 +419,16 @@ def _phases(
         happened = counts > 0
         return int(counts.sum()), int(values.sum()), values[happened]
 
+    def between(column: str) -> tuple[int, int, Ints]:
+        values = folios.column(column)
+        return of(values, (values > 0).astype(np.int64))
+
     measured = {
         "drain": (int(closed["n_drain"].astype(np.int64).sum()), int(drains.sum()), drains),
         "walk": (int(gaps.size), int(gaps.sum()) - int(isolate.sum()), gaps[:0]),
         "isolate": of(isolate, folios.isolated.astype(np.int64)),
         "allocate": of(folios.column("alloc_ns"), folios.column("n_alloc")),
+        "lock": between("lock_ns"),
         "unmap": of(unmap - flush, folios.column("n_unmap")),
         "tlb_flush": (
             int(n_flush.sum() + batches.sum()),
@@ -426,7 +437,9 @@ def _phases(
         ),
         "move": of(move - copy, folios.column("n_move")),
         "copy": of(copy, folios.column("n_copy")),
+        "lru_add": between("lru_ns"),
         "remap": of(folios.column("remap_ns"), folios.column("n_remap")),
+        "release": between("release_ns"),
     }
     states = _states(meta)
     phases: Numbers = {}
