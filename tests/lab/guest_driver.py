@@ -71,10 +71,18 @@ def vmstat(name: str) -> int:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _huge_pages() -> None:
-    pool = Path("/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages")
-    pool.write_text("8")
-    assert int(pool.read_text()) == 8
+def _huge_pages() -> Iterator[None]:
+    """Eight hugetlb pages on node 0; the pools as they were afterwards."""
+    pools = [
+        Path(f"/sys/devices/system/node/node{nid}/hugepages/hugepages-2048kB/nr_hugepages")
+        for nid in (0, 1)
+    ]
+    before = [pool.read_text() for pool in pools]
+    pools[0].write_text("8")
+    assert int(pools[0].read_text()) == 8
+    yield
+    for pool, text in zip(pools, before, strict=True):
+        pool.write_text(text)
 
 
 @pytest.fixture(scope="session", name="disk")
