@@ -22,7 +22,7 @@ from mptrace.report import WIDTH, render
 from mptrace.statuses import PAGE_STATUSES, RETURN_CODES, page_status, return_code, status_text
 
 GOLDEN = Path(__file__).parent / "golden"
-UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_report.py"
+UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_report.py -k golden"
 
 
 def numbers(**changes: Any) -> dict[str, Any]:
