@@ -327,10 +327,7 @@ def _create_directory(path: Path, force: bool, owner: tuple[int, int] | None) ->
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             if not force:
-                raise RecordingError(
-                    f"'{path}' exists already",
-                    "give another name with -o, or replace the recording with --force",
-                ) from None
+                raise _exists(path) from None
             _remove_recording(path, parent, name)
             with _explained(path, "create"):
                 os.mkdir(name, 0o700, dir_fd=parent)
@@ -350,8 +347,37 @@ def _create_directory(path: Path, force: bool, owner: tuple[int, int] | None) ->
         os.close(parent)
 
 
-def _remove_recording(path: Path, parent: int, name: str) -> None:
-    """Remove the recording ``name`` in ``parent``, or refuse and remove nothing."""
+def check_new(path: str | os.PathLike[str], *, force: bool) -> None:
+    """Raise the RecordingError that creating ``path`` would raise; change nothing.
+
+    For a session that has minutes of work before its first row.
+    """
+    path = Path(path)
+    with _explained(path, "create"):
+        parent = os.open(path.parent, _DIRECTORY)
+    try:
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise RecordingError(
+                f"can't create '{path}': permission denied",
+                "give a directory that you may write to with -o",
+            )
+        if os.path.lexists(path):
+            if not force:
+                raise _exists(path)
+            os.close(_open_replaceable(path, parent, path.name))
+    finally:
+        os.close(parent)
+
+
+def _exists(path: Path) -> RecordingError:
+    return RecordingError(
+        f"'{path}' exists already",
+        "give another name with -o, or replace the recording with --force",
+    )
+
+
+def _open_replaceable(path: Path, parent: int, name: str) -> int:
+    """A descriptor of the recording ``name`` in ``parent``; refuses anything else."""
     refusal = RecordingError(
         f"'{path}' is not a recording: --force does not replace it",
         "give another name with -o, or remove it yourself",
@@ -360,11 +386,18 @@ def _remove_recording(path: Path, parent: int, name: str) -> None:
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except OSError as error:
         raise refusal from error
+    if not _is_ours(fd) or not all(_is_part_of_recording(fd, each) for each in os.listdir(fd)):
+        os.close(fd)
+        raise refusal
+    return fd
+
+
+def _remove_recording(path: Path, parent: int, name: str) -> None:
+    """Remove the recording ``name`` in ``parent``, or refuse and remove nothing."""
+    fd = _open_replaceable(path, parent, name)
     try:
-        names = os.listdir(fd)
-        if not _is_ours(fd) or not all(_is_part_of_recording(fd, each) for each in names):
-            raise refusal
         with _explained(path, "replace"):
+            names = os.listdir(fd)
             # meta.json goes last: what is left by an interruption is still a recording.
             for each in sorted(names, key=lambda each: each == META):
                 os.unlink(each, dir_fd=fd)

@@ -35,7 +35,7 @@ from mptrace.plan import (
     make_plan,
 )
 from mptrace.protocol import SetupReply
-from mptrace.recording import RecordingWriter
+from mptrace.recording import RecordingWriter, check_new
 from mptrace.records import MAX_ENTRIES
 from mptrace.tracer import Drained, Tracer
 from mptrace.workerclient import RoundReply, TargetGone, Worker
@@ -90,17 +90,26 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
             f"this host has memory on one node only ({host.memory_nodes}): nothing to move between",
             "mptrace lab -- mptrace run   runs it in a guest with several nodes",
         )
+    check_new(request.output, force=request.force)
     facts = read_facts()
-    meta = _first_meta(request, host, facts, workload)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(
-            RecordingWriter(request.output, force=request.force, meta=meta)
-        )
         worker = stack.enter_context(Worker())
         bounds = _bounds(request, workload)
         tracer, coverage = _calibrated(facts, bounds, worker, host.memory_nodes, progress)
         stack.callback(tracer.close)
-        return _Session(request, workload, writer, worker, tracer, coverage, progress).run()
+        # only now: what fails before leaves no recording, and replaces none
+        setup = worker.setup(workload)
+        meta = _first_meta(request, host, facts, workload)
+        meta |= {
+            "coverage": [c.to_dict() for c in coverage],
+            "unproved_kinds": _unproved_kinds(coverage),
+            "memory_bound_bytes": tracer.plan.memory_bound_bytes,
+            "mappings": _mappings(setup.target_pid),
+        }
+        writer = stack.enter_context(
+            RecordingWriter(request.output, force=request.force, meta=meta)
+        )
+        return _Session(request, workload, writer, worker, tracer, progress).run(setup.tgid)
 
 
 def preview(workload: Workload) -> SetupReply:
@@ -311,7 +320,6 @@ class _Session:
         writer: RecordingWriter,
         worker: Worker,
         tracer: Tracer,
-        coverage: tuple[Coverage, ...],
         progress: Progress,
     ) -> None:
         self._request = request
@@ -319,7 +327,6 @@ class _Session:
         self._writer = writer
         self._worker = worker
         self._tracer = tracer
-        self._coverage = coverage
         self._progress = progress
         self._pump = _Pump(tracer, writer)
         self._open_ns: list[int] = []
@@ -329,21 +336,14 @@ class _Session:
         self._entries_per_round = 0
         self._interrupted = False
 
-    def run(self) -> RunResult:
-        self._writer.update_meta(
-            coverage=[c.to_dict() for c in self._coverage],
-            unproved_kinds=_unproved_kinds(self._coverage),
-            memory_bound_bytes=self._tracer.plan.memory_bound_bytes,
-        )
+    def run(self, tgid: int) -> RunResult:
         self._lost_before = self._tracer.losses()
         self._pump.start()
         gone: TargetGone | None = None
         try:
-            setup = self._worker.setup(self._workload)
-            self._writer.update_meta(mappings=_mappings(setup.target_pid))
-            self._rounds(setup.tgid)
+            self._rounds(tgid)
             if not self._interrupted:
-                self._statistics_round(setup.tgid)
+                self._statistics_round(tgid)
             self._worker.teardown()
         except KeyboardInterrupt:
             self._interrupted = True
@@ -507,8 +507,6 @@ def _first_meta(
         "workload": workload.to_dict(),
         "reasons": {str(number): name for number, name in facts.migrate_reasons.items()},
         "modes": {str(number): name for number, name in facts.migrate_modes.items()},
-        "coverage": [],
-        "unproved_kinds": [],
         "lost": {},
         "cost": None,
         "cost_reason": "the session did not end",

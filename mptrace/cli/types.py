@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Option types that several commands share."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mptrace.units import parse_size
 
 
-class _Parsed(click.ParamType):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:  # not generic before click 8.2
+    _ParamType = click.ParamType
+
+
+class _Parsed(_ParamType):
     """A type made of a name, a parser that raises ValueError, and what it expects."""
 
     def __init__(self, name: str, expects: str) -> None:
