@@ -7,7 +7,6 @@ import click
 
 from mptrace.units import parse_size
 
-
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
 else:  # not generic before click 8.2
