@@ -31,6 +31,7 @@ class Prepared:
     backward: Calls
     memory: Memory | None  #: of our own
     survey: Survey | None  #: of another process
+    moved: bool = False  #: whether a round was begun: else nothing is to be moved back
 
     def close(self) -> tuple[int, int]:
         """Give the memory back, or move another process's pages back unless told otherwise.
@@ -40,7 +41,7 @@ class Prepared:
         """
         if self.memory:
             self.memory.close()
-        if not self.survey or not self.workload.back:
+        if not self.survey or not self.workload.back or not self.moved:
             return 0, 0
         survey = self.survey
         return foreign.restore(self.target_pid, survey.addresses, survey.nids, self.forward.flags)

@@ -119,6 +119,7 @@ class Server:
         directions = [self._prepared.forward]
         if self._prepared.workload.back:
             directions.append(self._prepared.backward)
+        self._prepared.moved = True
         parts: list[Issued] = []
         for calls in directions:
             if parts and parts[-1].gone:

@@ -414,6 +414,17 @@ def test_an_interrupted_round_is_made_good_at_the_end(worker: Worker) -> None:
         assert (nodes_of(process.pid, base) == HOME).all()
 
 
+def test_without_a_round_nothing_is_moved_back(worker: Worker) -> None:
+    """What another mover did between setup and teardown stays."""
+    with two_nodes() as (process, base):
+        options = {"target": "pid", "pid": process.pid, "ranges": ((base, base + 509 * PAGE),)}
+        worker.setup(Workload(source_nids=(0,), target_nids=(1,), **options))
+        subprocess.run(["migratepages", str(process.pid), "0", "1"], check=True)
+        reply = worker.teardown()
+        assert (reply.restored, reply.left) == (0, 0)
+        assert (nodes_of(process.pid, base) == 1).all()
+
+
 def _wait_until_away(pid: int, base: int) -> None:
     """Until a page was seen elsewhere: the round is under way."""
     while (nodes_of(pid, base) == HOME).all():
