@@ -14,6 +14,7 @@ as it has entries, the ordinals are the same, whatever was lost.
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -220,20 +221,33 @@ def rows_of_calls(call_start: Ints, which: Ints) -> Ints:
     return rows
 
 
+def ranks(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Ints]:
+    """Distinct values in order, and the place of each value among them.
+
+    What ``np.unique(return_inverse=True)`` gives, by a stable sort: numpy's
+    other argsort uses AVX2, which QEMU 7.2 emulates wrongly under ``-cpu max``
+    (indices that do not sort; np.sort and the stable kind are right).
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = np.ones(values.size, np.bool_)
+    first[1:] = ordered[1:] != ordered[:-1]
+    places = np.empty(values.size, np.int64)
+    places[order] = np.cumsum(first) - 1
+    return ordered[first], places
+
+
 def pair_ids(first: Ints, second: npt.NDArray[np.uint64] | Ints) -> Ints:
     """Number the distinct pairs (``first``, ``second``) densely, in their order."""
-    _, inner = np.unique(second, return_inverse=True)
-    width = int(inner.max()) + 1 if inner.size else 1
-    _, ids = np.unique(first * width + inner, return_inverse=True)
-    numbers: Ints = ids.astype(np.int64)
-    return numbers
+    distinct, inner = ranks(second)
+    return ranks(first * max(distinct.size, 1) + inner)[1]
 
 
 def any_near(
     calls: Ints, pages: Ints, wanted_calls: Ints, wanted_pages: Ints, reach: Ints
 ) -> Bools:
     """For each wanted (call, page): is one of (calls, pages) within ``reach`` pages of it?"""
-    _, rank = np.unique(np.concatenate([pages, wanted_pages]), return_inverse=True)
+    _, rank = ranks(np.concatenate([pages, wanted_pages]))
     key = (calls << 32) + rank[: pages.size]
     wanted = (wanted_calls << 32) + rank[pages.size :]
     order = np.argsort(key, kind="stable")

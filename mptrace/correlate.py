@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace import diagnose
+from mptrace.align import ranks
 from mptrace.records import (
     END_NAMES,
     NO_LOOKUP,
@@ -256,10 +257,7 @@ def _locations(tables: Tables, calls: Calls, entries: Entries) -> tuple[Bools, I
     threads = np.unique(driver["tid"])
     thread = np.minimum(np.searchsorted(threads, own["tid"]), threads.size - 1)
     of_driver = threads[thread] == own["tid"]
-    times, rank = np.unique(
-        np.concatenate([driver["before_ns"], own["enter_ns"]]), return_inverse=True
-    )
-    del times
+    _, rank = ranks(np.concatenate([driver["before_ns"], own["enter_ns"]]))
     order = np.lexsort((driver["before_ns"], driver["tid"]))
     driver_thread = np.searchsorted(threads, driver["tid"])
     keys = (driver_thread.astype(np.int64) << 40) + rank[: driver.size]

@@ -7,11 +7,13 @@ comes out negative is shown as negative.  A share is of the calls' time.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.align import ranks
 from mptrace.correlate import (
     AGREE,
     DISAGREE,
@@ -205,7 +207,7 @@ class _FolioTimes:
     def matrix(self) -> list[Numbers]:
         """Base pages that really moved, from node to node."""
         source, target = self.column("src_nid")[self.moved], self.column("dst_nid")[self.moved]
-        key, place = np.unique((source << 16) + (target & 0xFFFF), return_inverse=True)
+        key, place = ranks((source << 16) + (target & 0xFFFF))
         pages = np.bincount(place, weights=self.pages[self.moved], minlength=key.size)
         return [
             {
@@ -483,7 +485,7 @@ def _walk_gaps(closed: Table, own: Table, folios: _FolioTimes) -> Ints:
     if not closed.size:
         return np.zeros(0, np.int64)
     ids = closed["call_id"]
-    order = np.argsort(ids)
+    order = np.argsort(ids, kind="stable")
     ids = ids[order]
     begin = (closed["enter_ns"] + closed["drain_ns"])[order].astype(np.int64)
     if own.size:
@@ -550,8 +552,8 @@ def _cost(meta: Mapping[str, Any]) -> Numbers:
         return {"measured": False, "reason": meta.get("cost_reason") or "not measured"}
     opened, closed = list(cost.get("open_ns") or ()), list(cost.get("closed_ns") or ())
     bpf = list(cost.get("bpf") or ())
-    with_ns = float(np.median(opened)) if opened else None
-    without_ns = float(np.median(closed)) if closed else None
+    with_ns = float(median(opened)) if opened else None
+    without_ns = float(median(closed)) if closed else None
     return {
         "measured": True,
         "reason": "",

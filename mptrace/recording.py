@@ -463,7 +463,8 @@ def _to_arrow(table: str, rows: Table) -> pa.Table:
         column = rows[name]
         if column.dtype.kind == "S":
             # Few distinct names, many rows: decode each name once.
-            values, index = np.unique(column, return_inverse=True)
+            # With its index np.unique sorts stably: see align.ranks().
+            values, _, index = np.unique(column, return_index=True, return_inverse=True)
             texts = [bytes(value).decode("utf-8", "replace") for value in values]
             names = pa.array(texts, pa.string())
             columns[name] = names.take(pa.array(index.astype(np.int32)))
