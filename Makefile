@@ -14,7 +14,7 @@ demo: setup ## the main job: a real migration traced; leaves mptrace.data
 	@scripts/demo $(ARGS)
 
 test: setup lint kernels ## all checks; tests on all kernels of the lab
-	$(python) -m pytest tests/unit tests/lab
+	$(python) -m pytest -n 2 --dist loadgroup tests/unit tests/lab
 
 setup: $(packages) $(venv)
 
@@ -27,7 +27,7 @@ unit: setup ## tests that need no guest
 	$(python) -m pytest tests/unit
 
 labtest: setup ## tests in guests; KERNEL=6.12 for one kernel
-	$(if $(KERNEL),MPTRACE_LAB_KERNELS=$(KERNEL)) $(python) -m pytest tests/lab
+	$(if $(KERNEL),MPTRACE_LAB_KERNELS=$(KERNEL)) $(python) -m pytest -n 2 --dist loadgroup tests/lab
 
 kernels: setup
 	@for kernel in $(KERNELS); do .venv/bin/mptrace lab --kernel $$kernel --prepare || exit; done

@@ -51,6 +51,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("lab")
+            # a guest takes one core: with `-n 2 --dist loadgroup` each kernel has its own
+            callspec = getattr(item, "callspec", None)
+            kernel = callspec.params.get("kernel") if callspec else None
+            item.add_marker(pytest.mark.xdist_group(f"kernel-{kernel}"))
 
     def order(item: pytest.Item) -> tuple[bool, int, str]:
         callspec = getattr(item, "callspec", None)
