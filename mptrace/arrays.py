@@ -52,20 +52,23 @@ class EntryMerger:
     """
 
     def __init__(self) -> None:
-        self._waiting = np.empty(0, _SIDE)
+        self._waiting: list[NDArray[np.void]] = []
 
     def add(self, rows: NDArray[np.void], ended: NDArray[np.uint64]) -> NDArray[np.void]:
         """Take rows of `chunk_rows`; return, dtype ENTRY, those of calls in ``ended``."""
-        self._waiting = np.concatenate([self._waiting, rows])
-        finished = np.isin(self._waiting["call_id"], ended)
-        merged = merge_sides(self._waiting[finished])
-        self._waiting = self._waiting[~finished]
-        return merged
+        if len(rows):
+            self._waiting.append(rows)
+        if not len(ended):  # nothing to look for: what waits isn't touched
+            return np.empty(0, ENTRY)
+        waiting = np.concatenate([np.empty(0, _SIDE), *self._waiting])
+        finished = np.isin(waiting["call_id"], ended)
+        self._waiting = [waiting[~finished]]
+        return merge_sides(waiting[finished])
 
     def rest(self) -> NDArray[np.void]:
         """Rows of calls whose exit was not seen, dtype ENTRY; empties the merger."""
-        rows, self._waiting = self._waiting, np.empty(0, _SIDE)
-        return merge_sides(rows)
+        rows, self._waiting = self._waiting, []
+        return merge_sides(np.concatenate([np.empty(0, _SIDE), *rows]))
 
 
 def merge_sides(rows: NDArray[np.void]) -> NDArray[np.void]:
