@@ -165,7 +165,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     ),
     # tracepoints since 5.18, "mm/migration: add trace events for base page and HugeTLB migrations"
     Candidate("dark", "migrate:set_migration_pte", "PTE", enter="dark"),
-    Candidate("dark_pmd", "thp:set_migration_pmd", "PMD", enter="dark"),
+    Candidate("dark_pmd", "thp:set_migration_pmd", "PMD", enter="dark_pmd"),
     Candidate(
         "move",
         "move_to_new_folio",

@@ -40,6 +40,7 @@ FOLIO_HUGETLB = 1 << 0  # isolated through the hugetlb path
 FOLIO_UNTRACKED = 1 << 1  # isolated, but the map of folios was full: outcome unknown
 FOLIO_ALLOC_FAILED = 1 << 2  # the last allocation of a target returned NULL
 FOLIO_UNEXPECTED = 1 << 3  # first seen inside a migration (a split's tail, or not from a lookup)
+FOLIO_PMD = 1 << 4  # a PMD that maps it became a migration entry
 
 # Bits of `failed` of a chunk, and of `unread` in the table of entries.
 READ_PAGES = 1 << 0

@@ -31,6 +31,7 @@ from mptrace.records import (
     END_REUSED,
     ENTRY,
     FOLIO_HUGETLB,
+    FOLIO_PMD,
     FOLIO_UNTRACKED,
     ISOLATE_NOT_TRIED,
     LOOKUP_NONE,
@@ -302,7 +303,7 @@ class Lookups:
     misfit: Bools  # per call
     complete: Bools  # per call
     queued: Bools
-    hugetlb: Bools  # isolated through the hugetlb path
+    whole: Bools  # one mapping has it all, from a multiple of its size on
     fate: Bytes  # of a queued folio: an outcome
     fate_cause: npt.NDArray[np.uint16]  # where its fate is unknown
     fate_row: Ints  # row of folios that decided
@@ -365,7 +366,8 @@ class Lookups:
             misfit=alignment.misfit,
             complete=complete,
             queued=queued,
-            hugetlb=(flags & FOLIO_HUGETLB) != 0,
+            whole=((flags & FOLIO_HUGETLB) != 0)
+            | (((flags & FOLIO_PMD) != 0) & (column("n_remap") == 1)),
             fate=fate,
             fate_cause=fate_cause,
             fate_row=row.copy(),
@@ -973,7 +975,10 @@ def _doubt_incomplete(calls: Calls, entries: Entries, lookups: Lookups, replay: 
     near = any_near(entries.call[unknown], page[unknown], entries.call[rows], page[rows], reach - 1)
     open_ = np.zeros(entries.count, np.bool_)
     open_[rows[busy | near | blind[entries.call[rows]]]] = True
-    _set_unknown(replay, open_, calls.lost_code)
+    # Where no record is missing, what lies beyond the bound or the arrays are to blame.
+    code = np.where(lookups.complete, cause_code("ambiguous"), calls.lost_code)
+    code[calls.nr_pages > calls.max_entries] = cause_code("beyond_bound")
+    _set_unknown(replay, open_, code[entries.call])
 
 
 def _follow_pages(calls: Calls, entries: Entries, lookups: Lookups, replay: Replay) -> None:
@@ -995,14 +1000,17 @@ def _follow_pages(calls: Calls, entries: Entries, lookups: Lookups, replay: Repl
         if size <= 1:
             continue
         members = sources[lookups.nr_pages[sources] == size]
-        # A hugetlb folio begins at a multiple of its size and has no holes.
-        sure = members[lookups.hugetlb[members]]
+        # What a PMD maps (hugetlb, too) begins at a multiple of its size and has no holes.
+        sure = members[lookups.whole[members]]
         _share_final(
             entries, lookups, replay, left, sure, page // size, own_page // size, _SAME_FOLIO
         )
-        # A THP may have been unmapped in part and another page may be in its place:
+        # Others may have been unmapped in part and another page may be in their place:
         # which addresses share a large folio is known only where they were looked up.
-        rest = members[~lookups.hugetlb[members]]
+        rest = members[~lookups.whole[members]]
+        # Another lookup of a folio that is known to be whole adds no doubt.
+        block = pair_ids(lookups.call[members], own_page[members] // size)
+        rest = rest[~np.isin(block[~lookups.whole[members]], block[lookups.whole[members]])]
         open_ = left[replay.reason[left] == 0]
         near = any_near(
             lookups.call[rest],

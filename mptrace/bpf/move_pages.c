@@ -156,6 +156,7 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define FOLIO_UNTRACKED		(1 << 1)
 #define FOLIO_ALLOC_FAILED	(1 << 2)
 #define FOLIO_UNEXPECTED	(1 << 3)
+#define FOLIO_PMD		(1 << 4)
 
 #define READ_PAGES		(1 << 0)
 #define READ_NODES		(1 << 1)
@@ -1092,7 +1093,7 @@ int exit_batch_flush(CTX(TLB_FLUSH_BATCH))
 }
 
 /* A migration entry replaced a PTE (or PMD) of the folio under try_to_migrate(). */
-static __always_inline void went_dark(void)
+static __always_inline void went_dark(u8 flags)
 {
 	struct level *level = active_level();
 	struct folio_record *f;
@@ -1102,7 +1103,10 @@ static __always_inline void went_dark(void)
 		return;
 	now = bpf_ktime_get_ns();
 	f = folios.lookup(&level->unmap_src);
-	if (!f || f->dark_first_ns > f->light_last_ns)
+	if (!f)
+		return;
+	f->flags |= flags;
+	if (f->dark_first_ns > f->light_last_ns)
 		return;		/* the window is open already */
 	if (!f->dark_first_ns)
 		f->dark_first_ns = now;
@@ -1114,7 +1118,13 @@ static __always_inline void went_dark(void)
 
 int dark(void *ctx)
 {
-	went_dark();
+	went_dark(0);
+	return 0;
+}
+
+int dark_pmd(void *ctx)
+{
+	went_dark(FOLIO_PMD);
 	return 0;
 }
 

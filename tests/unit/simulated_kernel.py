@@ -23,6 +23,7 @@ from mptrace.records import (
     FOLIO,
     FOLIO_ALLOC_FAILED,
     FOLIO_HUGETLB,
+    FOLIO_PMD,
     ISOLATE_NOT_TRIED,
     LOCATION,
     LOOKUP_NONE,
@@ -47,6 +48,7 @@ class Folio:
     shared: bool = False
     busy: bool = False
     hugetlb: bool = False
+    pmd: bool = False  # mapped once, by a PMD
     zero: bool = False
     moves: list[tuple[int, int]] = field(default_factory=list)  # (step, to nid)
 
@@ -374,6 +376,8 @@ class _Call:
                 record.update(n_alloc=1, alloc_ns=11, dst=kernel.pointer(), dst_nid=node)
                 if folio.trait != "locked":
                     record.update(n_unmap=1, unmap_ns=13)
+                if folio.pmd:
+                    record.update(n_remap=1, flags=record["flags"] | FOLIO_PMD)
                 if folio.trait in ("pinned", "refused"):
                     rc = -errno.EAGAIN if folio.trait == "pinned" else -errno.EIO
                     record.update(n_move=10, move_ns=170, move_rc=rc)

@@ -345,6 +345,30 @@ def test_the_pages_of_a_thp() -> None:
     assert set(witnesses(rows)) == {"agree"}
 
 
+def test_the_pages_of_a_thp_that_were_never_attempted() -> None:
+    """A THP mapped by a PMD moves in the first group, the second fails: its other pages moved,
+    those of the THP beside it did not.  Mapped by PTEs nothing says which pages are its."""
+    for pmd in (True, False):
+        kernel = Kernel("6.12", 2)
+        first = (BASE // 512 + 1) * 512
+        kernel.folio(first, 0, 512, pmd=pmd)
+        kernel.folio(first + 512, 0, 512, pmd=pmd)
+        kernel.folio(BASE, 1, trait="pinned")
+        kernel.folio(BASE + 1, 1)
+        pages = [first + 500, BASE + 1, first + 3, BASE, first + 7, first + 500, first + 513]
+        truth = kernel.move_pages([page * PAGE for page in pages], [1, 1, 1, 0, 1, 1, 1])
+        rows = run(kernel)
+        tail = ["moved", "not_attempted"] if pmd else ["unknown", "unknown"]
+        assert truth.outcome[4:] == ["moved", "moved", "not_attempted"]
+        assert words(rows) == [
+            *("moved", "already_there", "moved", "failed"),
+            *(tail[0], "moved", tail[1]),
+        ]
+        same = "same_folio" if pmd else ""
+        assert reasons(rows) == ["", "", "same_folio", "", same, "duplicate", ""]
+        assert set(witnesses(rows)) == {"agree", "silent", *(() if pmd else ("unknown",))}
+
+
 def test_a_hugetlb_tail_before_its_head() -> None:
     """On 6.1 a tail is -EACCES although a later entry moves its folio."""
     kernel = Kernel("6.1", 2)
