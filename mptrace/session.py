@@ -43,6 +43,8 @@ from mptrace.workloads import Explicit, Workload, resolve
 
 #: Seconds between two looks at the rings.
 _DRAIN_SECONDS = 0.02
+#: Seconds of waiting for a round, after which waiting goes on.
+_PATIENCE_SECONDS = 3600.0
 #: Plans tried before the session goes on with what is proved.
 _MAX_PLANS = 4
 #: The map of folios is never smaller: compaction may isolate, too.
@@ -92,6 +94,11 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
         )
     check_new(request.output, force=request.force)
     facts = read_facts()
+    if not facts.functions:
+        raise HostError(
+            "this kernel offers no BTF (/sys/kernel/btf/vmlinux): struct offsets can't be known",
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF, or run it in a guest: mptrace lab",
+        )
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(Worker())
         bounds = _bounds(request, workload)
@@ -404,11 +411,12 @@ class _Session:
         """A round; on Ctrl-C one that ends after the calls under way, with what they did."""
         self._worker.begin_round(record=record)
         try:
-            return self._worker.finish_round()
+            while not self._worker.poll(_PATIENCE_SECONDS):
+                pass
         except KeyboardInterrupt:
             self._interrupted = True
             self._worker.interrupt()
-            return self._worker.finish_round()
+        return self._worker.finish_round()
 
     def _untraced_round(self) -> None:
         if self._measures_cost:
