@@ -243,8 +243,6 @@ class Judged:
     witnesses: Counter = field(default_factory=Counter)
     reasons: Counter = field(default_factory=Counter)
     silent_moved: int = 0
-    #: Never attempted, and beside a THP that moved: mptrace can't tell whether part of it.
-    doubted: int = 0
     wrong: list = field(default_factory=list)
 
     def differ(self, call: int, entry: int, what: str, mptrace: object, oracle: object) -> None:
@@ -256,7 +254,7 @@ class Judged:
         return (
             f"{self.calls} calls, {self.entries} entries: {dict(self.outcomes)}, "
             f"witnesses {dict(self.witnesses)}, reasons {dict(self.reasons)}, "
-            f"{self.doubted} doubted, {len(self.wrong)} differences{shown}"
+            f"{len(self.wrong)} differences{shown}"
         )
 
 
@@ -323,15 +321,6 @@ def _compare_call(judged, number, told, must, call, rows) -> None:
             differ("status expected", int(row["status_expected"]), wanted)
         if witnesses == "disagree":
             differ("witnesses", witnesses, "agree or silent")
-        doubted = (
-            outcome == "unknown"
-            and cause_name(row["cause"]) == "maybe_same_folio"
-            and wanted is None
-            and told.what[index] >= _HUGE
-        )
-        if doubted:
-            judged.doubted += 1
-            continue
         if outcome != must.outcome[index]:
             cause = cause_name(row["cause"])
             differ("outcome", f"{outcome} ({cause})", must.outcome[index])
