@@ -411,7 +411,8 @@ def _methods(candidate: Candidate, facts: KernelFacts) -> tuple[tuple[str, ...],
     refused = [f"{m}: {facts.methods[m]}" for m in usable if facts.methods.get(m, "")]
     usable = [m for m in usable if not facts.methods.get(m, "")]
     if not usable:
-        return (), "; ".join(refused) or "only as a compiler's clone"
+        reason = "no prototype in BTF" if prototype is None else "only as a compiler's clone"
+        return (), "; ".join(refused) or reason
     return tuple(usable), ""
 
 

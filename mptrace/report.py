@@ -15,7 +15,7 @@ WIDTH = 80
 _LABEL = 11
 _BAR = 40
 #: Names of the phases as people read them.
-_PHASE_NAMES = {"tlb_flush": "TLB flush"}
+_PHASE_NAMES = {"tlb_flush": "TLB flush", "lru_add": "LRU add"}
 _OUTCOME_NAMES = {
     "moved": "moved",
     "already_there": "already there",

@@ -311,6 +311,12 @@ class Tracer:
 def _import_bcc() -> Any:
     try:
         import bcc
+
+        if not hasattr(bcc, "BPF"):
+            raise HostError(
+                "the Python module 'bcc' is not the BPF Compiler Collection (PyPI has another one)",
+                "pip uninstall bcc, and install the distribution's python3-bpfcc or python3-bcc",
+            )
         import bcc.libbcc
     except (ImportError, OSError) as error:
         raise HostError(
@@ -319,11 +325,6 @@ def _import_bcc() -> Any:
             "python3-bcc)\nand use a virtual environment made with --system-site-packages from "
             "the distribution's Python",
         ) from error
-    if not hasattr(bcc, "BPF"):
-        raise HostError(
-            "the Python module 'bcc' is not the BPF Compiler Collection (PyPI has another one)",
-            "pip uninstall bcc, and install the distribution's python3-bpfcc or python3-bcc",
-        )
     return bcc
 
 

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mptrace run` as a user calls it, in a guest: its report, its recording, its errors."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from mptrace.cli import main
+from mptrace.lab.guest import Completed, Guest
+from mptrace.lab.kernels import SERIES
+
+Mptrace = Callable[..., Completed]
+Fetch = Callable[[str], Path]
+PYTHON = sys.executable
+#: The kernels under test, as conftest has them.
+KERNELS = os.environ.get("MPTRACE_LAB_KERNELS", ",".join(SERIES)).split(",")
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+#: What must not be there when no mptrace runs: attachments, kprobe events, workers.
+LEFTOVERS = r"""
+cat /sys/kernel/tracing/enabled_functions /sys/kernel/tracing/kprobe_events \
+    /sys/kernel/debug/kprobes/list
+for each in /proc/[0-9]*/cmdline; do
+    tr '\\0' ' ' <$each 2>/dev/null | grep -a 'mptrace[.]worker'
+done
+grep -v 0 /proc/sys/kernel/bpf_stats_enabled
+true
+"""
+
+
+def sh(guest: Guest, script: str, cwd: str, timeout: float = 300) -> Completed:
+    """Run a shell script in the guest; `mptrace` is the checkout's."""
+    # a shell's background commands ignore SIGINT unless told otherwise
+    script = f'mptrace() {{ exec env --default-signal=INT {PYTHON} -m mptrace "$@"; }}\n' + script
+    return guest.run(["sh", "-c", script], cwd=cwd, timeout=timeout)
+
+
+def assert_nothing_left(guest: Guest) -> None:
+    """No attachment, no kprobe event, no worker and no changed setting is in the guest."""
+    assert guest.run(["sh", "-c", LEFTOVERS]).text == ""
+
+
+def report_of(recording: Path) -> dict[str, Any]:
+    """The JSON report of a recording, made on this host."""
+    done = CliRunner().invoke(main, ["report", "--json", str(recording)])
+    assert done.exit_code == 0, done.output
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def dump_of(recording: Path, *options: str) -> list[str]:
+    """The lines of `mptrace dump`, made on this host."""
+    done = CliRunner().invoke(main, ["dump", str(recording), *options])
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()
+
+
+def assert_error(done: Completed, status: int, *words: str) -> None:
+    """The command failed with this status, a message with these words and no traceback."""
+    assert done.returncode == status, done.errors
+    assert "Traceback" not in done.errors
+    for word in words:
+        assert word in done.errors
+
+
+def only_on(kernel: str, kernels: list[str]) -> bool:
+    """Whether this is the last kernel under test, for what does not depend on the kernel."""
+    return kernel == kernels[-1]
+
+
+def test_the_main_job(guest_dir: str, mptrace: Mptrace, fetch: Fetch) -> None:
+    """One run: a true report, a recording that gives the same report elsewhere, rows to match."""
+    done = mptrace("run", "--pages", "509", "--pin", "0.02", "--repeats", "2")
+    assert done.returncode == 0, done.errors
+    assert "emulated (TCG): times are ratios" in done.text
+    assert max(map(len, done.text.splitlines())) <= 80
+
+    recording = fetch(f"{guest_dir}/mptrace.data")
+    modes = {oct(path.stat().st_mode & 0o777) for path in recording.iterdir()}
+    assert modes == {"0o600"}
+    # without root, bcc or a NUMA kernel: this host, as nobody
+    shutil.copytree(recording, copy := recording.with_name("copy"))
+    for path in (copy, *copy.iterdir(), *copy.parents[:3]):
+        os.chmod(path, 0o755 if path.is_dir() else 0o644)
+    again = subprocess.run(
+        [*NOBODY, PYTHON, "-m", "mptrace", "report", str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    assert again.stdout == done.text, again.stderr
+
+    numbers = report_of(recording)
+    pinned = 10  # of 509 pages, by two rounds there
+    assert numbers["outcomes"] == {
+        "moved": 2 * 2 * (509 - pinned),
+        "already_there": 2 * pinned,
+        "failed": 2 * pinned,
+        "not_attempted": 0,
+        "unknown": 0,
+    }
+    agreement = numbers["agreement"]
+    assert (agreement["checked"], agreement["disagree"], agreement["unknown"]) == (4 * 509, 0, 0)
+    rows = [json.loads(line) for line in dump_of(recording, "--format", "jsonl")]
+    assert len(rows) == 4 * 509
+    assert {"call", "entry", "address", "target_nid", "status", "outcome", "entry_reason"} <= set(
+        rows[0]
+    )
+    assert len(dump_of(recording, "--failed", "--format", "csv")) == 1 + 2 * pinned
+
+
+def test_losses_are_counted_and_make_unknown_entries(
+    guest_dir: str, mptrace: Mptrace, fetch: Fetch
+) -> None:
+    """A ring too small for the run: counted losses, unknown entries, --strict's own status."""
+    arguments = ["--pages", "5003", "--buffer", "4K", "--repeats", "1", "--no-cost", "--strict"]
+    done = mptrace("run", *arguments)
+    assert done.returncode == 3, done.errors
+    numbers = report_of(fetch(f"{guest_dir}/mptrace.data"))
+    assert sum(numbers["lost"].values()) > 0
+    assert numbers["outcomes"]["unknown"] > 0
+    assert numbers["agreement"]["disagree"] == 0
+
+
+#: Start a session that would run for long, and wait until rows of it are on disk.
+LONG_SESSION = """
+mptrace run --pages 509 --repeats 100000 --no-cost >out 2>err &
+while ! ls mptrace.data/folios-*.parquet >/dev/null 2>&1; do
+    kill -0 $! || exit 9
+    sleep 0.2
+done
+"""
+
+
+def test_killed_in_the_middle(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
+    """Kill -9 leaves a readable recording and nothing behind in the kernel."""
+    kill = """
+    kill -9 $!
+    wait $!; status=$?
+    while grep -aqs 'mptrace[.]worker' /proc/[0-9]*/cmdline; do sleep 0.1; done
+    exit $status
+    """
+    assert sh(guest, LONG_SESSION + kill, guest_dir).returncode == 137
+    assert_nothing_left(guest)
+    numbers = report_of(fetch(f"{guest_dir}/mptrace.data"))
+    assert numbers["complete"] is False
+    assert numbers["agreement"]["disagree"] == 0
+
+
+def test_interrupted(guest: Guest, guest_dir: str, kernel: str, fetch: Fetch) -> None:
+    """Ctrl-C or SIGTERM ends a session in order, with a report of what was seen and status 130."""
+    number = "TERM" if only_on(kernel, KERNELS) else "INT"
+    stop = f"kill -{number} $!; wait $!; status=$?; cat out; cat err >&2; exit $status"
+    done = sh(guest, LONG_SESSION + stop, guest_dir)
+    assert done.returncode == 130, done.errors
+    assert "witnesses" in done.text
+    assert "Traceback" not in done.errors
+    assert_nothing_left(guest)
+    numbers = report_of(fetch(f"{guest_dir}/mptrace.data"))
+    assert numbers["complete"] is True
+    assert numbers["agreement"]["disagree"] == 0
+    assert numbers["agreement"]["checked"] > 0
+
+
+def test_two_at_once(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
+    """Two sessions at the same time see their own calls only, and all of them."""
+    done = sh(
+        guest,
+        """
+        mptrace run --pages 509 --no-cost -o one --strict >one.out 2>&1 & first=$!
+        mptrace run --pages 509 --no-cost -o two --strict >two.out 2>&1 & second=$!
+        wait $first && wait $second || { cat one.out two.out; exit 1; }
+        """,
+        guest_dir,
+    )
+    assert done.returncode == 0, done.text
+    for name in ("one", "two"):
+        agreement = report_of(fetch(f"{guest_dir}/{name}"))["agreement"]
+        assert agreement["checked"] == agreement["agree"] == 6 * 509
+
+
+VICTIM = """
+import mmap, os, sys
+memory = mmap.mmap(-1, 1009 * 4096)
+memory[:] = b'x' * len(memory)
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_another_process(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
+    """--pid shows what it would move; with --yes it moves it, and back where it was."""
+    guest.put(f"{guest_dir}/victim.py", VICTIM.encode())
+    done = sh(
+        guest,
+        f"""
+        mkfifo wait
+        numactl --membind=0 {PYTHON} victim.py <wait >pid & victim=$!
+        exec 3>wait
+        while ! [ -s pid ]; do sleep 0.1; done
+        places() {{ grep /dev/zero /proc/$victim/numa_maps; }}
+        places >before
+        (mptrace run --pid $victim --target 1) >shown 2>shown.err; echo $? >shown.status
+        places >between
+        (mptrace run --pid $victim --target 1 --yes) >moved 2>moved.err; echo $? >moved.status
+        cat moved.err >&2
+        places >after
+        echo >&3
+        """,
+        guest_dir,
+    )
+    assert done.returncode == 0, done.errors
+
+    def text(name: str) -> str:
+        return guest.get(f"{guest_dir}/{name}").decode()
+
+    assert text("shown.status") == "2\n"
+    assert "nothing was moved" in text("shown.err")
+    assert text("moved.status") == "0\n", text("moved.err")
+    numbers = report_of(fetch(f"{guest_dir}/mptrace.data"))
+    assert numbers["outcomes"]["moved"] >= 2 * 1009
+    assert numbers["agreement"]["disagree"] == 0
+    # the victim's memory, as the kernel's own file has it: on node 0 all along
+    assert " N0=1009 " in text("before")
+    assert text("before") == text("between") == text("after")
+
+
+def test_the_target_exits_in_the_middle(guest: Guest, guest_dir: str) -> None:
+    """A target that ends during the session is a clear error; what was seen is kept."""
+    guest.put(f"{guest_dir}/victim.py", VICTIM.replace("1009", "50021").encode())
+    done = sh(
+        guest,
+        f"""
+        mkfifo wait
+        numactl --membind=0 {PYTHON} victim.py <wait >pid & victim=$!
+        exec 3>wait
+        while ! [ -s pid ]; do sleep 0.1; done
+        mptrace run --pid $victim --target 1 --pages-per-call 101 --yes >out 2>err & tracer=$!
+        while ! ls -d mptrace.data >/dev/null 2>&1; do kill -0 $tracer || break; sleep 0.1; done
+        kill -9 $victim
+        wait $tracer; status=$?
+        cat err >&2
+        exit $status
+        """,
+        guest_dir,
+    )
+    assert_error(done, 1, "mptrace.data")
+
+
+def test_errors_have_a_way_out(guest: Guest, guest_dir: str, kernel: str, mptrace: Mptrace) -> None:
+    """Each wrong request gets its message, its hint and its status, and leaves nothing."""
+    if not only_on(kernel, KERNELS):
+        return  # nothing here depends on the kernel
+    assert_error(mptrace("run", "--target", "7"), 2, "node 7", "nodes with memory: 0, 1")
+    assert_error(mptrace("run", "--pid", "999999", "--yes"), 1, "999999")
+    assert_error(mptrace("run", "-o", "/nowhere/at/all"), 1, "/nowhere/at/all")
+    assert_error(mptrace("run", "--kind", "hugetlb"), 1, "huge")
+    sh(guest, "mkdir taken; echo precious >taken/file; ln -s taken link", guest_dir)
+    assert_error(mptrace("run", "-o", "taken"), 1, "'taken' exists", "--force")
+    assert_error(mptrace("run", "-o", "link", "--force"), 1, "not a recording")
+    assert guest.get(f"{guest_dir}/taken/file") == b"precious\n"
+    nobody = guest.run([*NOBODY, PYTHON, "-m", "mptrace", "run"], cwd="/tmp")
+    assert_error(nobody, 1, "root", "sudo")
+    assert sh(guest, "ls", guest_dir).text.split() == ["link", "taken"]
+
+
+def test_a_host_that_lacks_something(guest: Guest, guest_dir: str, kernel: str) -> None:
+    """No BTF, no bcc, the wrong bcc: each is named, with what to install or to run."""
+    if not only_on(kernel, KERNELS):
+        return  # nothing here depends on the kernel
+    no_btf = f"mount --bind /dev/null /sys/kernel/btf/vmlinux && exec {PYTHON} -m mptrace run"
+    done = guest.run(["unshare", "-m", "sh", "-c", no_btf], cwd=guest_dir, timeout=120)
+    assert_error(done, 1, "BTF")
+    sh(guest, "mkdir none other; echo 'raise ImportError(\"no bcc\")' >none/bcc.py", guest_dir)
+    sh(guest, "echo >other/bcc.py", guest_dir)
+    for shadow, words in (("none", "python3-bpfcc"), ("other", "PyPI")):
+        env = {"PATH": os.environ["PATH"], "HOME": "/root", "PYTHONPATH": f"{guest_dir}/{shadow}"}
+        done = guest.run([PYTHON, "-m", "mptrace", "run"], cwd=guest_dir, env=env, timeout=120)
+        assert_error(done, 1, words)
+    assert sh(guest, "ls", guest_dir).text.split() == ["none", "other"]
