@@ -586,10 +586,12 @@ def test_without_coverage_nothing_is_known(phase: str) -> None:
     """A phase that decides and can't be seen makes every outcome unknown."""
     kernel = plain(3)
     kernel.move_pages([address(page) for page in range(3)], [1] * 3)
-    coverage = [{"phase": phase, "state": "missing"}]
-    rows = run(kernel, coverage=coverage)
-    assert set(causes(rows)) == {"no_coverage"}
-    assert set(words(rows)) == {"unknown"}
+    for unseen in ({"state": "missing"}, {"state": "unproved", "expected": 46, "seen": 45}):
+        rows = run(kernel, coverage=[{"phase": phase, **unseen}])
+        assert set(causes(rows)) == {"no_coverage"}
+        assert set(words(rows)) == {"unknown"}
+    unproved = {"phase": phase, "state": "unproved", "expected": None, "seen": None}
+    assert "unknown" not in words(run(kernel, coverage=[unproved]))
 
 
 def test_open_and_untracked_folios_are_unknown() -> None:
