@@ -16,16 +16,7 @@ import numpy.typing as npt
 
 from mptrace import diagnose
 from mptrace.align import ranks
-from mptrace.records import (
-    END_NAMES,
-    NO_LOOKUP,
-    OUTCOMES,
-    READ_NODES,
-    READ_PAGES,
-    READ_STATUS,
-    WITNESSES,
-)
-from mptrace.replay import (
+from mptrace.evidence import (
     ALREADY_THERE,
     CANT_TELL,
     ENTRY_REASONS,
@@ -43,8 +34,17 @@ from mptrace.replay import (
     Replay,
     Table,
     Tables,
-    replay_loop,
 )
+from mptrace.records import (
+    END_NAMES,
+    NO_LOOKUP,
+    OUTCOMES,
+    READ_NODES,
+    READ_PAGES,
+    READ_STATUS,
+    WITNESSES,
+)
+from mptrace.replay import replay_loop
 
 __all__ = [
     "AGREE",

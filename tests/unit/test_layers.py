@@ -18,6 +18,7 @@ LAYERS = (
         "correlate",
         "diagnose",
         "doctor",
+        "evidence",
         "patterns",
         "places",
         "plan",
@@ -27,6 +28,7 @@ LAYERS = (
         "report",
         "report_doctor",
         "report_where",
+        "shared_pages",
         "workloads",
     },
     {
