@@ -7,18 +7,13 @@ a process of its own (`worker`), so that the measured does not know the measurer
 
 import contextlib
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mptrace import __version__, calibrate
-from mptrace.arrays import EntryMerger
 from mptrace.calibrate import Coverage, Seen
 from mptrace.errors import HostError, TargetError
 from mptrace.facts import HostFacts, KernelFacts
@@ -35,14 +30,13 @@ from mptrace.plan import (
     make_plan,
 )
 from mptrace.protocol import SetupReply
+from mptrace.pump import Pump
 from mptrace.recording import RecordingWriter, check_new
 from mptrace.records import MAX_ENTRIES
-from mptrace.tracer import Drained, Tracer
+from mptrace.tracer import Tracer
 from mptrace.workerclient import RoundReply, TargetGone, Worker
 from mptrace.workloads import Explicit, Workload, resolve
 
-#: Seconds between two looks at the rings.
-_DRAIN_SECONDS = 0.02
 #: Seconds of waiting for a round, after which waiting goes on.
 _PATIENCE_SECONDS = 3600.0
 #: Plans tried before the session goes on with what is proved.
@@ -245,78 +239,6 @@ def _watch(tracer: Tracer, worker: Worker, workload: Workload) -> Seen:
 # ---- the session --------------------------------------------------------------
 
 
-class _Pump:
-    """Takes what is in the rings, again and again, into the recording (or nowhere)."""
-
-    def __init__(self, tracer: Tracer, writer: RecordingWriter) -> None:
-        self._tracer = tracer
-        self._writer = writer
-        self._merger = EntryMerger()
-        self._lock = threading.Lock()
-        self._keep = False
-        self._stop = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._loop, name="mptrace-drain", daemon=True)
-        self.wake_ups = 0
-
-    def start(self) -> None:
-        self._thread.start()
-
-    @contextlib.contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Record what comes while inside; drop what comes outside."""
-        with self._lock:
-            self._tracer.drain()
-            self._keep = True
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._take()
-                self._keep = False
-            self._raise()
-
-    def finish(self) -> None:
-        """Stop, and record what never came to an end."""
-        self._stop.set()
-        self._thread.join()
-        with self._lock:
-            self._writer.append("entries", self._merger.rest())
-            self._writer.append("folios", self._tracer.open_folios())
-        self._raise()
-
-    def append(self, table: str, rows: NDArray[np.void]) -> None:
-        """Rows that do not come from the tracer."""
-        with self._lock:
-            self._writer.append(table, rows)
-
-    def _loop(self) -> None:
-        try:
-            while not self._stop.wait(_DRAIN_SECONDS):
-                with self._lock:
-                    self._take()
-        except BaseException as error:  # carried to the session's thread
-            self._error = error
-
-    def _take(self) -> None:
-        drained = self._tracer.drain()
-        self.wake_ups += 1
-        if self._keep and len(drained):
-            self._append(drained)
-        elif self._keep:
-            self._writer.tick()
-
-    def _append(self, drained: Drained) -> None:
-        self._writer.append("calls", drained.calls)
-        self._writer.append("migrations", drained.migrations)
-        self._writer.append("folios", drained.folios)
-        self._writer.append("entries", self._merger.add(drained.sides, drained.calls["call_id"]))
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-
 class _Session:
     """The traced rounds of one workload, and what is known at their end."""
 
@@ -335,7 +257,7 @@ class _Session:
         self._worker = worker
         self._tracer = tracer
         self._progress = progress
-        self._pump = _Pump(tracer, writer)
+        self._pump = Pump(tracer, writer)
         self._open_ns: list[int] = []
         self._closed_ns: list[int] = []
         self._bpf: list[dict[str, Any]] = []

@@ -39,6 +39,7 @@ LAYERS = (
         "lab",
         "memory",
         "prepared",
+        "pump",
         "recording",
         "ring",
         "rounds",

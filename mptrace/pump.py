@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From the rings into the recording, in bulk, by a thread of its own."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mptrace.arrays import EntryMerger
+from mptrace.recording import RecordingWriter
+from mptrace.tracer import Drained, Tracer
+
+#: Seconds between two looks at the rings.
+_DRAIN_SECONDS = 0.02
+
+
+class Pump:
+    """Takes what is in the rings, again and again, into the recording (or nowhere)."""
+
+    def __init__(self, tracer: Tracer, writer: RecordingWriter) -> None:
+        self._tracer = tracer
+        self._writer = writer
+        self._merger = EntryMerger()
+        self._lock = threading.Lock()
+        self._keep = False
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._loop, name="mptrace-drain", daemon=True)
+
+    def start(self) -> None:
+        """Start taking; what comes is dropped until `keeping`."""
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Record what comes while inside; drop what comes outside."""
+        with self._lock:
+            self._tracer.drain()
+            self._keep = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._take()
+                self._keep = False
+            self._raise()
+
+    def finish(self) -> None:
+        """Stop, and record what never came to an end."""
+        self._stop.set()
+        self._thread.join()
+        with self._lock:
+            self._writer.append("entries", self._merger.rest())
+            self._writer.append("folios", self._tracer.open_folios())
+        self._raise()
+
+    def append(self, table: str, rows: NDArray[np.void]) -> None:
+        """Rows that do not come from the tracer."""
+        with self._lock:
+            self._writer.append(table, rows)
+
+    def _loop(self) -> None:
+        try:
+            while not self._stop.wait(_DRAIN_SECONDS):
+                with self._lock:
+                    self._take()
+        except BaseException as error:  # carried to the session's thread
+            self._error = error
+
+    def _take(self) -> None:
+        drained = self._tracer.drain()
+        if self._keep and len(drained):
+            self._append(drained)
+        elif self._keep:
+            self._writer.tick()
+
+    def _append(self, drained: Drained) -> None:
+        self._writer.append("calls", drained.calls)
+        self._writer.append("migrations", drained.migrations)
+        self._writer.append("folios", drained.folios)
+        self._writer.append("entries", self._merger.add(drained.sides, drained.calls["call_id"]))
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
