@@ -7,8 +7,10 @@ a process of its own (`worker`), so that the measured does not know the measurer
 
 import contextlib
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,8 @@ from mptrace.tracer import Tracer
 from mptrace.workerclient import RoundReply, TargetGone, Worker
 from mptrace.workloads import Explicit, Workload, resolve
 
-#: Seconds of waiting for a round, after which waiting goes on.
-_PATIENCE_SECONDS = 3600.0
+#: Seconds after which a signal is noticed while a round runs.
+_POLL_SECONDS = 0.2
 #: Plans tried before the session goes on with what is proved.
 _MAX_PLANS = 4
 #: The map of folios is never smaller: compaction may isolate, too.
@@ -270,10 +272,11 @@ class _Session:
         self._pump.start()
         gone: TargetGone | None = None
         try:
-            self._rounds(tgid)
-            if not self._interrupted:
-                self._statistics_round(tgid)
-            self._worker.teardown()
+            with self._noting_signals():
+                self._rounds(tgid)
+                if not self._interrupted:
+                    self._statistics_round(tgid)
+                self._worker.teardown()
         except KeyboardInterrupt:
             self._interrupted = True
         except TargetGone as error:
@@ -287,6 +290,31 @@ class _Session:
                 gone.message, f"what was seen until then is in '{self._request.output}'"
             ) from gone
         return RunResult(self._request.output, self._interrupted)
+
+    @contextlib.contextmanager
+    def _noting_signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM ends the session in order, a second one at once.
+
+        Raised as an exception it could come between a round and its recording.
+        """
+
+        def note(*_: object) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        mine = threading.current_thread() is threading.main_thread()
+        ours = [
+            number
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if mine and signal.getsignal(number) is not signal.SIG_IGN
+        ]
+        previous = {number: signal.signal(number, note) for number in ours}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def _finish(self) -> None:
         lost = self._tracer.losses()
@@ -332,12 +360,11 @@ class _Session:
     def _round(self, *, record: bool) -> RoundReply:
         """A round; on Ctrl-C one that ends after the calls under way, with what they did."""
         self._worker.begin_round(record=record)
-        try:
-            while not self._worker.poll(_PATIENCE_SECONDS):
-                pass
-        except KeyboardInterrupt:
-            self._interrupted = True
-            self._worker.interrupt()
+        told = False
+        while not self._worker.poll(_POLL_SECONDS):
+            if self._interrupted and not told:
+                self._worker.interrupt()
+                told = True
         return self._worker.finish_round()
 
     def _untraced_round(self) -> None:
