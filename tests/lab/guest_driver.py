@@ -524,6 +524,9 @@ def test_where_counts_what_numa_maps_counts() -> None:
 def test_where_says_of_absent_pages_what_the_kernel_says() -> None:
     """A query of every page of small mappings gives the counts of each state."""
     with victim(TWO_NODES) as process:
+        # waiting for input it would go on touching pages for a while
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         text = subprocess.run(
             [MPTRACE, "where", "-p", str(process.pid), "--json"], check=True, capture_output=True
         ).stdout
