@@ -33,12 +33,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "nodes(spec): the guest's nodes, as of `mptrace lab --nodes`"
     )
+    config.addinivalue_line("markers", "one_kernel: does not depend on the kernel")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes a guest runs on each kernel."""
     if "kernel" in metafunc.fixturenames:
-        metafunc.parametrize("kernel", KERNELS)
+        # what does not depend on the kernel runs on the last one only
+        once = metafunc.definition.get_closest_marker("one_kernel")
+        metafunc.parametrize("kernel", KERNELS[-1:] if once else KERNELS)
 
 
 def _nodes(item: pytest.Item) -> str:

@@ -256,10 +256,9 @@ def test_the_target_exits_in_the_middle(guest: Guest, guest_dir: str) -> None:
     assert_error(done, 1, "mptrace.data")
 
 
-def test_errors_have_a_way_out(guest: Guest, guest_dir: str, kernel: str, mptrace: Mptrace) -> None:
+@pytest.mark.one_kernel
+def test_errors_have_a_way_out(guest: Guest, guest_dir: str, mptrace: Mptrace) -> None:
     """Each wrong request gets its message, its hint and its status, and leaves nothing."""
-    if not only_on(kernel, KERNELS):
-        return  # nothing here depends on the kernel
     assert_error(mptrace("run", "--target", "7"), 2, "node 7", "nodes with memory: 0, 1")
     assert_error(mptrace("run", "--pid", "999999", "--yes"), 1, "999999")
     assert_error(mptrace("run", "-o", "/nowhere/at/all"), 1, "/nowhere/at/all")
@@ -273,10 +272,9 @@ def test_errors_have_a_way_out(guest: Guest, guest_dir: str, kernel: str, mptrac
     assert sh(guest, "ls", guest_dir).text.split() == ["link", "taken"]
 
 
-def test_a_host_that_lacks_something(guest: Guest, guest_dir: str, kernel: str) -> None:
+@pytest.mark.one_kernel
+def test_a_host_that_lacks_something(guest: Guest, guest_dir: str) -> None:
     """No BTF, no bcc, the wrong bcc: each is named, with what to install or to run."""
-    if not only_on(kernel, KERNELS):
-        return  # nothing here depends on the kernel
     no_btf = f"mount --bind /dev/null /sys/kernel/btf/vmlinux && exec {PYTHON} -m mptrace run"
     done = guest.run(["unshare", "-m", "sh", "-c", no_btf], cwd=guest_dir, timeout=120)
     assert_error(done, 1, "BTF")
@@ -289,12 +287,9 @@ def test_a_host_that_lacks_something(guest: Guest, guest_dir: str, kernel: str) 
     assert sh(guest, "ls", guest_dir).text.split() == ["none", "other"]
 
 
-def test_an_installed_wheel_traces(
-    guest: Guest, guest_dir: str, kernel: str, tmp_path: Path
-) -> None:
+@pytest.mark.one_kernel
+def test_an_installed_wheel_traces(guest: Guest, guest_dir: str, tmp_path: Path) -> None:
     """A wheel built from the project brings the BPF source and its headers, and works."""
-    if not only_on(kernel, KERNELS):
-        return  # nothing here depends on the kernel
     for name in ("mptrace", "pyproject.toml", "README.md"):
         source = CHECKOUT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
@@ -318,10 +313,9 @@ def test_an_installed_wheel_traces(
 
 
 @pytest.mark.nodes("1")
-def test_a_host_with_one_node(guest: Guest, guest_dir: str, kernel: str, mptrace: Mptrace) -> None:
+@pytest.mark.one_kernel
+def test_a_host_with_one_node(guest: Guest, guest_dir: str, mptrace: Mptrace) -> None:
     """With one memory node there is nothing to move between: said, with the guest as way out."""
-    if not only_on(kernel, KERNELS):
-        return  # nothing here depends on the kernel
     assert_error(mptrace("run"), 1, "node 0", "mptrace lab")
     assert_error(mptrace("doctor"), 1)
     assert sh(guest, "ls", guest_dir).text == ""
