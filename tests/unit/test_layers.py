@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "mptrace"
 
 #: Lower layers first; a module imports from its own layer or a lower one.
 LAYERS = (
-    {"__init__", "errors", "facts", "records", "statuses", "units"},
+    {"__init__", "causes", "errors", "facts", "records", "statuses", "units"},
     {
         "align",
         "arrays",
@@ -43,6 +43,8 @@ LAYERS = (
         "recording",
         "ring",
         "rounds",
+        "scenarios",
+        "stage",
         "tracer",
         "where",
         "worker",

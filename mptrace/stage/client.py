@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The other side of `stage.server`: asks for scenarios, one at a time, and outlives all of them."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from mptrace.errors import HostError
+from mptrace.stage.journal import Journal
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What came of one scenario: the call, or why there is none.
+
+    ``made`` has the keys of ``stage.Made``; None with ``skip`` or ``error`` set.
+    An ``error`` beside a call is what failed afterwards, as cleaning up did.
+    """
+
+    made: dict[str, Any] | None
+    skip: str = ""
+    error: str = ""
+
+
+class Theatre:
+    """The server's process; scenarios run in children of it.
+
+    Start it before anything is traced: it is forked for each scenario.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        theirs_in, self._writing = os.pipe()
+        self._reading, theirs_out = os.pipe()
+        for fd in (theirs_in, theirs_out):
+            os.set_inheritable(fd, True)
+        arguments = [str(theirs_in), str(theirs_out), str(journal.path)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mptrace.stage.server", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(theirs_in, theirs_out),
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._buffer = b""
+
+    def perform(
+        self,
+        name: str,
+        nodes: Sequence[int],
+        *,
+        ready: Callable[[int], None] = lambda _: None,
+        made: Callable[[], None] = lambda: None,
+        seconds: float = 180.0,
+    ) -> Performance:
+        """Run one scenario; undo what it left behind, were it killed.
+
+        ``ready`` is called with the caller's process id before the judged call,
+        ``made`` after it.  A scenario that takes longer than ``seconds`` is killed.
+        """
+        deadline = time.monotonic() + seconds
+        self._send({"run": name, "nodes": list(nodes)})
+        call: dict[str, Any] | None = None
+        skip = error = ""
+        pid = 0
+        while True:
+            try:
+                event = self._receive(deadline)
+            except TimeoutError:
+                error = f"took longer than {seconds:.0f} s and was killed"
+                deadline = time.monotonic() + 30
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                continue
+            kind = event["event"]
+            if kind == "started":
+                pid = event["pid"]
+            elif kind == "ready":
+                ready(event["tgid"])
+                self._send({"go": True})
+            elif kind == "made":
+                call = event["call"]
+                made()
+            elif kind == "skip":
+                skip = event["reason"]
+            elif kind == "error":
+                error = event["reason"] + ("\n" + event["trace"] if event.get("trace") else "")
+            else:
+                break
+        if event["status"] and not error:
+            error = f"its process ended with status {event['status']}"
+        if event["status"]:
+            # helpers of a killed scenario die with it; what it changed is in the journal
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            self._journal.restore()
+        return Performance(call, skip, error)
+
+    def close(self) -> None:
+        """End the server."""
+        os.close(self._writing)
+        self._process.wait()
+        os.close(self._reading)
+
+    def __enter__(self) -> "Theatre":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _send(self, line: dict[str, Any]) -> None:
+        try:
+            os.write(self._writing, json.dumps(line).encode() + b"\n")
+        except BrokenPipeError as broken:
+            raise HostError("the process that runs scenarios died") from broken
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._reading], [], [], left)[0]:
+                raise TimeoutError
+            data = os.read(self._reading, 65536)
+            if not data:
+                raise HostError("the process that runs scenarios died")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        event: dict[str, Any] = json.loads(line)
+        return event

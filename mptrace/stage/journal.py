@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Everything that a scenario changes on the host, written down first and undone afterwards.
+
+A line of JSON per change, on disk before the change is made: ``{"id", "undo":
+[verb, arguments...]}``; ``{"undone": id}`` when it was taken back.  Whoever finds
+the file after a SIGKILL can restore the host from it.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mptrace.errors import HostError
+
+#: Below /run: what a reboot undoes needs no journal any more.
+JOURNAL = Path("/run/mptrace/conform.journal")
+#: Directories that the journal may remove with all that is in them lie below these names.
+OWN_PREFIX = "mptrace-"
+
+
+class Journal:
+    """The journal at ``path``; processes that append to it do so one after the other."""
+
+    def __init__(self, path: Path = JOURNAL) -> None:
+        self.path = path
+
+    def note(self, verb: str, *arguments: str) -> int:
+        """Write down how to undo a change that is about to be made; returns its id."""
+        if verb not in _UNDO:
+            raise ValueError(verb)
+        number = len(self._lines())
+        self._append({"id": number, "undo": [verb, *arguments]})
+        return number
+
+    def undo(self, number: int) -> None:
+        """Undo one change and write that down; raises HostError where it can't be undone."""
+        entry = next(line for line in self._lines() if line.get("id") == number)
+        verb, *arguments = entry["undo"]
+        _undo(verb, arguments)
+        self._append({"undone": number})
+
+    def outstanding(self) -> list[tuple[int, str]]:
+        """Changes not undone yet, oldest first: (id, in words)."""
+        lines = self._lines()
+        undone = {line["undone"] for line in lines if "undone" in line}
+        return [
+            (line["id"], " ".join(line["undo"]))
+            for line in lines
+            if "id" in line and line["id"] not in undone
+        ]
+
+    def restore(self) -> list[str]:
+        """Undo everything outstanding, newest first, and remove the journal.
+
+        Returns what was undone, in words.  What can't be undone stays in the
+        journal; the HostError raised at the end names it.
+        """
+        restored, failed = [], []
+        for number, words in reversed(self.outstanding()):
+            try:
+                self.undo(number)
+                restored.append(words)
+            except HostError as error:
+                failed.append(f"{words}: {error.message}")
+        if failed:
+            raise HostError(
+                "not everything could be restored: " + "; ".join(failed),
+                f"it stays written down in '{self.path}'",
+            )
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        return restored
+
+    def _lines(self) -> list[dict[str, Any]]:
+        try:
+            text = self.path.read_text()
+        except FileNotFoundError:
+            return []
+        # a last line without its end was being written when the writer was killed:
+        # the change itself comes after the line
+        return [json.loads(line) for line in text.split("\n")[:-1] if line]
+
+    def _append(self, line: dict[str, object]) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self.path, flags, 0o600)
+        try:
+            os.write(fd, json.dumps(line).encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+# ---- how each kind of change is undone; undoing twice does no harm ------------------
+
+
+def _write(path: str, value: str) -> None:
+    Path(path).write_text(value)
+
+
+def _rmdir(path: str) -> None:
+    # a cgroup is busy until its last process is gone
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _rmtree(path: str) -> None:
+    if not Path(path).name.startswith(OWN_PREFIX):
+        raise HostError(f"'{path}' is no directory of mptrace")
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _command(*argv: str) -> Callable[[str], None]:
+    def run(argument: str) -> None:
+        done = subprocess.run([*argv, argument], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise HostError((done.stderr or done.stdout).strip() or f"exit {done.returncode}")
+
+    return run
+
+
+def _umount(path: str) -> None:
+    if os.path.ismount(path):
+        _command("umount")(path)
+
+
+def _swapoff(path: str) -> None:
+    swaps = Path("/proc/swaps").read_text().splitlines()[1:]
+    if any(line.split()[0] == path for line in swaps):
+        _command("swapoff")(path)
+
+
+def _remove_dm(name: str) -> None:
+    if Path(f"/dev/mapper/{name}").exists():
+        _command("dmsetup", "remove", "--noudevsync", "--retry")(name)
+
+
+def _detach_loop(device: str) -> None:
+    if Path(f"/sys/block/{Path(device).name}/loop/backing_file").exists():
+        _command("losetup", "-d")(device)
+
+
+_UNDO: dict[str, Callable[..., None]] = {
+    "write": _write,
+    "rmdir": _rmdir,
+    "rmtree": _rmtree,
+    "umount": _umount,
+    "swapoff": _swapoff,
+    "dm-remove": _remove_dm,
+    "loop-detach": _detach_loop,
+}
+
+
+def _undo(verb: str, arguments: list[str]) -> None:
+    try:
+        _UNDO[verb](*arguments)
+    except OSError as error:
+        raise HostError(error.strerror or str(error)) from error
