@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One tracing session: calibrate, trace, drive, record, in that order.
 
-The only place that knows both the driver and the tracer.  The workload runs in
+It knows both the driver and the tracer; the workload runs in
 a process of its own (`worker`), so that the measured does not know the measurer.
 """
 
@@ -9,44 +9,27 @@ import contextlib
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mptrace import __version__, calibrate
-from mptrace.calibrate import Coverage, Seen
 from mptrace.errors import HostError, TargetError
-from mptrace.facts import HostFacts, KernelFacts
-from mptrace.kernel.facts import read_host_facts, read_kernel_facts
-from mptrace.kernel.privileges import read_privileges
-from mptrace.plan import (
-    UNPROVED_KINDS,
-    Plan,
-    Request,
-    candidate_functions,
-    candidate_offsets,
-    candidate_sizes,
-    candidate_tracepoints,
-    make_plan,
-)
+from mptrace.kernel.facts import read_host_facts
+from mptrace.plan import Request
 from mptrace.protocol import SetupReply
+from mptrace.proved import Progress, calibrated, check_privileges, first_meta, now, read_facts
 from mptrace.pump import Pump
 from mptrace.recording import RecordingWriter, check_new
 from mptrace.records import MAX_ENTRIES
 from mptrace.tracer import Tracer
 from mptrace.workerclient import RoundReply, TargetGone, Worker
-from mptrace.workloads import Explicit, Workload, resolve
+from mptrace.workloads import Workload, resolve
 
 #: Seconds after which a signal is noticed while a round runs.
 _POLL_SECONDS = 0.2
-#: Plans tried before the session goes on with what is proved.
-_MAX_PLANS = 4
 #: The map of folios is never smaller: compaction may isolate, too.
 _LEAST_FOLIOS = 1 << 14
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +64,7 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
     KeyboardInterrupt the recording is finished with what was seen.
     """
     host = read_host_facts()
-    _check_privileges()
+    check_privileges()
     workload = resolve(request.workload, host.memory_nodes)
     if len(host.memory_nodes) < 2:
         raise HostError(
@@ -90,23 +73,17 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
         )
     check_new(request.output, force=request.force)
     facts = read_facts()
-    if not facts.functions:
-        raise HostError(
-            "this kernel offers no BTF (/sys/kernel/btf/vmlinux): struct offsets can't be known",
-            "boot a kernel with CONFIG_DEBUG_INFO_BTF, or run it in a guest: mptrace lab",
-        )
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(Worker())
         bounds = _bounds(request, workload)
-        tracer, coverage = _calibrated(facts, bounds, worker, host.memory_nodes, progress)
+        tracer, coverage = calibrated(facts, bounds, worker, host.memory_nodes, progress)
         stack.callback(tracer.close)
         # only now: what fails before leaves no recording, and replaces none
         setup = worker.setup(workload)
-        meta = _first_meta(request, host, facts, workload)
+        meta = first_meta(host, facts, tracer, coverage)
         meta |= {
-            "coverage": [c.to_dict() for c in coverage],
-            "unproved_kinds": _unproved_kinds(coverage),
-            "memory_bound_bytes": tracer.plan.memory_bound_bytes,
+            "command": list(request.command),
+            "workload": workload.to_dict(),
             "mappings": _mappings(setup.target_pid),
         }
         writer = stack.enter_context(
@@ -120,122 +97,6 @@ def preview(workload: Workload) -> SetupReply:
     nodes = read_host_facts().memory_nodes
     with Worker() as worker:
         return worker.setup(resolve(workload, nodes))
-
-
-def read_facts() -> KernelFacts:
-    """Facts of the running kernel, as far as the plan's candidates ask for them."""
-    return read_kernel_facts(
-        candidate_functions(), candidate_offsets(), candidate_sizes(), candidate_tracepoints()
-    )
-
-
-def _check_privileges() -> None:
-    missing = read_privileges(Path("/")).missing()
-    if missing:
-        raise HostError(
-            f"tracing needs root, or {' and '.join(missing)}",
-            "run it with sudo; 'mptrace doctor' says what else is missing, "
-            "'mptrace report' works without",
-        )
-
-
-# ---- the plan, proved ---------------------------------------------------------
-
-
-def _calibrated(
-    facts: KernelFacts,
-    bounds: Request,
-    worker: Worker,
-    nodes: tuple[int, ...],
-    progress: Progress,
-) -> tuple[Tracer, tuple[Coverage, ...]]:
-    """A tracer whose phases were proved as far as they can be, open, with its gate closed.
-
-    A phase that fires another number of times than it must falls back to its
-    next candidate; where there is none left, the first is used and unproved.
-    """
-    excluded: dict[tuple[str, str, str], str] = {}
-    for _ in range(_MAX_PLANS):
-        plan = make_plan(facts, bounds, excluded)
-        _check_essentials(plan)
-        progress("compiling and attaching the probes")
-        tracer = Tracer(plan, facts.release)
-        if refused := tracer.open():
-            excluded.update(refused)
-            tracer.close()
-            continue
-        try:
-            progress(f"calibrating: {calibrate.PAGES} pages there and back")
-            coverage = _calibrate(tracer, worker, nodes)
-            # what has no other candidate stays attached, and unproved
-            refuted = {
-                key: reason
-                for key, reason in calibrate.refuted(coverage).items()
-                if _has_alternative(key, reason, facts, bounds, excluded)
-            }
-        except BaseException:
-            tracer.close()
-            raise
-        if not refuted:
-            return tracer, coverage
-        excluded.update(refuted)
-        tracer.close()
-    raise HostError(
-        f"no set of attach points worked in {_MAX_PLANS} tries: "
-        + "; ".join(
-            f"{phase} by {function}: {why}" for (phase, function, _), why in excluded.items()
-        ),
-        "run 'mptrace doctor', or 'mptrace lab' for a guest that can be traced",
-    )
-
-
-def _check_essentials(plan: Plan) -> None:
-    missing = plan.missing_essentials()
-    if missing:
-        raise HostError(
-            "this kernel can't be traced: no attach point for "
-            + "; ".join(f"{p.phase} ({p.reason})" for p in missing),
-            "run 'mptrace doctor' for each check, or 'mptrace lab' for a guest that can",
-        )
-
-
-def _has_alternative(
-    key: tuple[str, str, str],
-    reason: str,
-    facts: KernelFacts,
-    bounds: Request,
-    excluded: dict[tuple[str, str, str], str],
-) -> bool:
-    other = make_plan(facts, bounds, {**excluded, key: reason})
-    return any(p.method for p in other.phases if p.phase == key[0])
-
-
-def _calibrate(tracer: Tracer, worker: Worker, nodes: tuple[int, ...]) -> tuple[Coverage, ...]:
-    source, target = nodes[0], nodes[1]
-    plain = Workload(pages=calibrate.PAGES, source_nids=(source,), target_nids=(target,))
-    pinned = replace(
-        plain,
-        back=False,
-        explicit=Explicit(
-            entries=tuple((page, target) for page in range(calibrate.PAGES)),
-            pinned=tuple(range(1, 1 + 2 * calibrate.PINNED, 2)),
-        ),
-    )
-    return calibrate.judge(
-        tracer.plan, _watch(tracer, worker, plain), _watch(tracer, worker, pinned)
-    )
-
-
-def _watch(tracer: Tracer, worker: Worker, workload: Workload) -> Seen:
-    """What the tracer sees of one round of a workload; small ones only."""
-    tgid = worker.setup(workload).tgid
-    tracer.drain()
-    tracer.open_gate(tgid)
-    worker.round(record=False)
-    tracer.close_gate()
-    worker.teardown()
-    drained = tracer.drain()
-    return Seen(drained.calls, drained.migrations, drained.folios)
 
 
 # ---- the session --------------------------------------------------------------
@@ -321,7 +182,7 @@ class _Session:
         self._writer.finish(
             {
                 "interrupted": self._interrupted,
-                "ended": _now(),
+                "ended": now(),
                 "lost": {cause: lost[cause] - self._lost_before[cause] for cause in lost},
                 **self._cost(),
             }
@@ -427,52 +288,6 @@ def _bounds(request: RunRequest, workload: Workload) -> Request:
     per_call = workload.pages_per_call or per_round
     needed = max(_LEAST_FOLIOS, min(MAX_ENTRIES, per_round, per_call * workload.threads))
     return replace(bounds, max_folios=1 << (needed - 1).bit_length())
-
-
-def _unproved_kinds(coverage: tuple[Coverage, ...]) -> list[str]:
-    """Kinds of memory and paths that no calibrated phase covers."""
-    proved = {c.phase for c in coverage if c.state == "proved"}
-    return sorted({kind for phase, kind in UNPROVED_KINDS.items() if phase not in proved})
-
-
-def _first_meta(
-    request: RunRequest, host: HostFacts, facts: KernelFacts, workload: Workload
-) -> dict[str, Any]:
-    return {
-        "tool_version": __version__,
-        "command": list(request.command),
-        "interrupted": False,
-        "kernel": {
-            "release": facts.release,
-            "machine": facts.machine,
-            "page_size": facts.page_size,
-        },
-        "nodes": [
-            {
-                "nid": node.nid,
-                "cpus": list(node.cpus),
-                "memory_bytes": node.memory_bytes,
-                "free_bytes": node.free_bytes,
-                "distances": list(node.distances),
-            }
-            for node in host.nodes
-        ],
-        "hypervisor": host.hypervisor,
-        "emulated": host.emulated,
-        "settings": dict(host.settings),
-        "started": _now(),
-        "workload": workload.to_dict(),
-        "reasons": {str(number): name for number, name in facts.migrate_reasons.items()},
-        "modes": {str(number): name for number, name in facts.migrate_modes.items()},
-        "lost": {},
-        "cost": None,
-        "cost_reason": "the session did not end",
-        "max_entries": MAX_ENTRIES,
-    }
-
-
-def _now() -> dict[str, int]:
-    return {"wall_ns": time.time_ns(), "monotonic_ns": time.monotonic_ns()}
 
 
 def _mappings(pid: int) -> list[list[Any]]:

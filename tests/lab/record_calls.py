@@ -26,8 +26,8 @@ from mptrace.arrays import EntryMerger
 from mptrace.calibrate import Seen
 from mptrace.kernel.facts import read_host_facts
 from mptrace.plan import Request
+from mptrace.proved import calibrated, read_facts
 from mptrace.records import CALL, ENTRY, FOLIO, MAX_ENTRIES, MIGRATION
-from mptrace.session import _calibrated, read_facts
 from mptrace.workerclient import Worker
 
 HERE = Path(__file__).parent
@@ -617,7 +617,7 @@ class Lab:
         self.facts = read_facts()
         request = Request(folio_ring_bytes=_FOLIO_RING)
         with Worker() as worker:
-            self.tracer, self.coverage = _calibrated(
+            self.tracer, self.coverage = calibrated(
                 self.facts, request, worker, self.nodes, lambda _: None
             )
         self.mover = Mover()

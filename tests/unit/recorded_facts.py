@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Facts that `session.read_facts` returned on real kernels (tests/fixtures/facts-*.json)."""
+"""Facts that `proved.read_facts` returned on real kernels (tests/fixtures/facts-*.json)."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def facts_of(name: str) -> KernelFacts:
-    """Facts as `session.read_facts` returned them on a real kernel."""
+    """Facts as `proved.read_facts` returned them on a real kernel."""
     raw = json.loads((FIXTURES / f"facts-{name}.json").read_text())
     raw["functions"] = {
         function: Prototype(**{**fields, "parameters": tuple(fields["parameters"])})

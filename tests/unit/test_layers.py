@@ -50,7 +50,7 @@ LAYERS = (
         "worker",
         "workerclient",
     },
-    {"session"},
+    {"proved", "session"},
     {"__main__", "cli"},
 )
 #: Third-party module -> the rooms that may import it.
