@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The vDSO: pages of the kernel's image that every process maps."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mptrace import driver
+
+if TYPE_CHECKING:
+    from mptrace.stage.stage import Stage
+
+
+def vdso(stage: "Stage") -> tuple[int, int]:
+    """Address of the vDSO's first page, which two processes map, and its node."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith("[vdso]"):
+            address = int(line.partition("-")[0], 16)
+            break
+    else:
+        stage.skip("this process has no vDSO")
+    stage.touch([address], write=False)
+    stage.fork(lambda: stage.touch([address], write=False))
+    nid = int(driver.query(0, np.array([address], np.uint64))[0])
+    if nid not in stage.nodes:
+        stage.skip(f"the node of the vDSO's page is not known: {nid}")
+    return address, nid
