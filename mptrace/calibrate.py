@@ -57,6 +57,7 @@ def counts(seen: Seen) -> dict[str, int]:
     return {
         "call": len(calls),
         "drain": int(calls["n_drain"].sum()),
+        "vma": int(calls["n_vmas"].sum()),
         "lookup": int((folios["lookup_seq"] != NO_LOOKUP).sum()),
         "isolate": int((tried & ~hugetlb).sum()),
         "isolate_hugetlb": int((tried & hugetlb).sum()),
@@ -78,6 +79,7 @@ def counts(seen: Seen) -> dict[str, int]:
 _PLAIN: Mapping[str, int] = {
     "call": 2,
     "drain": 2,
+    "vma": 2 * PAGES,
     "lookup": 2 * PAGES,
     "isolate": 2 * PAGES,
     "migration": 2,

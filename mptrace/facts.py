@@ -39,6 +39,8 @@ class KernelFacts:
     symbols: frozenset[str] = frozenset()
     #: Names that ftrace can attach to; None where tracefs can't be read.
     traceable: frozenset[str] | None = None
+    #: Variables of the kernel: name -> address, those asked for that kallsyms shows.
+    variables: Mapping[str, int] = field(default_factory=dict)
     #: Byte offsets, "struct.member" -> offset; anonymous unions are looked through.
     offsets: Mapping[str, int] = field(default_factory=dict)
     #: Sizes in bytes of types, e.g. "nodemask_t".

@@ -14,7 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mptrace.facts import KernelFacts
-from mptrace.records import LARGE_CHUNK, MAX_ENTRIES, MEDIUM_CHUNK, SMALL_CHUNK
+from mptrace.records import (
+    FOLIO,
+    LARGE_CHUNK,
+    MAX_ENTRIES,
+    MEDIUM_CHUNK,
+    OBSTACLE,
+    SMALL_CHUNK,
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     # since 5.13: lru_cache_disable() drains and holds the caches off for the whole call
     Candidate("drain", "lru_cache_disable", "call", "enter_drain", "exit_drain"),
     Candidate("drain", "lru_add_drain_all", "call", "enter_drain", "exit_drain"),
+    Candidate("vma", "vma_migratable", "entry", "enter_vma", "exit_vma", 1, nargs="VMA_NARGS"),
     # since 6.12: folio_walk_start() (mm: add folio_walk, "mm/migrate: convert
     # add_page_for_migration() from follow_page() to folio_walk")
     Candidate(
@@ -77,7 +85,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         exit="exit_lookup",
         min_parameters=4,
         nargs="LOOKUP_NARGS",
-        defines=(("LOOKUP_ADDRESS", 2),),
+        defines=(("LOOKUP_VMA", 1), ("LOOKUP_ADDRESS", 2)),
         kprobe_enter="enter_lookup",
     ),
     Candidate(
@@ -87,7 +95,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         exit="exit_lookup",
         min_parameters=3,
         nargs="LOOKUP_NARGS",
-        defines=(("LOOKUP_ADDRESS", 1),),
+        defines=(("LOOKUP_VMA", 0), ("LOOKUP_ADDRESS", 1)),
         kprobe_enter="enter_lookup",
     ),
     # isolate_lru_page() returns 0 or -EBUSY, folio_isolate_lru() int then bool
@@ -199,6 +207,29 @@ CANDIDATES: tuple[Candidate, ...] = (
         4,
         needs=("!offset:rmap_walk_arg.folio",),
     ),
+    # evidence: rare paths, seen only when a folio is refused or has to wait
+    Candidate("lock_wait", "__folio_lock", "folio", "enter_lock_wait", "exit_lock_wait", 1),
+    Candidate(
+        "writeback_wait",
+        "folio_wait_writeback",
+        "folio",
+        "enter_writeback_wait",
+        "exit_writeback_wait",
+        1,
+    ),
+    *(
+        Candidate("split", function, "folio", "enter_split", "exit_split", 2, nargs="SPLIT_NARGS")
+        for function in ("split_huge_page_to_list_to_order", "split_huge_page_to_list")
+    ),
+    Candidate(
+        "release",
+        "filemap_release_folio",
+        "folio",
+        "enter_release",
+        "exit_release",
+        2,
+        nargs="RELEASE_NARGS",
+    ),
     Candidate("done", "migrate_folio_done", "folio", enter="enter_done", min_parameters=1),
     Candidate("putback", "folio_putback_lru", "folio", enter="enter_putback", min_parameters=1),
     Candidate("putback", "putback_lru_page", "folio", enter="enter_putback", min_parameters=1),
@@ -228,6 +259,10 @@ UNPROVED_KINDS = {
     "dark_pmd": "THP",
     "putback_hugetlb": "hugetlb",
     "putback": "folios that stay behind",
+    "lock_wait": "folios that somebody else locks",
+    "writeback_wait": "folios under writeback",
+    "split": "THP",
+    "release": "pages with private data",
 }
 
 _OFFSETS = ("page.flags", "page.compound_head", "folio._folio_order", "folio._flags_1")
@@ -238,6 +273,48 @@ _OFFSETS_IN_NEEDS = tuple(
     if need.lstrip("!").startswith("offset:")
 )
 _OFFSETS_OPTIONAL = ("page.compound_order",)
+# Macro of bpf/include/mptrace/obstacle.h -> struct member.  Without one of them
+# there is no evidence at all.
+_EVIDENCE = {
+    "OFF_PAGE_MAPPING": "page.mapping",
+    "OFF_PAGE_PRIVATE": "page.private",
+    "OFF_PAGE_REFCOUNT": "page._refcount",
+    "OFF_PAGE_MAPCOUNT": "page._mapcount",
+    "OFF_MAPPING_OPS": "address_space.a_ops",
+    "OFF_MAPPING_HOST": "address_space.host",
+    "OFF_OPS_MIGRATE": "address_space_operations.migrate_folio",
+    "OFF_INODE_SB": "inode.i_sb",
+    "OFF_INODE_INO": "inode.i_ino",
+    "OFF_SB_TYPE": "super_block.s_type",
+    "OFF_SB_DEV": "super_block.s_dev",
+    "OFF_FSTYPE_NAME": "file_system_type.name",
+    "OFF_VMA_START": "vm_area_struct.vm_start",
+    "OFF_VMA_END": "vm_area_struct.vm_end",
+    "OFF_VMA_FLAGS": "vm_area_struct.vm_flags",
+    "OFF_VMA_FILE": "vm_area_struct.vm_file",
+    "OFF_FILE_INODE": "file.f_inode",
+}
+# Further evidence, each where it can be had; the first member that is there.
+_EVIDENCE_OPTIONAL = {
+    "OFF_TASK_MEMS_ALLOWED": ("task_struct.mems_allowed",),
+    "OFF_FOLIO_PINCOUNT": ("folio._pincount",),
+    # all mappings of a large folio since 6.9 or so, before that those of it as a whole
+    "OFF_FOLIO_MAPCOUNT": (
+        "folio._large_mapcount",
+        "folio._entire_mapcount",
+        "folio._total_mapcount",
+    ),
+}
+# A walk of x86's page tables: struct members and the kernel's variables.
+_WALK = {"OFF_VMA_MM": "vm_area_struct.vm_mm", "OFF_MM_PGD": "mm_struct.pgd"}
+_WALK_VARIABLES = {
+    "PAGE_OFFSET_BASE": "page_offset_base",
+    "PGDIR_SHIFT": "pgdir_shift",
+    "ZERO_PFN": "zero_pfn",
+    "HUGE_ZERO_PFN": "huge_zero_pfn",
+}
+# The program reads this much of a struct page at once.
+_PAGE_IMAGE_BYTES = 64
 
 
 def candidate_functions() -> tuple[str, ...]:
@@ -252,7 +329,14 @@ def candidate_tracepoints() -> tuple[str, ...]:
 
 def candidate_offsets() -> tuple[str, ...]:
     """Struct members whose offsets the plan may need, as ``struct.member``."""
-    return tuple(dict.fromkeys((*_OFFSETS, *_OFFSETS_OPTIONAL, *_OFFSETS_IN_NEEDS)))
+    optional = [name for names in _EVIDENCE_OPTIONAL.values() for name in names]
+    evidence = (*_EVIDENCE.values(), *optional, *_WALK.values())
+    return tuple(dict.fromkeys((*_OFFSETS, *_OFFSETS_OPTIONAL, *_OFFSETS_IN_NEEDS, *evidence)))
+
+
+def candidate_variables() -> tuple[str, ...]:
+    """Variables of the kernel whose addresses the plan may need."""
+    return tuple(_WALK_VARIABLES.values())
 
 
 def candidate_sizes() -> tuple[str, ...]:
@@ -269,8 +353,12 @@ class Request:
     """
 
     max_folios: int = 1 << 18
+    max_obstacles: int = 1 << 16
+    #: Read the state of folios that are refused; False only to measure what that costs.
+    evidence: bool = True
     max_threads: int = 4096
     folio_ring_bytes: int = 32 << 20
+    obstacle_ring_bytes: int = 8 << 20
     call_ring_bytes: int = 4 << 20
     small_ring_bytes: int = 8 << 20
     medium_ring_bytes: int = 8 << 20
@@ -323,7 +411,7 @@ def make_plan(
     excluded = excluded or {}
     defines: dict[str, int | str] = dict(_DEFAULT_MACROS)
     phases = tuple(_plan_phase(phase, facts, excluded, defines) for phase in PHASES)
-    notes = _add_struct_macros(facts, defines)
+    notes = _add_struct_macros(facts, defines, evidence=request.evidence)
     _add_bounds(request, facts.page_size, defines)
     return Plan(phases, defines, request, _memory_bound(request, facts.page_size), notes)
 
@@ -331,6 +419,7 @@ def make_plan(
 # Handlers that are not attached must compile all the same.
 _DEFAULT_MACROS: dict[str, int | str] = {
     "LOOKUP_ADDRESS": 1,
+    "LOOKUP_VMA": 0,
     "MOVE_SRC": 1,
     **{c.nargs: c.min_parameters for c in CANDIDATES if c.nargs},
     **{f"{phase.upper()}_METHOD": "FENTRY" for phase in PHASES},
@@ -416,8 +505,13 @@ def _methods(candidate: Candidate, facts: KernelFacts) -> tuple[tuple[str, ...],
     return tuple(usable), ""
 
 
-def _add_struct_macros(facts: KernelFacts, defines: dict[str, int | str]) -> tuple[str, ...]:
-    notes = []
+def _add_struct_macros(
+    facts: KernelFacts, defines: dict[str, int | str], *, evidence: bool
+) -> tuple[str, ...]:
+    notes: list[str] = []
+    defines["PG_RESERVED"] = facts.page_flags.get("PG_reserved", 63)
+    for macro in ("OFF_PAGE_MAPPING", "OFF_PAGE_PRIVATE", "OFF_PAGE_REFCOUNT", "OFF_PAGE_MAPCOUNT"):
+        defines[macro] = facts.offsets.get(_EVIDENCE[macro], 0)
     defines["OFF_PAGE_FLAGS"] = facts.offsets.get("page.flags", 0)
     defines["OFF_PAGE_COMPOUND_HEAD"] = facts.offsets.get("page.compound_head", 8)
     # order: a byte of its own up to 6.5 or so, then the low byte of _flags_1
@@ -433,12 +527,40 @@ def _add_struct_macros(facts: KernelFacts, defines: dict[str, int | str]) -> tup
     else:
         defines["PG_HEAD"] = 63
         notes.append("PG_head is not in BTF: the size of large folios is unknown")
+    if evidence:
+        notes += _add_evidence_macros(facts, defines)
     shift = _nodes_shift(facts)
     if shift is None:
         notes.append("NODES_SHIFT is unknown: node numbers of folios can't be read")
     else:
         defines["NODES_SHIFT"] = shift
     return tuple(notes)
+
+
+def _add_evidence_macros(facts: KernelFacts, defines: dict[str, int | str]) -> list[str]:
+    """Offsets for what is read at a refusal; returns what can't be read, in words."""
+    missing = [name for name in _EVIDENCE.values() if name not in facts.offsets]
+    beyond = [
+        name
+        for name in _EVIDENCE.values()
+        if name.startswith("page.") and facts.offsets.get(name, 0) >= _PAGE_IMAGE_BYTES
+    ]
+    if missing or beyond:
+        return [f"no evidence of refusals: {', '.join(missing + beyond)} not where it can be read"]
+    defines["EVIDENCE"] = 1
+    defines.update({macro: facts.offsets[name] for macro, name in _EVIDENCE.items()})
+    for macro, names in _EVIDENCE_OPTIONAL.items():
+        there = [name for name in names if name in facts.offsets]
+        if there:
+            defines[macro] = facts.offsets[there[0]]
+    walk = {macro: facts.offsets.get(name) for macro, name in _WALK.items()}
+    variables = {macro: facts.variables.get(name) for macro, name in _WALK_VARIABLES.items()}
+    if facts.machine != "x86_64" or None in walk.values() or None in variables.values():
+        return ["page tables are not read: never touched and swapped out look alike"]
+    defines["PTE_WALK"] = 1
+    defines.update({macro: value for macro, value in walk.items() if value is not None})
+    defines.update({macro: f"{value:#x}ULL" for macro, value in variables.items() if value})
+    return []
 
 
 def _nodes_shift(facts: KernelFacts) -> int | None:
@@ -456,9 +578,11 @@ def _add_bounds(request: Request, page_size: int, defines: dict[str, int | str])
     defines["LARGE_CHUNK"] = LARGE_CHUNK
     defines["MAX_ENTRIES"] = MAX_ENTRIES
     defines["MAX_FOLIOS"] = request.max_folios
+    defines["MAX_OBSTACLES"] = request.max_obstacles
     defines["MAX_THREADS"] = request.max_threads
     for macro, size in (
         ("FOLIO_RING_PAGES", request.folio_ring_bytes),
+        ("OBSTACLE_RING_PAGES", request.obstacle_ring_bytes),
         ("CALL_RING_PAGES", request.call_ring_bytes),
         ("SMALL_RING_PAGES", request.small_ring_bytes),
         ("MEDIUM_RING_PAGES", request.medium_ring_bytes),
@@ -473,6 +597,7 @@ def _memory_bound(request: Request, page_size: int) -> int:
         page_size * _ring_pages(size, page_size)
         for size in (
             request.folio_ring_bytes,
+            request.obstacle_ring_bytes,
             request.call_ring_bytes,
             request.call_ring_bytes,
             request.small_ring_bytes,
@@ -480,7 +605,9 @@ def _memory_bound(request: Request, page_size: int) -> int:
             request.large_ring_bytes,
         )
     )
-    return rings + request.max_folios * (208 + 80) + request.max_threads * (600 + 80)
+    folios = request.max_folios * (FOLIO.itemsize + 80)
+    obstacles = request.max_obstacles * (OBSTACLE.itemsize + 80)
+    return rings + folios + obstacles + request.max_threads * (720 + 80)
 
 
 def _ring_pages(size_bytes: int, page_size: int) -> int:

@@ -2,7 +2,7 @@
 """A tracer whose phases a calibration has proved, and what a recording says of it first."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from mptrace.errors import HostError
 from mptrace.facts import HostFacts, KernelFacts
 from mptrace.kernel.facts import read_kernel_facts
 from mptrace.kernel.privileges import read_privileges
+from mptrace.kernel.symbols import names_at
 from mptrace.plan import (
     UNPROVED_KINDS,
     Plan,
@@ -21,6 +22,7 @@ from mptrace.plan import (
     candidate_offsets,
     candidate_sizes,
     candidate_tracepoints,
+    candidate_variables,
     make_plan,
 )
 from mptrace.records import MAX_ENTRIES
@@ -40,7 +42,11 @@ def read_facts() -> KernelFacts:
     Raises HostError where it offers no BTF.
     """
     facts = read_kernel_facts(
-        candidate_functions(), candidate_offsets(), candidate_sizes(), candidate_tracepoints()
+        candidate_functions(),
+        candidate_offsets(),
+        candidate_sizes(),
+        candidate_tracepoints(),
+        candidate_variables(),
     )
     if not facts.functions:
         raise HostError(
@@ -59,6 +65,13 @@ def check_privileges() -> None:
             "run it with sudo; 'mptrace doctor' says what else is missing, "
             "'mptrace report' works without",
         )
+
+
+def symbols_of(addresses: Collection[int]) -> dict[str, str]:
+    """Names of kernel addresses for ``meta.json``: hexadecimal address -> name."""
+    wanted = [address for address in addresses if address]
+    found = names_at(Path("/"), wanted) if wanted else {}
+    return {f"{address:#x}": name for address, name in sorted(found.items())}
 
 
 # ---- the plan, proved ---------------------------------------------------------
@@ -198,6 +211,8 @@ def first_meta(
         "unproved_kinds": _unproved_kinds(coverage),
         "memory_bound_bytes": tracer.plan.memory_bound_bytes,
         "lost": {},
+        "symbols": {},
+        "page_flags": dict(facts.page_flags),
         "cost": None,
         "cost_reason": "the session did not end",
         "max_entries": MAX_ENTRIES,

@@ -27,6 +27,8 @@ class Pump:
         self._keep = False
         self._stop = threading.Event()
         self._error: BaseException | None = None
+        #: Kernel addresses met in evidence whose names a reader will want.
+        self.addresses: set[int] = set()
         self._thread = threading.Thread(target=self._loop, name="mptrace-drain", daemon=True)
 
     def start(self) -> None:
@@ -80,6 +82,9 @@ class Pump:
         self._writer.append("calls", drained.calls)
         self._writer.append("migrations", drained.migrations)
         self._writer.append("folios", drained.folios)
+        self._writer.append("obstacles", drained.obstacles)
+        for name in ("a_ops", "migrate_op"):
+            self.addresses.update(np.unique(drained.obstacles[name]).tolist())
         self._writer.append("entries", self._merger.add(drained.sides, drained.calls["call_id"]))
 
     def _raise(self) -> None:

@@ -41,6 +41,41 @@ FOLIO_UNTRACKED = 1 << 1  # isolated, but the map of folios was full: outcome un
 FOLIO_ALLOC_FAILED = 1 << 2  # the last allocation of a target returned NULL
 FOLIO_UNEXPECTED = 1 << 3  # first seen inside a migration (a split's tail, or not from a lookup)
 FOLIO_PMD = 1 << 4  # a PMD that maps it became a migration entry
+FOLIO_OBSTACLE = 1 << 5  # something refused or delayed it: a row of `obstacles` says what
+
+# Where a folio was refused last (`stage` of an obstacle); 0: it only had to wait.
+STAGE_NONE = 0
+STAGE_VMA = 1  # vma_migratable() said no; no folio was looked up
+STAGE_LOOKUP = 2  # no folio found
+STAGE_SHARED = 3  # found and not isolated: mapped several times, zero page, already there
+STAGE_ISOLATE = 4
+STAGE_ALLOCATE = 5
+STAGE_SPLIT = 6
+STAGE_LOCK = 7  # between the target's allocation and the unmap: lock or writeback
+STAGE_UNMAP = 8  # still mapped after try_to_migrate()
+STAGE_RELEASE = 9  # private data not released
+STAGE_MOVE = 10
+STAGE_NAMES = (
+    "",
+    "vma",
+    "lookup",
+    "shared",
+    "isolate",
+    "allocate",
+    "split",
+    "lock",
+    "unmap",
+    "release",
+    "move",
+)
+
+# Bits of `seen` of an obstacle: what could be read.
+SEEN_STATE = 1 << 0  # page_flags, mapping, private, the counts
+SEEN_FILE = 1 << 1  # inode, dev, fs; with SEEN_STATE and a_ops also the mapping's operations
+SEEN_VMA = 1 << 2  # vm_start, vm_end, vm_flags
+SEEN_PTE = 1 << 3  # pte, pte_level
+SEEN_ZERO = 1 << 4  # the entry maps the zero page
+SEEN_HUGE_ZERO = 1 << 5  # the entry maps the huge zero page
 
 # Bits of `failed` of a chunk, and of `unread` in the table of entries.
 READ_PAGES = 1 << 0
@@ -91,6 +126,55 @@ FOLIO = np.dtype(
     ]
 )
 
+#: What refused or delayed a folio, with its state at that moment (the last refusal's).
+OBSTACLE = np.dtype(
+    [
+        ("call_id", "<u8"),
+        ("migration_id", "<u8"),  # 0: before any migration
+        ("src", "<u8"),
+        ("address", "<u8"),  # user address of the lookup, 0: none
+        ("first_ns", "<u8"),
+        ("last_ns", "<u8"),
+        ("lock_wait_ns", "<u8"),
+        ("writeback_wait_ns", "<u8"),
+        ("page_flags", "<u8"),
+        ("mapping", "<u8"),  # raw word; low bits: 0 file, 1 anonymous, 2 movable, 3 KSM
+        ("private", "<u8"),
+        ("a_ops", "<u8"),  # of a file's mapping; identities, named in meta `symbols`
+        ("migrate_op", "<u8"),  # a_ops->migrate_folio, 0: NULL
+        ("inode", "<u8"),
+        ("pte", "<u8"),
+        ("vm_start", "<u8"),
+        ("vm_end", "<u8"),
+        ("vm_flags", "<u8"),
+        ("holder_id", "<u8"),  # call or migration that had isolated the folio
+        ("holder_tid", "<u4"),
+        ("tid", "<u4"),
+        ("lookup_seq", "<u4"),  # of STAGE_VMA: lookups of the call before it
+        ("nr_pages", "<u4"),
+        ("dev", "<u4"),
+        ("rc", "<i4"),  # of the last refusal
+        ("refcount", "<i4"),
+        ("mapcount", "<i4"),  # of the folio
+        ("page_mapcount", "<i4"),  # of the page looked up
+        ("pincount", "<i4"),  # of a large folio, -1: none is kept
+        ("n_alloc", "<u2"),  # refusals by stage
+        ("n_lock", "<u2"),
+        ("n_unmap", "<u2"),
+        ("n_move", "<u2"),
+        ("n_split", "<u2"),
+        ("n_release", "<u2"),
+        ("n_lock_wait", "<u2"),
+        ("n_writeback_wait", "<u2"),
+        ("stage", "u1"),
+        ("seen", "u1"),
+        ("pte_level", "u1"),  # 1: PTE, 2: PMD, 3: PUD ...
+        ("allowed", "i1"),  # the caller's cpuset has the target node: 1, 0, -1 unknown
+        ("pad", "<u4"),
+        ("fs", "S16"),  # name of the file system
+    ]
+)
+
 MIGRATION = np.dtype(
     [
         ("migration_id", "<u8"),
@@ -131,6 +215,8 @@ CALL = np.dtype(
         ("n_migrations", "<u4"),
         ("n_drain", "<u4"),
         ("lost", "<u4"),  # records lost inside this call
+        ("n_vmas", "<u4"),  # mappings that vma_migratable() was asked about
+        ("pad", "<u4"),
         ("comm", "S16"),
     ]
 )
@@ -202,6 +288,7 @@ TABLES = {
     "calls": CALL,
     "migrations": MIGRATION,
     "folios": FOLIO,
+    "obstacles": OBSTACLE,
     "entries": ENTRY,
     "driver_calls": DRIVER_CALL,
     "locations": LOCATION,

@@ -18,7 +18,15 @@ from mptrace.errors import HostError, TargetError
 from mptrace.kernel.facts import read_host_facts
 from mptrace.plan import Request
 from mptrace.protocol import SetupReply
-from mptrace.proved import Progress, calibrated, check_privileges, first_meta, now, read_facts
+from mptrace.proved import (
+    Progress,
+    calibrated,
+    check_privileges,
+    first_meta,
+    now,
+    read_facts,
+    symbols_of,
+)
 from mptrace.pump import Pump
 from mptrace.recording import RecordingWriter, check_new
 from mptrace.records import MAX_ENTRIES
@@ -184,6 +192,7 @@ class _Session:
                 "interrupted": self._interrupted,
                 "ended": now(),
                 "lost": {cause: lost[cause] - self._lost_before[cause] for cause in lost},
+                "symbols": symbols_of(self._pump.addresses),
                 **self._cost(),
             }
         )

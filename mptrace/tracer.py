@@ -28,6 +28,7 @@ from mptrace.records import (
     END_OPEN,
     FOLIO,
     MIGRATION,
+    OBSTACLE,
 )
 from mptrace.ring import Ring
 
@@ -41,6 +42,8 @@ LOST_CAUSES = {
     "folio_map_full": "folios not tracked: too many isolated at once (--max-folios)",
     "thread_map_full": "calls not tracked: too many threads inside move_pages at once",
     "nested_too_deep": "migrations not tracked: nested deeper than two",
+    "obstacle_ring_full": "evidence of refusals dropped: its ring was full",
+    "obstacle_map_full": "evidence of refusals not kept: too many refused folios at once",
 }
 
 # Program types of linux/bpf.h.
@@ -57,12 +60,13 @@ class Drained:
     """
 
     folios: NDArray[np.void]
+    obstacles: NDArray[np.void]
     migrations: NDArray[np.void]
     calls: NDArray[np.void]
     sides: NDArray[np.void]
 
     def __len__(self) -> int:
-        return len(self.folios) + len(self.migrations) + len(self.calls) + len(self.sides)
+        return sum(map(len, vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class Tracer:
         page = self.page_size
         for name, pages, dtype in (
             ("folio_ring", defines["FOLIO_RING_PAGES"], FOLIO),
+            ("obstacle_ring", defines["OBSTACLE_RING_PAGES"], OBSTACLE),
             ("migration_ring", defines["CALL_RING_PAGES"], MIGRATION),
             ("call_ring", defines["CALL_RING_PAGES"], CALL),
             ("small_ring", defines["SMALL_RING_PAGES"], CHUNK_SMALL),
@@ -247,7 +252,9 @@ class Tracer:
         sides = np.concatenate(
             [chunk_rows(rings[f"{size}_ring"].take()) for size in ("small", "medium", "large")]
         )
-        return Drained(rings["folio_ring"].take(), migrations, calls, sides)
+        # a folio's record comes after its obstacle's
+        folios = rings["folio_ring"].take()
+        return Drained(folios, rings["obstacle_ring"].take(), migrations, calls, sides)
 
     def open_folios(self) -> NDArray[np.void]:
         """Folios whose end was not seen, shape (n,), dtype FOLIO, `end` = END_OPEN; clears them."""

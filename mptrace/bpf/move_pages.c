@@ -25,6 +25,14 @@
  * done      | migrate_folio_done                                    | folio
  * putback   | folio_putback_lru, ..._hugetlb                        | folio
  *
+ * and, as evidence of why a folio stayed or waited (bpf/include/mptrace/obstacle.h):
+ *
+ * vma       | vma_migratable                                        | VMA
+ * split     | split_huge_page_to_list, ..._to_order                 | folio
+ * release   | filemap_release_folio                                 | folio
+ * lock_wait | __folio_lock                                          | folio
+ * wb_wait   | folio_wait_writeback                                  | folio
+ *
  * The plan passes with -D: offsets of struct members (from BTF), argument
  * positions that differ between kernels, map sizes.  No kernel header is used.
  */
@@ -39,6 +47,8 @@ static long (*const read_user)(void *to, u32 size, const void *from) =
 	(void *)BPF_FUNC_probe_read_user;
 static long (*const read_kernel)(void *to, u32 size, const void *from) =
 	(void *)BPF_FUNC_probe_read_kernel;
+
+#include <mptrace/obstacle.h>
 
 /* ---- records: mirrored by mptrace/records.py, field by field ------------- */
 
@@ -122,9 +132,11 @@ struct call_record {
 	u32 n_migrations;
 	u32 n_drain;
 	u32 lost;
+	u32 n_vmas;
+	u32 pad;
 	char comm[16];
 };
-_Static_assert(sizeof(struct call_record) == 120, "records.CALL");
+_Static_assert(sizeof(struct call_record) == 128, "records.CALL");
 
 #define CHUNK_STRUCT(name, entries)					\
 struct name {								\
@@ -157,6 +169,7 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define FOLIO_ALLOC_FAILED	(1 << 2)
 #define FOLIO_UNEXPECTED	(1 << 3)
 #define FOLIO_PMD		(1 << 4)
+#define FOLIO_OBSTACLE		(1 << 5)
 
 #define READ_PAGES		(1 << 0)
 #define READ_NODES		(1 << 1)
@@ -169,9 +182,16 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define LOST_FOLIO_MAP		3	/* the map of folios under migration was full */
 #define LOST_THREAD_MAP		4	/* the map of threads inside a call was full */
 #define LOST_NESTING		5	/* migrations nested deeper than two */
-#define LOST_CAUSES		6
+#define LOST_OBSTACLE_RING	6	/* the ring of obstacle records was full */
+#define LOST_OBSTACLE_MAP	7	/* the map of obstacles was full */
+#define LOST_CAUSES		8
 
 #define ERR_PTR_MIN		0xfffffffffffff001ULL
+
+#define EAGAIN			11
+#define ENOMEM			12
+#define EFAULT			14
+#define EBUSY			16
 
 /* ---- maps ------------------------------------------------------------------ */
 
@@ -200,6 +220,9 @@ struct level {
 	u64 remap_enter_ns;
 	u64 remap_src;
 	u64 flush_enter_ns;
+	u64 wait_enter_ns;
+	u64 split_src;
+	u64 release_src;
 	u64 step_ns;		/* when the last step below ended, and whose it was */
 	u64 step_src;
 	u32 step;
@@ -221,6 +244,14 @@ struct pending {
 	u32 seq;
 	s16 src_nid;
 	u16 valid;
+	u64 vma;
+	u64 page_flags;		/* of the folio, as the kernel's lookup found it */
+	u64 mapping;
+	u64 private;
+	s32 refcount;
+	s32 mapcount;
+	s32 page_mapcount;	/* of the page itself */
+	u32 pad;
 };
 
 struct thread {
@@ -230,6 +261,8 @@ struct thread {
 	u64 drain_enter_ns;
 	u64 isolate_enter_ns;
 	u64 lookup_address;		/* between a lookup's kprobe and its kretprobe */
+	u64 lookup_vma;
+	u64 checked_vma;		/* the one that vma_migratable() is asked about */
 	u32 depth;
 	u32 pad;
 };
@@ -240,11 +273,16 @@ BPF_HASH(threads, u32, struct thread, MAX_THREADS);
 /* source folio -> its record so far; deleted when the record is emitted */
 BPF_HASH(folios, u64, struct folio_record, MAX_FOLIOS);
 
+/* source folio -> what stood in its way; made at a refusal, deleted with its record */
+BPF_HASH(obstacles, u64, struct obstacle_record, MAX_OBSTACLES);
+
 /* Never written: templates for new elements (too large for the stack). */
 BPF_ARRAY(new_thread, struct thread, 1);
 BPF_ARRAY(new_folio, struct folio_record, 1);
+BPF_ARRAY(new_obstacle, struct obstacle_record, 1);
 
 BPF_RINGBUF_OUTPUT(folio_ring, FOLIO_RING_PAGES);
+BPF_RINGBUF_OUTPUT(obstacle_ring, OBSTACLE_RING_PAGES);
 BPF_RINGBUF_OUTPUT(migration_ring, CALL_RING_PAGES);
 BPF_RINGBUF_OUTPUT(call_ring, CALL_RING_PAGES);
 BPF_RINGBUF_OUTPUT(small_ring, SMALL_RING_PAGES);
@@ -358,8 +396,88 @@ static __always_inline u32 nr_pages_of(u64 folio, u64 flags)
 	return 1U << (order & 31);
 }
 
+/* The record of what stands in a folio's way: made where the kernel refuses or waits. */
+static __always_inline struct obstacle_record *obstacle_of(struct folio_record *f, u64 now)
+{
+	struct obstacle_record *o, *template;
+	u64 src = f->src;
+	int zero = 0;
+
+	o = obstacles.lookup(&src);
+	if (o)
+		return o;
+	template = new_obstacle.lookup(&zero);
+	if (!template)
+		return NULL;
+	if (obstacles.update(&src, template)) {
+		count_lost(this_thread(), LOST_OBSTACLE_MAP);
+		return NULL;
+	}
+	o = obstacles.lookup(&src);
+	if (!o)
+		return NULL;
+	f->flags |= FOLIO_OBSTACLE;
+	o->call_id = f->call_id;
+	o->src = src;
+	o->address = f->address;
+	o->first_ns = now;
+	o->tid = (u32)bpf_get_current_pid_tgid();
+	o->lookup_seq = f->lookup_seq;
+	o->nr_pages = f->nr_pages;
+	o->allowed = -1;
+	return o;
+}
+
+/* The kernel refused a folio under migration: its state now, where and with what. */
+static __always_inline struct obstacle_record *
+refused(struct folio_record *f, u8 stage, s32 rc)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct obstacle_record *o = obstacle_of(f, now);
+
+	if (!o)
+		return NULL;
+	o->migration_id = f->migration_id;
+	o->stage = stage;
+	o->rc = rc;
+	o->last_ns = now;
+	read_state(o, f->src, f->nr_pages);
+	return o;
+}
+
+/* A folio with a target that never came to its unmap: its lock, or writeback, refused it. */
+static __always_inline void close_step(struct level *level)
+{
+	struct obstacle_record *o;
+	struct folio_record *f;
+
+	if (level->step != STEP_ALLOCATED)
+		return;
+	level->step = 0;
+	f = folios.lookup(&level->step_src);
+	if (!f)
+		return;
+	o = refused(f, STAGE_LOCK, -EAGAIN);
+	if (o)
+		o->n_lock++;
+}
+
+static __always_inline void emit_obstacle(struct folio_record *f)
+{
+	u64 src = f->src;
+	struct obstacle_record *o = obstacles.lookup(&src);
+
+	if (!o)
+		return;
+	if (obstacle_ring.ringbuf_output(o, sizeof(*o), NO_WAKEUP))
+		count_lost(this_thread(), LOST_OBSTACLE_RING);
+	obstacles.delete(&src);
+}
+
 static __always_inline void emit_folio(struct folio_record *f, u8 end)
 {
+	if (f->flags & FOLIO_OBSTACLE)
+		emit_obstacle(f);
 	f->end = end;
 	f->end_ns = bpf_ktime_get_ns();
 	if (f->n_dark && !f->light_last_ns)	/* a window still open ends here */
@@ -368,12 +486,79 @@ static __always_inline void emit_folio(struct folio_record *f, u8 end)
 		count_lost(this_thread(), LOST_FOLIO_RING);
 }
 
+/* What the page table says, where a folio is or is not that can't be taken. */
+static __always_inline bool explains_itself(struct pending *p)
+{
+	return !p->lookup_rc && !(p->page_flags & (1ULL << PG_RESERVED)) && p->nr_pages == 1;
+}
+
+/* Whether a lookup that led to no isolation is more than "already there". */
+static __always_inline bool is_obstacle(struct pending *p, s32 isolate_rc)
+{
+	return p->lookup_rc || isolate_rc < 0 || p->mapcount > 1 || p->page_mapcount > 1 ||
+	       !explains_itself(p);
+}
+
+static __always_inline void emit_lookup_obstacle(struct thread *t, s32 isolate_rc)
+{
+	struct pending *p = &t->pending;
+	struct folio_record *holder;
+	struct obstacle_record *o;
+
+	if (!is_obstacle(p, isolate_rc))
+		return;
+	o = obstacle_ring.ringbuf_reserve(sizeof(*o));
+	if (!o) {
+		count_lost(t, LOST_OBSTACLE_RING);
+		return;
+	}
+	__builtin_memset(o, 0, sizeof(*o));
+	o->call_id = t->call.call_id;
+	o->src = p->src;
+	o->address = p->address;
+	o->first_ns = p->start_ns;
+	o->last_ns = p->start_ns;
+	o->tid = t->call.tid;
+	o->lookup_seq = p->seq;
+	o->nr_pages = p->nr_pages;
+	o->allowed = -1;
+	if (p->lookup_rc) {
+		o->stage = STAGE_LOOKUP;
+		o->rc = p->lookup_rc;
+	} else {
+		o->stage = isolate_rc < 0 ? STAGE_ISOLATE : STAGE_SHARED;
+		o->rc = isolate_rc < 0 ? isolate_rc : 0;
+		o->page_flags = p->page_flags;
+		o->mapping = p->mapping;
+		o->private = p->private;
+		o->refcount = p->refcount;
+		o->mapcount = p->mapcount;
+		o->page_mapcount = p->page_mapcount;
+		o->pincount = -1;
+		if (p->nr_pages > 1)
+			read_large(o, p->src);
+		read_mapping(o);
+		o->seen |= SEEN_STATE;
+		holder = folios.lookup(&p->src);
+		if (isolate_rc < 0 && holder) {
+			o->holder_id = holder->migration_id ? holder->migration_id
+							    : holder->call_id;
+			o->holder_tid = holder->tid;
+		}
+	}
+	read_vma(o, p->vma);
+	if (!explains_itself(p))
+		read_pte(o, p->vma, p->address);
+	obstacle_ring.ringbuf_submit(o, NO_WAKEUP);
+}
+
 /* A lookup after which its folio was not isolated: its record ends here. */
 static __always_inline void emit_lookup(struct thread *t, s32 isolate_rc, u8 flags)
 {
 	struct folio_record *f = folio_ring.ringbuf_reserve(sizeof(*f));
 
 	t->pending.valid = 0;
+	emit_lookup_obstacle(t, isolate_rc);
 	if (!f) {
 		count_lost(t, LOST_FOLIO_RING);
 		return;
@@ -696,12 +881,64 @@ int exit_drain(CTX(DRAIN))
 	return 0;
 }
 
-/* ---- lookup ---------------------------------------------------------------------- */
+/* ---- the mapping of an entry, and whether it can be migrated at all ------------------ */
 
-static __always_inline void on_exit_lookup(u64 address, u64 page)
+static __always_inline void on_enter_vma(u64 vma)
 {
 	struct thread *t = this_thread();
-	u64 flags = 0, folio;
+
+	if (t && t->call.call_id && !t->depth)
+		t->checked_vma = vma;
+}
+
+static __always_inline void on_exit_vma(u64 ret)
+{
+	struct thread *t = this_thread();
+	struct obstacle_record *o;
+
+	if (!t || !t->checked_vma)
+		return;
+	t->call.n_vmas++;
+	if (ret & 0xff)
+		return;
+	o = obstacle_ring.ringbuf_reserve(sizeof(*o));
+	if (!o) {
+		count_lost(t, LOST_OBSTACLE_RING);
+		return;
+	}
+	__builtin_memset(o, 0, sizeof(*o));
+	o->call_id = t->call.call_id;
+	o->first_ns = bpf_ktime_get_ns();
+	o->last_ns = o->first_ns;
+	o->tid = t->call.tid;
+	o->lookup_seq = t->call.n_lookups;	/* lookups before it */
+	o->stage = STAGE_VMA;
+	o->rc = -EFAULT;
+	o->allowed = -1;
+	read_vma(o, t->checked_vma);
+	t->checked_vma = 0;
+	obstacle_ring.ringbuf_submit(o, NO_WAKEUP);
+}
+
+int enter_vma(CTX(VMA))
+{
+	on_enter_vma(ARG(VMA, 0));
+	return 0;
+}
+
+int exit_vma(CTX(VMA))
+{
+	on_exit_vma(RET(VMA));
+	return 0;
+}
+
+/* ---- lookup ---------------------------------------------------------------------- */
+
+static __always_inline void on_exit_lookup(u64 address, u64 vma, u64 page)
+{
+	struct thread *t = this_thread();
+	struct page_image image = {};
+	u64 folio = page, head;
 
 	if (!t || !t->call.call_id || t->depth)
 		return;
@@ -713,6 +950,7 @@ static __always_inline void on_exit_lookup(u64 address, u64 page)
 	t->pending.src = 0;
 	t->pending.nr_pages = 0;
 	t->pending.src_nid = -1;
+	t->pending.vma = vma;
 	if (!page) {
 		t->pending.lookup_rc = LOOKUP_NONE;
 		return;
@@ -721,16 +959,30 @@ static __always_inline void on_exit_lookup(u64 address, u64 page)
 		t->pending.lookup_rc = (s32)page;
 		return;
 	}
-	folio = folio_of(page, &flags);
+	/* one read of the page takes its counts along: what isolation then does is inlined */
+	read_page(&image, page);
+	t->pending.page_mapcount = image_half(&image, OFF_PAGE_MAPCOUNT) + 1;
+	head = image_word(&image, OFF_PAGE_COMPOUND_HEAD);
+	if (head & 1) {
+		folio = head - 1;
+		read_page(&image, folio);
+	}
 	t->pending.lookup_rc = 0;
 	t->pending.src = folio;
-	t->pending.src_nid = nid_of(flags);
-	t->pending.nr_pages = nr_pages_of(folio, flags);
+	t->pending.page_flags = image_word(&image, OFF_PAGE_FLAGS);
+	t->pending.mapping = image_word(&image, OFF_PAGE_MAPPING);
+	t->pending.private = image_word(&image, OFF_PAGE_PRIVATE);
+	t->pending.refcount = image_half(&image, OFF_PAGE_REFCOUNT);
+	t->pending.mapcount = image_half(&image, OFF_PAGE_MAPCOUNT) + 1;
+	t->pending.src_nid = nid_of(t->pending.page_flags);
+	t->pending.nr_pages = nr_pages_of(folio, t->pending.page_flags);
 }
 
-/* fexit has the arguments; for a kretprobe the kprobe stored the address. */
+/* fexit has the arguments; for a kretprobe the kprobe stored them. */
 #define ADDRESS_FENTRY ctx[LOOKUP_ADDRESS]
 #define ADDRESS_KPROBE stored_address()
+#define VMA_FENTRY ctx[LOOKUP_VMA]
+#define VMA_KPROBE stored_vma()
 
 static __always_inline u64 stored_address(void)
 {
@@ -739,18 +991,27 @@ static __always_inline u64 stored_address(void)
 	return t ? t->lookup_address : 0;
 }
 
+static __always_inline u64 stored_vma(void)
+{
+	struct thread *t = this_thread();
+
+	return t ? t->lookup_vma : 0;
+}
+
 int enter_lookup(CTX(LOOKUP))
 {
 	struct thread *t = this_thread();
 
-	if (t && !t->depth)
+	if (t && !t->depth) {
 		t->lookup_address = ARG(LOOKUP, LOOKUP_ADDRESS);
+		t->lookup_vma = ARG(LOOKUP, LOOKUP_VMA);
+	}
 	return 0;
 }
 
 int exit_lookup(CTX(LOOKUP))
 {
-	on_exit_lookup(CAT(ADDRESS_, METHOD(LOOKUP)), RET(LOOKUP));
+	on_exit_lookup(CAT(ADDRESS_, METHOD(LOOKUP)), CAT(VMA_, METHOD(LOOKUP)), RET(LOOKUP));
 	return 0;
 }
 
@@ -795,8 +1056,6 @@ static __always_inline void isolated(s32 rc, u8 flags)
 	f->src_nid = t->pending.src_nid;
 	f->flags = flags;
 }
-
-#define EBUSY 16
 
 #ifdef ISOLATE_BOOL
 #define ISOLATE_RC(ret) (((ret) & 0xff) ? 0 : -EBUSY)
@@ -903,6 +1162,7 @@ static __always_inline void on_exit_migration(u64 ret)
 		return;
 	level = this_level(t);
 	if (level) {
+		close_step(level);
 		level->migration.exit_ns = bpf_ktime_get_ns();
 		level->migration.rc = (s32)ret;
 		if (migration_ring.ringbuf_output(&level->migration,
@@ -928,6 +1188,20 @@ int exit_migration(CTX(MIGRATION))
 
 /* ---- allocate -------------------------------------------------------------------- */
 
+/* Whether the caller's cpuset has the node: 1, 0, or -1 where that is not known. */
+static __always_inline s8 is_allowed(s32 nid)
+{
+#ifdef OFF_TASK_MEMS_ALLOWED
+	u64 task = bpf_get_current_task();
+
+	if (nid < 0 || nid >= 1024)
+		return -1;
+	return read_word(task + OFF_TASK_MEMS_ALLOWED + nid / 64 * 8) >> (nid & 63) & 1;
+#else
+	return -1;
+#endif
+}
+
 static __always_inline void on_enter_allocate(u64 src)
 {
 	struct level *level = active_level();
@@ -935,6 +1209,7 @@ static __always_inline void on_enter_allocate(u64 src)
 
 	if (!level)
 		return;
+	close_step(level);
 	level->alloc_src = folio_of(src, &flags);
 	level->alloc_enter_ns = bpf_ktime_get_ns();
 }
@@ -942,6 +1217,7 @@ static __always_inline void on_enter_allocate(u64 src)
 static __always_inline void on_exit_allocate(u64 dst)
 {
 	struct level *level = active_level();
+	struct obstacle_record *o;
 	struct folio_record *f;
 	u64 flags = 0, now;
 
@@ -949,7 +1225,8 @@ static __always_inline void on_exit_allocate(u64 dst)
 		return;
 	now = bpf_ktime_get_ns();
 	f = folio_in(level, level->alloc_src, level->alloc_enter_ns);
-	end_step(level, STEP_ALLOCATED, level->alloc_src, now);
+	if (dst)
+		end_step(level, STEP_ALLOCATED, level->alloc_src, now);
 	level->alloc_src = 0;
 	if (!f)
 		return;
@@ -957,6 +1234,11 @@ static __always_inline void on_exit_allocate(u64 dst)
 	f->n_alloc++;
 	if (!dst) {
 		f->flags |= FOLIO_ALLOC_FAILED;
+		o = refused(f, STAGE_ALLOCATE, -ENOMEM);
+		if (o) {
+			o->n_alloc++;
+			o->allowed = is_allowed(level->migration.dst_nid);
+		}
 		return;
 	}
 	f->flags &= ~FOLIO_ALLOC_FAILED;
@@ -995,9 +1277,24 @@ static __always_inline void on_enter_unmap(u64 src)
 		f->lock_ns += since_step(level, STEP_ALLOCATED, src, now);
 }
 
+/* The test that the kernel makes, inlined, after try_to_migrate(): one read. */
+static __always_inline bool is_mapped(u64 folio, u32 nr_pages)
+{
+#ifdef EVIDENCE
+#ifdef OFF_FOLIO_MAPCOUNT
+	if (nr_pages > 1 && (s32)read_half(folio + OFF_FOLIO_MAPCOUNT) >= 0)
+		return true;
+#endif
+	return (s32)read_half(folio + OFF_PAGE_MAPCOUNT) >= 0;
+#else
+	return false;
+#endif
+}
+
 static __always_inline void on_exit_unmap(void)
 {
 	struct level *level = active_level();
+	struct obstacle_record *o;
 	struct folio_record *f;
 	u64 now;
 
@@ -1010,6 +1307,11 @@ static __always_inline void on_exit_unmap(void)
 		return;
 	f->unmap_ns += now - level->unmap_enter_ns;
 	f->n_unmap++;
+	if (!is_mapped(f->src, f->nr_pages))
+		return;
+	o = refused(f, STAGE_UNMAP, -EAGAIN);
+	if (o)
+		o->n_unmap++;
 }
 
 int enter_unmap(CTX(UNMAP))
@@ -1128,6 +1430,166 @@ int dark_pmd(void *ctx)
 	return 0;
 }
 
+/* ---- waiting for a lock or for writeback, between the allocation and the unmap ------- */
+
+static __always_inline void on_enter_wait(u64 folio)
+{
+	struct level *level = active_level();
+	struct obstacle_record *o;
+	struct folio_record *f;
+
+	if (!level || level->step != STEP_ALLOCATED || level->step_src != folio)
+		return;
+	f = folios.lookup(&folio);
+	if (!f)
+		return;
+	level->wait_enter_ns = bpf_ktime_get_ns();
+	o = obstacle_of(f, level->wait_enter_ns);
+	if (o)
+		read_state(o, folio, f->nr_pages);
+}
+
+/* The time waited is the folio's; 0 where no wait of ours has ended. */
+static __always_inline struct obstacle_record *waited(u64 *wait_ns)
+{
+	struct level *level = active_level();
+	struct obstacle_record *o;
+	u64 src;
+
+	if (!level || !level->wait_enter_ns)
+		return NULL;
+	src = level->step_src;
+	*wait_ns = bpf_ktime_get_ns() - level->wait_enter_ns;
+	level->wait_enter_ns = 0;
+	o = obstacles.lookup(&src);
+	if (o)
+		o->last_ns = bpf_ktime_get_ns();
+	return o;
+}
+
+static __always_inline void on_exit_lock_wait(void)
+{
+	u64 wait_ns = 0;
+	struct obstacle_record *o = waited(&wait_ns);
+
+	if (!o)
+		return;
+	o->lock_wait_ns += wait_ns;
+	o->n_lock_wait++;
+}
+
+static __always_inline void on_exit_writeback_wait(void)
+{
+	u64 wait_ns = 0;
+	struct obstacle_record *o = waited(&wait_ns);
+
+	if (!o)
+		return;
+	o->writeback_wait_ns += wait_ns;
+	o->n_writeback_wait++;
+}
+
+int enter_lock_wait(CTX(LOCK_WAIT))
+{
+	on_enter_wait(ARG(LOCK_WAIT, 0));
+	return 0;
+}
+
+int exit_lock_wait(CTX(LOCK_WAIT))
+{
+	on_exit_lock_wait();
+	return 0;
+}
+
+int enter_writeback_wait(CTX(WRITEBACK_WAIT))
+{
+	on_enter_wait(ARG(WRITEBACK_WAIT, 0));
+	return 0;
+}
+
+int exit_writeback_wait(CTX(WRITEBACK_WAIT))
+{
+	on_exit_writeback_wait();
+	return 0;
+}
+
+/* ---- a large folio that must be split, private data that must be released -------------- */
+
+static __always_inline void on_enter_split(u64 page)
+{
+	struct level *level = active_level();
+	u64 flags;
+
+	if (level)
+		level->split_src = folio_of(page, &flags);
+}
+
+static __always_inline void on_exit_split(u64 ret)
+{
+	struct level *level = active_level();
+	struct obstacle_record *o;
+	struct folio_record *f;
+
+	if (!level || !level->split_src)
+		return;
+	f = folios.lookup(&level->split_src);
+	level->split_src = 0;
+	if (!f || !(s32)ret)
+		return;
+	o = refused(f, STAGE_SPLIT, (s32)ret);
+	if (o)
+		o->n_split++;
+}
+
+static __always_inline void on_enter_release(u64 folio)
+{
+	struct level *level = active_level();
+
+	if (level && level->move_src == folio)
+		level->release_src = folio;
+}
+
+static __always_inline void on_exit_release(u64 ret)
+{
+	struct level *level = active_level();
+	struct obstacle_record *o;
+	struct folio_record *f;
+
+	if (!level || !level->release_src)
+		return;
+	f = folios.lookup(&level->release_src);
+	level->release_src = 0;
+	if (!f || ret & 0xff)
+		return;
+	o = refused(f, STAGE_RELEASE, 0);
+	if (o)
+		o->n_release++;
+}
+
+int enter_split(CTX(SPLIT))
+{
+	on_enter_split(ARG(SPLIT, 0));
+	return 0;
+}
+
+int exit_split(CTX(SPLIT))
+{
+	on_exit_split(RET(SPLIT));
+	return 0;
+}
+
+int enter_release(CTX(RELEASE))
+{
+	on_enter_release(ARG(RELEASE, 0));
+	return 0;
+}
+
+int exit_release(CTX(RELEASE))
+{
+	on_exit_release(RET(RELEASE));
+	return 0;
+}
+
 /* ---- move and copy --------------------------------------------------------------- */
 
 static __always_inline void on_enter_move(u64 src)
@@ -1143,6 +1605,7 @@ static __always_inline void on_enter_move(u64 src)
 static __always_inline void on_exit_move(u64 ret)
 {
 	struct level *level = active_level();
+	struct obstacle_record *o;
 	struct folio_record *f;
 	u64 now;
 
@@ -1157,6 +1620,11 @@ static __always_inline void on_exit_move(u64 ret)
 	f->move_ns += now - level->move_enter_ns;
 	f->move_rc = (s32)ret;
 	f->n_move++;
+	if (!(s32)ret)
+		return;
+	o = refused(f, STAGE_MOVE, (s32)ret);
+	if (o)
+		o->n_move++;
 }
 
 int enter_move(CTX(MOVE))

@@ -24,6 +24,7 @@ def command(context: click.Context, as_json: bool) -> None:
         plan.candidate_offsets(),
         plan.candidate_sizes(),
         plan.candidate_tracepoints(),
+        plan.candidate_variables(),
     )
     host = facts.read_host_facts()
     settled = doctor.settle(kernel, facts.try_attach)

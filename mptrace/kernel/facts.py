@@ -17,6 +17,7 @@ def read_kernel_facts(
     offsets: Collection[str],
     sizes: Collection[str] = ("nodemask_t",),
     tracepoints: Collection[str] = (),
+    variables: Collection[str] = (),
     root: Path = _SLASH,
 ) -> KernelFacts:
     """Read what the candidates ask for; a fact that can't be read is absent.
@@ -33,6 +34,7 @@ def read_kernel_facts(
         page_size=os.sysconf("SC_PAGESIZE"),
         functions=types.prototypes(functions) if types else {},
         symbols=symbols.text_symbols(root, functions),
+        variables=symbols.variables(root, variables),
         traceable=symbols.traceable_functions(tracefs, functions),
         offsets=types.offsets(offsets) if types else {},
         sizes=types.sizes(sizes) if types else {},

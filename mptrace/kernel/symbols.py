@@ -5,6 +5,7 @@ The two lists have 100,000 lines and more, so each is read in one piece and
 compared as sets; where there is no right to read them, they are absent.
 """
 
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -39,6 +40,36 @@ def text_symbols(root: Path, names: Collection[str]) -> frozenset[str]:
     # A line is "ffffffff81000000 T name"; a module's has "\t[module]" behind it.
     width = data.find(b" ") + 1
     return _pick(wanted, {line[width:] for line in data.split(b"\n")})
+
+
+def variables(root: Path, names: Collection[str]) -> dict[str, int]:
+    """Addresses of those of the names that kallsyms has as data of the kernel itself."""
+    try:
+        data = (root / "proc/kallsyms").read_bytes()
+    except OSError:
+        return {}
+    found = {}
+    for name in names:
+        at = re.search(rb"^([0-9a-f]+) [dDbBrR] %s$" % re.escape(name.encode()), data, re.MULTILINE)
+        # all zero where kptr_restrict hides it
+        if at and (address := int(at[1], 16)):
+            found[name] = address
+    return found
+
+
+def names_at(root: Path, addresses: Collection[int]) -> dict[int, str]:
+    """Names that kallsyms has for exactly these addresses, modules included."""
+    wanted = {f"{address:016x}".encode(): address for address in addresses}
+    try:
+        lines = (root / "proc/kallsyms").read_bytes().split(b"\n")
+    except OSError:
+        return {}
+    found: dict[int, str] = {}
+    for line in lines:
+        address = wanted.get(line[:16])
+        if address is not None:
+            found.setdefault(address, line.split()[2].decode())
+    return found
 
 
 def traceable_functions(tracefs_path: Path | None, names: Collection[str]) -> frozenset[str] | None:

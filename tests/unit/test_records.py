@@ -9,7 +9,8 @@ import pytest
 
 from mptrace import records, tracer
 
-SOURCE = (Path(tracer.__file__).parent / "bpf" / "move_pages.c").read_text()
+BPF = Path(tracer.__file__).parent / "bpf"
+SOURCE = (BPF / "move_pages.c").read_text() + (BPF / "include/mptrace/obstacle.h").read_text()
 TYPES = {
     "u64": "<u8",
     "s64": "<i8",
@@ -17,6 +18,7 @@ TYPES = {
     "s32": "<i4",
     "u16": "<u2",
     "s16": "<i2",
+    "s8": "i1",
     "u8": "u1",
 }
 
@@ -40,6 +42,7 @@ def dtype_of(body: str) -> np.dtype[np.void]:
         ("folio_record", records.FOLIO),
         ("migration_record", records.MIGRATION),
         ("call_record", records.CALL),
+        ("obstacle_record", records.OBSTACLE),
     ],
 )
 def test_a_record_has_the_fields_of_its_struct(struct: str, layout: np.dtype[np.void]) -> None:
@@ -57,14 +60,15 @@ def test_a_chunk_has_the_fields_of_its_struct() -> None:
 
 
 def test_constants_are_the_same_on_both_sides() -> None:
-    """END_*, FOLIO_*, READ_* and the markers have one value in C and in Python."""
+    """END_*, FOLIO_*, READ_*, STAGE_*, SEEN_* and the markers have one value in C and in Python."""
     defines = dict(re.findall(r"^#define (\w+)\s+(\(?[\w <]+\)?)", SOURCE, re.MULTILINE))
     names = [
         name
         for name in defines
-        if name.startswith(("END_", "FOLIO_", "READ_")) or name.endswith(("_NONE", "_NOT_TRIED"))
+        if name.startswith(("END_", "FOLIO_", "READ_", "STAGE_", "SEEN_"))
+        or name.endswith(("_NONE", "_NOT_TRIED"))
     ]
-    assert len(names) >= 14
+    assert len(names) >= 31
     for name in names:
         assert eval(defines[name]) == getattr(records, name), name
 
