@@ -34,11 +34,14 @@ class Performance:
 class Theatre:
     """The server's process; scenarios run in children of it.
 
-    Start it before anything is traced: it is forked for each scenario.
+    Start it before anything is traced: it is forked for each scenario.  It and
+    its children die with the thread that started it.  They keep the descriptors
+    ``keep`` open: the lock of a journal is held until the last of them is gone.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, keep: Sequence[int] = ()) -> None:
         self._journal = journal
+        self._pid = 0
         theirs_in, self._writing = os.pipe()
         self._reading, theirs_out = os.pipe()
         for fd in (theirs_in, theirs_out):
@@ -48,7 +51,9 @@ class Theatre:
             [sys.executable, "-m", "mptrace.stage.server", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            pass_fds=(theirs_in, theirs_out),
+            pass_fds=(theirs_in, theirs_out, *keep),
+            # Ctrl-C is for the parent alone, which then ends the scenario
+            start_new_session=True,
         )
         os.close(theirs_in)
         os.close(theirs_out)
@@ -66,25 +71,45 @@ class Theatre:
         """Run one scenario; undo what it left behind, were it killed.
 
         ``ready`` is called with the caller's process id before the judged call,
-        ``made`` after it.  A scenario that takes longer than ``seconds`` is killed.
+        ``made`` after it.  A scenario that takes longer than ``seconds`` is killed,
+        as it is when this is left by an exception; what it changed is in the
+        journal then.  Raises HostError where the server died or can't be rid of it.
         """
+        try:
+            return self._perform(name, nodes, ready, made, seconds)
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            self._pid = 0
+
+    def _perform(
+        self,
+        name: str,
+        nodes: Sequence[int],
+        ready: Callable[[int], None],
+        made: Callable[[], None],
+        seconds: float,
+    ) -> Performance:
         deadline = time.monotonic() + seconds
         self._send({"run": name, "nodes": list(nodes)})
         call: dict[str, Any] | None = None
         skip = error = ""
-        pid = 0
+        killed = False
         while True:
             try:
                 event = self._receive(deadline)
             except TimeoutError:
+                if killed:
+                    raise HostError(f"the scenario '{name}' can't be killed") from None
                 error = f"took longer than {seconds:.0f} s and was killed"
+                killed = True
                 deadline = time.monotonic() + 30
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
+                self._kill()
                 continue
             kind = event["event"]
             if kind == "started":
-                pid = event["pid"]
+                self._pid = event["pid"]
             elif kind == "ready":
                 ready(event["tgid"])
                 self._send({"go": True})
@@ -101,15 +126,18 @@ class Theatre:
             error = f"its process ended with status {event['status']}"
         if event["status"]:
             # helpers of a killed scenario die with it; what it changed is in the journal
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            self._kill()
             self._journal.restore()
         return Performance(call, skip, error)
 
     def close(self) -> None:
         """End the server."""
         os.close(self._writing)
-        self._process.wait()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         os.close(self._reading)
 
     def __enter__(self) -> "Theatre":
@@ -122,6 +150,21 @@ class Theatre:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _end(self) -> None:
+        """Kill the scenario and see it gone: it must change nothing while all is restored."""
+        self._kill()
+        deadline = time.monotonic() + 10
+        with contextlib.suppress(TimeoutError, HostError):
+            while (event := self._receive(deadline))["event"] != "gone":
+                if event["event"] == "started":
+                    self._pid = event["pid"]
+                    self._kill()
+
+    def _kill(self) -> None:
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
 
     def _send(self, line: dict[str, Any]) -> None:
         try:

@@ -7,6 +7,7 @@ the file after a SIGKILL can restore the host from it.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -29,6 +30,38 @@ class Journal:
 
     def __init__(self, path: Path = JOURNAL) -> None:
         self.path = path
+
+    def claim(self, seconds: float = 5.0) -> int:
+        """Lock the journal for one run; the descriptor that holds the lock.
+
+        The lock lasts until every process that has the descriptor is gone, and
+        is waited for ``seconds``: those of a killed run may just be ending.
+        Raises HostError where another run holds it.
+        """
+        path = self.path.with_suffix(".lock")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise HostError(f"can't open '{path}': {error.strerror}") from error
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
+                owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
+                os.close(fd)
+                raise HostError(
+                    f"another mptrace conform is running (process {owner or 'unknown'})",
+                    "wait until it ends",
+                ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
 
     def note(self, verb: str, *arguments: str) -> int:
         """Write down how to undo a change that is about to be made; returns its id."""

@@ -31,15 +31,18 @@ class Wire:
         self._reading, self._writing = reading, writing
 
     def receive(self) -> dict[str, Any] | None:
-        """The next line; None at the end."""
+        """The next line; None at the end, {} for the rest of one that another process began."""
         line = b""
         while not line.endswith(b"\n"):
             byte = os.read(self._reading, 1)
             if not byte:
                 return None
             line += byte
-        value: dict[str, Any] = json.loads(line)
-        return value
+        try:
+            value = json.loads(line)
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
 
     def send(self, **line: Any) -> None:
         """Send one line."""
@@ -52,6 +55,8 @@ def serve(wire: Wire, journal: Journal) -> None:
     """Fork a process for each scenario asked for, until the other side closes."""
     catalogue()
     while (request := wire.receive()) is not None:
+        if "run" not in request:  # an answer to a scenario that was killed
+            continue
         parent = os.getpid()
         pid = os.fork()
         if not pid:
@@ -90,6 +95,8 @@ def perform(name: str, nodes: list[int], wire: Wire, journal: Journal) -> None:
 
 def main() -> None:
     """Serve on the descriptors named on the command line, with the journal named there."""
+    # a killed mptrace takes the server with it, and that each scenario
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     reading, writing, journal = sys.argv[1:]
     serve(Wire(int(reading), int(writing)), Journal(Path(journal)))
 
