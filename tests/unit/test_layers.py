@@ -19,6 +19,7 @@ LAYERS = (
         "diagnose",
         "doctor",
         "evidence",
+        "obstacles",
         "patterns",
         "places",
         "plan",
@@ -26,9 +27,11 @@ LAYERS = (
         "protocol",
         "replay",
         "report",
+        "report_conform",
         "report_doctor",
         "report_where",
         "shared_pages",
+        "verdicts",
         "workloads",
     },
     {
@@ -50,7 +53,7 @@ LAYERS = (
         "worker",
         "workerclient",
     },
-    {"proved", "session"},
+    {"conform", "proved", "session"},
     {"__main__", "cli"},
 )
 #: Third-party module -> the rooms that may import it.
