@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The vDSO: pages of the kernel's image that every process maps."""
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mptrace import driver
+from mptrace import addrspace, driver
 
 if TYPE_CHECKING:
     from mptrace.stage.stage import Stage
@@ -14,12 +14,10 @@ if TYPE_CHECKING:
 
 def vdso(stage: "Stage") -> tuple[int, int]:
     """Address of the vDSO's first page, which two processes map, and its node."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if line.endswith("[vdso]"):
-            address = int(line.partition("-")[0], 16)
-            break
-    else:
+    found = [m.start for m in addrspace.mappings(os.getpid()) if m.name == "[vdso]"]
+    if not found:
         stage.skip("this process has no vDSO")
+    address = found[0]
     stage.touch([address], write=False)
     stage.fork(lambda: stage.touch([address], write=False))
     nid = int(driver.query(0, np.array([address], np.uint64))[0])
