@@ -175,6 +175,12 @@ CAUSES: tuple[Cause, ...] = (
         "folio_migrate_mapping(), __migrate_folio()",
     ),
     Cause(
+        "references_or_buffers",
+        "somebody holds a reference to it, or its file system is using its buffers",
+        _AGAIN,
+        "folio_migrate_mapping(), __migrate_folio(), __buffer_migrate_folio()",
+    ),
+    Cause(
         "buffers_busy",
         "its file system is using its buffers",
         "try again; metadata of a mounted file system stays",

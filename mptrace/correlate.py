@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace import diagnose
+from mptrace import diagnose, obstacles
 from mptrace.align import ranks
 from mptrace.evidence import (
     ALREADY_THERE,
@@ -42,6 +42,8 @@ from mptrace.records import (
     READ_NODES,
     READ_PAGES,
     READ_STATUS,
+    SEEN_STATE,
+    STAGE_VMA,
     WITNESSES,
 )
 from mptrace.replay import replay_loop
@@ -123,12 +125,13 @@ def correlate(tables: Tables, meta: Mapping[str, Any]) -> Correlation:
     entries = Entries.of(tables["entries"], calls)
     lookups = Lookups.of(tables, calls, entries)
     replay = replay_loop(tables, calls, entries, lookups)
-    rows = _judge(tables, calls, entries, lookups, replay)
+    rows = _judge(tables, meta, calls, entries, lookups, replay)
     return Correlation(rows, calls.ids, calls.row, calls.beyond_bound, lookups.split_rows)
 
 
 def _judge(
     tables: Tables,
+    meta: Mapping[str, Any],
     calls: Calls,
     entries: Entries,
     lookups: Lookups,
@@ -152,7 +155,7 @@ def _judge(
     written = replay.written
     shown = told & ((written == WRITTEN) | ((written == CANT_TELL) & entries.changed))
     rows["has_status"] = shown
-    rows["cause"] = _causes(tables, calls, entries, lookups, replay)
+    rows["cause"] = _causes(tables, meta, calls, entries, lookups, replay)
     has_location, before, final = _locations(tables, calls, entries)
     rows["has_location"] = has_location
     rows["before_nid"] = before
@@ -192,6 +195,7 @@ def _judge(
 
 def _causes(
     tables: Tables,
+    meta: Mapping[str, Any],
     calls: Calls,
     entries: Entries,
     lookups: Lookups,
@@ -215,20 +219,29 @@ def _causes(
         rc = np.zeros(failed.size, np.int64)
         if lookups.row.size:
             rc = np.where(look >= 0, lookups.group_rc[np.maximum(look, 0)], 0)
+        fields: dict[str, Any] = {
+            name: column(name)
+            for name in (
+                "lookup_rc",
+                "isolate_rc",
+                "move_rc",
+                "flags",
+                "nr_pages",
+                "n_alloc",
+                "n_unmap",
+            )
+        }
+        obstacle = np.where(has, obstacles.of_folios(tables)[safe] if folios.size else -1, -1)
         cause[failed] = diagnose.causes_of_failure(
             diagnose.Evidence(
                 looked_up=has,
                 queued=queued,
                 told_zero=entries.after[failed] == -errno.EFAULT,
-                lookup_rc=column("lookup_rc"),
-                isolate_rc=column("isolate_rc"),
-                move_rc=column("move_rc"),
-                flags=column("flags"),
-                nr_pages=column("nr_pages"),
-                n_alloc=column("n_alloc"),
-                n_unmap=column("n_unmap"),
                 call_flags=calls.flags[entries.call[failed]],
                 migration_rc=rc,
+                vma=_vma_answers(tables, meta, calls, entries, failed),
+                **fields,
+                **_state(tables, meta, obstacle),
             )
         )
     left = np.flatnonzero(replay.outcome == NOT_ATTEMPTED)
@@ -241,6 +254,69 @@ def _causes(
             replay.refused[call],
         )
     return cause
+
+
+def _state(tables: Tables, meta: Mapping[str, Any], rows: Ints) -> dict[str, Any]:
+    """Fields of ``diagnose.Evidence`` that rows of `obstacles` give; -1 where there is none."""
+    table = obstacles.of(tables)
+    has = rows >= 0
+    # a row of zeros stands for those without
+    states = np.zeros(rows.size, table.dtype)
+    states[has] = table[rows[has]]
+    states["allowed"][~has] = -1
+    expected = obstacles.expected_references(states, meta)
+    seen = has & ((states["seen"] & SEEN_STATE) != 0)
+    mapcount = np.maximum(states["mapcount"], states["page_mapcount"])
+    return {
+        "seen": seen,
+        "stage": states["stage"].astype(np.int64),
+        "pte": obstacles.pte_kind(states, str((meta.get("kernel") or {}).get("machine"))),
+        "mapping": obstacles.mapping_kind(states),
+        "mapcount": mapcount.astype(np.int64),
+        "extra": states["refcount"].astype(np.int64) - expected,
+        "extra_known": seen & (expected >= 0),
+        "pinned": has & obstacles.is_pinned(states, meta),
+        "locked": obstacles.flag(states, meta, "PG_locked"),
+        "writeback": obstacles.flag(states, meta, "PG_writeback"),
+        "dirty": obstacles.flag(states, meta, "PG_dirty"),
+        "private": obstacles.flag(states, meta, "PG_private"),
+        "reserved": obstacles.flag(states, meta, "PG_reserved"),
+        "allowed": states["allowed"].astype(np.int64),
+        "n_release": states["n_release"].astype(np.int64),
+        "n_split": states["n_split"].astype(np.int64),
+        "has_migrate_op": states["migrate_op"] != 0,
+        "has_holder": states["holder_id"] != 0,
+        "fs": states["fs"],
+    }
+
+
+def _vma_answers(
+    tables: Tables, meta: Mapping[str, Any], calls: Calls, entries: Entries, which: Ints
+) -> Ints:
+    """What vma_migratable() said of each entry's mapping: 1 refused, 0 not asked, -1 unknown."""
+    answers = np.full(which.size, -1, np.int64)
+    phases = {phase.get("phase"): phase for phase in meta.get("coverage") or ()}
+    lost = meta.get("lost") or {}
+    if phases.get("vma", {}).get("state") != "proved" or lost.get("obstacle_ring_full"):
+        return answers
+    answers[:] = 0
+    table = obstacles.of(tables)
+    table = table[table["stage"] == STAGE_VMA]
+    call = calls.index_of(table["call_id"])
+    table, call = table[call >= 0], call[call >= 0]
+    if not table.size:
+        return answers
+    # mappings of one address space do not overlap: the last that starts at or below an address
+    _, rank = ranks(np.concatenate([table["vm_start"], entries.address[which]]))
+    key = (call << 32) + rank[: table.size]
+    order = np.argsort(key, kind="stable")
+    wanted = (entries.call[which] << 32) + rank[table.size :]
+    place = order[np.maximum(np.searchsorted(key[order], wanted, side="right") - 1, 0)]
+    inside = (table["vm_start"][place] <= entries.address[which]) & (
+        entries.address[which] < table["vm_end"][place]
+    )
+    answers[inside & (call[place] == entries.call[which])] = 1
+    return answers
 
 
 def _locations(tables: Tables, calls: Calls, entries: Entries) -> tuple[Bools, Ints, Ints]:

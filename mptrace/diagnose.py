@@ -1,106 +1,57 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Names the kernel's reason for what became of an entry.  Pure, vectorized.
 
-Only what the records show is named; where several reasons fit, the name says
-so.  The order of the tests is the order of the kernel's code (mm/migrate.c:
-lookup, isolation, allocation, lock and writeback, unmap, reference count).
+A rule is a test over the records of the entries, with the evidence that it
+needs; where the evidence is missing, a rule that needs less answers, down to
+"can't tell".  The order of the rules is the order of the kernel's code
+(mm/migrate.c: lookup, isolation, allocation, lock and writeback, unmap, move).
 """
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.records import FOLIO_ALLOC_FAILED, ISOLATE_NOT_TRIED, LOOKUP_NONE, MOVE_NOT_TRIED
+from mptrace import causes
+from mptrace.obstacles import (
+    PTE_HUGE,
+    PTE_NONE,
+    PTE_PRESENT,
+    PTE_PROT_NONE,
+    PTE_SPECIAL,
+    PTE_SWAP,
+    PTE_ZERO,
+)
+from mptrace.records import (
+    FOLIO_ALLOC_FAILED,
+    FOLIO_HUGETLB,
+    ISOLATE_NOT_TRIED,
+    LOOKUP_NONE,
+    MOVE_NOT_TRIED,
+    STAGE_LOCK,
+    STAGE_UNMAP,
+)
 
 Codes = npt.NDArray[np.uint16]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-#: Reasons by number; :func:`cause_name` adds those that carry an errno.
-CAUSES = (
-    "",
-    # Why an entry is unknown.
-    "lost",
-    "unread",
-    "beyond_bound",
-    "no_events",
-    "no_coverage",
-    "call_open",
-    "freed",
-    "ambiguous",
-    "split",
-    "maybe_same_folio",
-    # Why a page stayed: looked up, or not even that.
-    "no_vma_or_unsuitable",
-    "not_present",
-    "zero_page",
-    "unmapped_or_zero_page",
-    "shared",
-    "shared_or_hugetlb_tail",
-    "hugetlb_tail",
-    "not_on_lru_or_isolated",
-    # ... isolated, and refused on the way.
-    "no_memory",
-    "ended_before_its_turn",
-    "locked_or_writeback",
-    "not_unmappable",
-    "extra_references",
-    "cant_tell",
-    # Why an entry was never attempted.
-    "aborted_by_earlier_group",
-    "bad_node",
-    "node_not_allowed",
-    "bad_array",
-    "aborted_by_bad_node",
-    "aborted_by_refused_node",
-    "aborted_by_bad_array",
-)
+#: Causes by number; :func:`cause_name` adds those that carry an errno.
+CAUSES = tuple(cause.name for cause in causes.CAUSES)
 #: Added to an errno: the kernel's move was refused with it, or the whole call was.
 _MOVE_REFUSED = 1000
 _CALL_REFUSED = 2000
 _LOOKUP_REFUSED = 3000
 _FAMILIES = ((_LOOKUP_REFUSED, "lookup"), (_CALL_REFUSED, "call_refused"), (_MOVE_REFUSED, "move"))
 
-#: What each cause means, for people; keys are :data:`CAUSES`.
-MEANINGS = {
-    "lost": "the tracer lost the records that would tell",
-    "unread": "the entry's address or node could not be read",
-    "beyond_bound": "the entry lies beyond those that the tracer reads of one call",
-    "no_events": "no event of the kernel was recorded",
-    "no_coverage": "a phase that decides can't be traced here",
-    "call_open": "the call had not returned when the session ended",
-    "freed": "the page was freed while it was being moved",
-    "ambiguous": "the events fit the arrays in more than one way",
-    "split": "the large folio was split and this page's part was not seen",
-    "maybe_same_folio": "may be a page of a large folio that an earlier entry moved",
-    "no_vma_or_unsuitable": "no mapping there, or one that can't be migrated",
-    "not_present": "no page there: never touched, or swapped out",
-    "zero_page": "the shared zero page",
-    "unmapped_or_zero_page": "never written: nothing there, or the zero page",
-    "shared": "mapped more than once, and not MPOL_MF_MOVE_ALL",
-    "shared_or_hugetlb_tail": "mapped more than once, or not a hugetlb folio's head",
-    "hugetlb_tail": "not the head of its hugetlb folio",
-    "not_on_lru_or_isolated": "not on an LRU list, or isolated by somebody else",
-    "no_memory": "the target node had no memory for it",
-    "ended_before_its_turn": "the migration ended before its turn",
-    "locked_or_writeback": "locked by somebody else, or under writeback",
-    "not_unmappable": "a mapping could not be replaced (pinned by a device?)",
-    "extra_references": "somebody holds a reference (a pin, a pipe, I/O in flight)",
-    "cant_tell": "the records do not tell",
-    "aborted_by_earlier_group": "an earlier group of the call failed and ended it",
-    "bad_node": "its node does not exist or has no memory",
-    "node_not_allowed": "its node is outside the target's cpuset",
-    "bad_array": "the user's arrays could not be accessed here",
-    "aborted_by_bad_node": "an earlier entry's node is bad and ended the call",
-    "aborted_by_refused_node": "an earlier entry's node is not allowed and ended the call",
-    "aborted_by_bad_array": "the user's arrays could not be accessed and that ended the call",
-}
-
 _CODE = {name: code for code, name in enumerate(CAUSES)}
 _MPOL_MF_MOVE_ALL = 4
-_EAGAIN = 11
+_EHWPOISON = 133
+# File systems of pages that drivers map by themselves: never on an LRU list.
+_DRIVERS_OWN = b"anon_inodefs"
 
 
 def cause_code(name: str) -> int:
@@ -125,22 +76,35 @@ def cause_meaning(name: str) -> str:
         return f"the whole call was refused: {name.removeprefix('call_refused_')}"
     if name.startswith("lookup_"):
         return f"the lookup failed: {name.removeprefix('lookup_')}"
-    return MEANINGS.get(name, "")
+    return causes.BY_NAME[name].meaning
+
+
+def _mask(values: Any) -> Bools:
+    return np.asarray(values, np.bool_)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The records of entries that failed; all arrays of one length.
+    """The records of entries whose page stayed; all arrays of one length.
 
     ``queued``: isolated and handed to a migration; ``looked_up``: has a lookup
     record; ``told_zero``: a page was found, yet the status says -EFAULT;
     ``call_flags``: flags of the call; ``migration_rc``: 0 where unknown.
-    The rest are fields of the folio record, anything where there is none.
+    ``vma``: 1 where vma_migratable() refused the address's mapping, 0 where it
+    was not even asked, -1 where that is not known.
+
+    The rest are fields of the folio record, and after ``n_unmap`` what its
+    obstacle says (``seen``: there is one, with the folio's state); see
+    ``records.OBSTACLE`` and the functions of ``obstacles``.  ``extra``: references
+    beyond those expected, where ``extra_known``.
     """
 
     looked_up: Bools
     queued: Bools
     told_zero: Bools
+    call_flags: Ints
+    migration_rc: Ints
+    vma: Ints
     lookup_rc: Ints
     isolate_rc: Ints
     move_rc: Ints
@@ -148,40 +112,199 @@ class Evidence:
     nr_pages: Ints
     n_alloc: Ints
     n_unmap: Ints
-    call_flags: Ints
-    migration_rc: Ints
+    seen: Bools
+    stage: Ints
+    pte: Ints
+    mapping: Ints
+    mapcount: Ints
+    extra: Ints
+    extra_known: Bools
+    pinned: Bools
+    locked: Bools
+    writeback: Bools
+    dirty: Bools
+    private: Bools
+    reserved: Bools
+    allowed: Ints
+    n_release: Ints
+    n_split: Ints
+    has_migrate_op: Bools
+    has_holder: Bools
+    fs: npt.NDArray[np.bytes_]
+
+    # How far the kernel came with the entry's page.
+
+    @property
+    def absent(self) -> Bools:
+        """The lookup found no folio."""
+        return _mask(self.looked_up & ~self.queued & (self.lookup_rc != 0))
+
+    @property
+    def untaken(self) -> Bools:
+        """A folio was found and its isolation not even tried."""
+        return _mask(self._found & (self.isolate_rc == ISOLATE_NOT_TRIED))
+
+    @property
+    def not_isolated(self) -> Bools:
+        """Its isolation was tried and refused."""
+        return _mask(self._found & (self.isolate_rc != ISOLATE_NOT_TRIED))
+
+    @property
+    def unmoved(self) -> Bools:
+        """Isolated, and never came to its move."""
+        return _mask(self.queued & (self.move_rc == MOVE_NOT_TRIED))
+
+    def move(self, *numbers: int) -> Bools:
+        """Its move was refused with one of these errnos."""
+        return _mask(self.queued & np.isin(-self.move_rc, numbers))
+
+    @property
+    def is_file(self) -> Bools:
+        """It belongs to a file's mapping."""
+        return _mask(self.seen & (self.mapping == 0))
+
+    @property
+    def no_op(self) -> Bools:
+        """It belongs to a file whose operations have no migrate_folio."""
+        return _mask(self.is_file & ~self.has_migrate_op)
+
+    @property
+    def _found(self) -> Bools:
+        return _mask(self.looked_up & ~self.queued & (self.lookup_rc == 0))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One cause: the evidence that it rests on, and the test of it."""
+
+    cause: str
+    needs: str
+    test: Callable[[Evidence], Any]
+
+
+_ENTRY = "the page table entry"
+_STATE = "the folio's state at the refusal"
+
+#: The first rule whose test holds names the cause.
+RULES: tuple[Rule, ...] = (
+    # ---- no folio was looked up
+    Rule("unsuitable_vma", "vma_migratable()", lambda e: ~e.looked_up & (e.vma == 1)),
+    Rule("no_vma", "vma_migratable()", lambda e: ~e.looked_up & (e.vma == 0)),
+    Rule("no_vma_or_unsuitable", "no lookup", lambda e: ~e.looked_up),
+    # ---- the lookup found none
+    Rule("huge_zero_page", _ENTRY, lambda e: e.absent & (e.pte == PTE_HUGE)),
+    Rule("zero_page", _ENTRY, lambda e: e.absent & (e.pte == PTE_ZERO)),
+    Rule("never_touched", _ENTRY, lambda e: e.absent & (e.pte == PTE_NONE)),
+    Rule("prot_none", _ENTRY, lambda e: e.absent & (e.pte == PTE_PROT_NONE)),
+    Rule("swapped_out", _ENTRY, lambda e: e.absent & (e.pte == PTE_SWAP)),
+    Rule("special_entry", _ENTRY, lambda e: e.absent & (e.pte == PTE_SPECIAL)),
+    Rule(
+        "secret_memory",
+        f"{_ENTRY}, the mapping's file",
+        lambda e: e.absent & (e.pte == PTE_PRESENT) & (e.fs == b"secretmem"),
+    ),
+    Rule("hidden", _ENTRY, lambda e: e.absent & (e.pte == PTE_PRESENT)),
+    Rule(
+        "not_present",
+        "the lookup's answer",
+        lambda e: e.absent & np.isin(e.lookup_rc, (LOOKUP_NONE, -errno.ENOENT)),
+    ),
+    Rule(
+        "unmapped_or_zero_page",
+        "the lookup's answer",
+        lambda e: e.absent & (e.lookup_rc == -errno.EFAULT),
+    ),
+    # ---- found, and not taken
+    Rule("huge_zero_page", _ENTRY, lambda e: e.untaken & (e.pte == PTE_HUGE)),
+    Rule("zero_page", _ENTRY, lambda e: e.untaken & (e.pte == PTE_ZERO)),
+    Rule("zero_page", "the status", lambda e: e.untaken & e.told_zero),
+    Rule("shared_ksm", _STATE, lambda e: e.untaken & e.seen & (e.mapping == 3) & (e.mapcount > 1)),
+    Rule("shared", _STATE, lambda e: e.untaken & e.seen & (e.mapcount > 1)),
+    Rule(
+        "hugetlb_tail", "the flags", lambda e: e.untaken & ((e.call_flags & _MPOL_MF_MOVE_ALL) != 0)
+    ),
+    Rule("hugetlb_tail", _STATE, lambda e: e.untaken & e.seen & (e.nr_pages > 1)),
+    Rule("shared", "the folio's size", lambda e: e.untaken & (e.nr_pages == 1)),
+    Rule("shared_or_hugetlb_tail", "a lookup", lambda e: e.untaken),
+    # ---- its isolation was refused
+    Rule(
+        "hugetlb_isolated",
+        "its path",
+        lambda e: e.not_isolated & ((e.flags & FOLIO_HUGETLB) != 0),
+    ),
+    Rule("isolated_by_other", "the other's record", lambda e: e.not_isolated & e.has_holder),
+    Rule(
+        "not_on_lru",
+        _STATE,
+        lambda e: (
+            e.not_isolated & e.seen & ((e.mapping == -1) | e.reserved | (e.fs == _DRIVERS_OWN))
+        ),
+    ),
+    Rule("isolated_by_other", _STATE, lambda e: e.not_isolated & e.seen),
+    Rule("not_on_lru_or_isolated", "the isolation's answer", lambda e: e.not_isolated),
+    # ---- isolated, and refused before its move
+    Rule("split_failed", "the split's answer", lambda e: e.unmoved & (e.n_split > 0)),
+    Rule(
+        "node_outside_callers_cpuset",
+        "the caller's mems_allowed",
+        lambda e: e.unmoved & ((e.flags & FOLIO_ALLOC_FAILED) != 0) & (e.allowed == 0),
+    ),
+    Rule(
+        "no_memory",
+        "the allocation's answer",
+        lambda e: e.unmoved & ((e.flags & FOLIO_ALLOC_FAILED) != 0),
+    ),
+    Rule(
+        "ended_before_its_turn",
+        "the migration's return value",
+        lambda e: e.unmoved & (e.n_alloc == 0) & (e.migration_rc < 0),
+    ),
+    Rule("cant_tell", "", lambda e: e.unmoved & (e.n_alloc == 0)),
+    Rule("locked", _STATE, lambda e: e.unmoved & (e.stage == STAGE_LOCK) & e.locked & ~e.writeback),
+    Rule(
+        "writeback", _STATE, lambda e: e.unmoved & (e.stage == STAGE_LOCK) & e.writeback & ~e.locked
+    ),
+    Rule("locked_or_writeback", "allocated, not unmapped", lambda e: e.unmoved & (e.n_unmap == 0)),
+    Rule("pinned", _STATE, lambda e: e.unmoved & (e.stage == STAGE_UNMAP) & e.pinned),
+    Rule("not_unmappable", "unmapped, not moved", lambda e: e.unmoved),
+    # ---- its move was refused
+    Rule("pinned", _STATE, lambda e: e.move(errno.EAGAIN) & e.pinned),
+    Rule(
+        "extra_references", _STATE, lambda e: e.move(errno.EAGAIN) & e.extra_known & (e.extra > 0)
+    ),
+    Rule(
+        "private_not_released",
+        "filemap_release_folio()",
+        lambda e: e.move(errno.EAGAIN, errno.EBUSY) & (e.n_release > 0),
+    ),
+    Rule("writeback", _STATE, lambda e: e.move(errno.EAGAIN) & e.no_op & e.writeback),
+    Rule(
+        "buffers_busy",
+        _STATE,
+        lambda e: e.move(errno.EAGAIN) & e.extra_known & (e.extra <= 0) & e.private,
+    ),
+    Rule("references_or_buffers", "the move's answer", lambda e: e.move(errno.EAGAIN)),
+    Rule(
+        "dirty_no_migration",
+        _STATE,
+        lambda e: e.move(errno.EINVAL, errno.EBUSY) & e.no_op & e.dirty,
+    ),
+    Rule("write_failed", _STATE, lambda e: e.move(errno.EIO) & e.no_op),
+    Rule(
+        "refused_by_filesystem",
+        _STATE,
+        lambda e: e.move(errno.EBUSY, errno.EOPNOTSUPP) & e.is_file & e.has_migrate_op,
+    ),
+    Rule("poisoned", "the move's answer", lambda e: e.move(_EHWPOISON)),
+)
 
 
 def causes_of_failure(evidence: Evidence) -> Codes:
     """Cause of each entry whose page stayed although the kernel looked at the entry."""
     e = evidence
-    move_all = (e.call_flags & _MPOL_MF_MOVE_ALL) != 0
-    refused = ~e.queued & e.looked_up & (e.lookup_rc == 0)
-    untouched = refused & (e.isolate_rc == ISOLATE_NOT_TRIED)
-    unmoved = e.queued & (e.move_rc == MOVE_NOT_TRIED)
-    # First test that holds wins.
     tests: list[tuple[Bools, int | Ints]] = [
-        (~e.looked_up, _CODE["no_vma_or_unsuitable"]),
-        (
-            ~e.queued & ((e.lookup_rc == LOOKUP_NONE) | (e.lookup_rc == -errno.ENOENT)),
-            _CODE["not_present"],
-        ),
-        (~e.queued & (e.lookup_rc == -errno.EFAULT), _CODE["unmapped_or_zero_page"]),
-        (~e.queued & (e.lookup_rc < 0), _LOOKUP_REFUSED - e.lookup_rc),
-        (untouched & e.told_zero, _CODE["zero_page"]),
-        (untouched & move_all, _CODE["hugetlb_tail"]),
-        (untouched & (e.nr_pages == 1), _CODE["shared"]),
-        (untouched, _CODE["shared_or_hugetlb_tail"]),
-        (refused, _CODE["not_on_lru_or_isolated"]),
-        (unmoved & ((e.flags & FOLIO_ALLOC_FAILED) != 0), _CODE["no_memory"]),
-        (
-            unmoved & (e.n_alloc == 0) & (e.migration_rc < 0),
-            _CODE["ended_before_its_turn"],
-        ),
-        (unmoved & (e.n_alloc == 0), _CODE["cant_tell"]),
-        (unmoved & (e.n_unmap == 0), _CODE["locked_or_writeback"]),
-        (unmoved, _CODE["not_unmappable"]),
-        (e.queued & (e.move_rc == -_EAGAIN), _CODE["extra_references"]),
+        *((_mask(rule.test(e)), _CODE[rule.cause]) for rule in RULES),
+        (e.absent & (e.lookup_rc < 0), _LOOKUP_REFUSED - e.lookup_rc),
         (e.queued & (e.move_rc < 0), _MOVE_REFUSED - e.move_rc),
     ]
     codes = np.select(

@@ -32,7 +32,7 @@ from mptrace.errors import RecordingError
 from mptrace.records import PADDING, TABLES
 
 #: The version of the format that this module writes, and the only one it reads.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 META = "meta.json"
 #: A part is closed when it has this many rows or when its first row is this old.
 PART_ROWS = 1 << 18

@@ -410,7 +410,7 @@ static __always_inline struct obstacle_record *obstacle_of(struct folio_record *
 	if (!template)
 		return NULL;
 	if (obstacles.update(&src, template)) {
-		count_lost(this_thread(), LOST_OBSTACLE_MAP);
+		count_lost(NULL, LOST_OBSTACLE_MAP);
 		return NULL;
 	}
 	o = obstacles.lookup(&src);
@@ -470,7 +470,7 @@ static __always_inline void emit_obstacle(struct folio_record *f)
 	if (!o)
 		return;
 	if (obstacle_ring.ringbuf_output(o, sizeof(*o), NO_WAKEUP))
-		count_lost(this_thread(), LOST_OBSTACLE_RING);
+		count_lost(NULL, LOST_OBSTACLE_RING);
 	obstacles.delete(&src);
 }
 
@@ -509,7 +509,7 @@ static __always_inline void emit_lookup_obstacle(struct thread *t, s32 isolate_r
 		return;
 	o = obstacle_ring.ringbuf_reserve(sizeof(*o));
 	if (!o) {
-		count_lost(t, LOST_OBSTACLE_RING);
+		count_lost(NULL, LOST_OBSTACLE_RING);
 		return;
 	}
 	__builtin_memset(o, 0, sizeof(*o));
@@ -903,7 +903,7 @@ static __always_inline void on_exit_vma(u64 ret)
 		return;
 	o = obstacle_ring.ringbuf_reserve(sizeof(*o));
 	if (!o) {
-		count_lost(t, LOST_OBSTACLE_RING);
+		count_lost(NULL, LOST_OBSTACLE_RING);
 		return;
 	}
 	__builtin_memset(o, 0, sizeof(*o));

@@ -29,7 +29,10 @@ from mptrace.records import (
     LOOKUP_NONE,
     MIGRATION,
     MOVE_NOT_TRIED,
+    OBSTACLE,
     READ_STATUS,
+    SEEN_STATE,
+    STAGE_MOVE,
 )
 
 PAGE = 4096
@@ -131,7 +134,7 @@ class Kernel:
     def meta(self) -> dict[str, Any]:
         """A meta.json that fits."""
         return {
-            "format_version": 1,
+            "format_version": 2,
             "kernel": {"release": self.generation, "machine": "x86_64", "page_size": PAGE},
             "nodes": [{"nid": n, "memory_bytes": 1 << 30} for n in self.memory_nodes],
             "coverage": [
@@ -155,6 +158,7 @@ _LAYOUTS = {
     "calls": CALL,
     "migrations": MIGRATION,
     "folios": FOLIO,
+    "obstacles": OBSTACLE,
     "entries": ENTRY,
     "driver_calls": DRIVER_CALL,
     "locations": LOCATION,
@@ -381,6 +385,20 @@ class _Call:
                 if folio.trait in ("pinned", "refused"):
                     rc = -errno.EAGAIN if folio.trait == "pinned" else -errno.EIO
                     record.update(n_move=10, move_ns=170, move_rc=rc)
+                    # an anonymous folio has one reference, its isolation's, and a pin more
+                    kernel.add(
+                        "obstacles",
+                        **{name: record[name] for name in ("call_id", "lookup_seq", "address")},
+                        migration_id=migration,
+                        src=source,
+                        nr_pages=folio.nr_pages,
+                        stage=STAGE_MOVE,
+                        rc=rc,
+                        seen=SEEN_STATE,
+                        mapping=0xFFFF888000000001,
+                        refcount=2 if folio.trait == "pinned" else 1,
+                        n_move=10,
+                    )
                 if folio.trait:
                     left += 1
                     kernel.free.append(record["dst"])

@@ -673,7 +673,7 @@ def test_a_split_folio_is_told_page_by_page() -> None:
     result = correlate(tables, kernel.meta())
     assert words(result.rows) == ["moved", "failed", "unknown"]
     assert reasons(result.rows) == ["split"] * 3
-    assert causes(result.rows) == ["", "extra_references", "split"]
+    assert causes(result.rows) == ["", "references_or_buffers", "split"]
     assert result.split.size == 1
 
 

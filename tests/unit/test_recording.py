@@ -125,7 +125,7 @@ def test_meta_is_updated(tmp_path: Path) -> None:
         assert Recording.open(tmp_path / "r").meta["lost"] == {"ring": 3}
         writer.finish({"interrupted": True})
     meta = Recording.open(tmp_path / "r").meta
-    assert (meta["complete"], meta["interrupted"], meta["format_version"]) == (True, True, 1)
+    assert (meta["complete"], meta["interrupted"], meta["format_version"]) == (True, True, 2)
     assert meta["tool_version"] == "test"
 
 
@@ -192,7 +192,7 @@ def test_force_replaces_nothing_else(tmp_path: Path, kind: str) -> None:
         path.symlink_to(victim)
     else:
         path.mkdir()
-        (path / "meta.json").write_text("{}" if kind == "bad meta" else '{"format_version": 1}')
+        (path / "meta.json").write_text("{}" if kind == "bad meta" else '{"format_version": 2}')
         if kind == "stranger":
             (path / "thesis.txt").write_text("mine")
         if kind == "nested":
@@ -274,8 +274,8 @@ def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
     with RecordingWriter(tmp_path / "r", meta=META) as writer:
         writer.finish()
     path = tmp_path / "r" / "meta.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
-    with pytest.raises(RecordingError, match="format version 2"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
+    with pytest.raises(RecordingError, match="format version 99"):
         Recording.open(tmp_path / "r")
 
 

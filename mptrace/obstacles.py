@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Evidence decoded: what the state of a refused folio says.  Pure, vectorized.
+
+Obstacles are rows of ``records.OBSTACLE``.  Flags are resolved by the names of
+the recording's kernel (``meta["page_flags"]``); page table entries are x86-64's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mptrace.align import pair_ids
+from mptrace.records import (
+    NO_LOOKUP,
+    OBSTACLE,
+    SEEN_HUGE_ZERO,
+    SEEN_PTE,
+    SEEN_STATE,
+    SEEN_ZERO,
+    STAGE_VMA,
+)
+
+Table = npt.NDArray[np.void]
+Tables = Mapping[str, Table]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+#: What a mapping word points to, by its two low bits (include/linux/page-flags.h).
+MAPPING_KINDS = ("file", "anonymous", "movable", "ksm")
+#: What a page table entry is.
+PTE_KINDS = ("", "none", "present", "prot_none", "swap", "special", "zero", "huge_zero")
+PTE_UNKNOWN, PTE_NONE, PTE_PRESENT, PTE_PROT_NONE, PTE_SWAP, PTE_SPECIAL, PTE_ZERO, PTE_HUGE = (
+    range(len(PTE_KINDS))
+)
+
+#: A pin adds this much to the count of a small folio (GUP_PIN_COUNTING_BIAS, linux/mm.h).
+PIN_BIAS = 1024
+# Swap types of real swap files lie below this (MAX_SWAPFILES with every special
+# type configured: device private, migration, hwpoison, markers; linux/swap.h).
+_SWAP_FILES = 23
+_PRESENT, _PROT_NONE_BIT = 1, 1 << 8
+
+
+def of(tables: Tables) -> Table:
+    """The table of obstacles; empty where a recording has none."""
+    found = tables.get("obstacles")
+    return np.zeros(0, OBSTACLE) if found is None else found
+
+
+def of_folios(tables: Tables) -> Ints:
+    """For each row of `folios`, the row of `obstacles` that is its evidence, -1: none."""
+    folios, obstacles = tables["folios"], of(tables)
+    found = np.full(folios.size, -1, np.int64)
+    rows = np.flatnonzero(obstacles["stage"] != STAGE_VMA)
+    if not rows.size or not folios.size:
+        return found
+    looked_up = folios["lookup_seq"] != NO_LOOKUP
+    named = obstacles["lookup_seq"][rows] != NO_LOOKUP
+    # by the lookup where there was one, else by migration and folio
+    for folio_rows, obstacle_rows, names in (
+        (np.flatnonzero(looked_up), rows[named], ("call_id", "lookup_seq")),
+        (np.flatnonzero(~looked_up), rows[~named], ("migration_id", "src")),
+    ):
+        if not folio_rows.size or not obstacle_rows.size:
+            continue
+        keys = [np.concatenate([folios[n][folio_rows], obstacles[n][obstacle_rows]]) for n in names]
+        key = pair_ids(*keys)
+        ours, theirs = key[: folio_rows.size], key[folio_rows.size :]
+        order = np.argsort(theirs, kind="stable")
+        place = np.minimum(np.searchsorted(theirs[order], ours), order.size - 1)
+        hit = theirs[order][place] == ours
+        found[folio_rows[hit]] = obstacle_rows[order[place[hit]]]
+    return found
+
+
+def flag(obstacles: Table, meta: Mapping[str, Any], name: str) -> Bools:
+    """Whether a page flag such as ``"PG_locked"`` was set; False where it is not known."""
+    bit = (meta.get("page_flags") or {}).get(name)
+    if bit is None:
+        return np.zeros(obstacles.size, np.bool_)
+    is_set: Bools = (obstacles["page_flags"] >> np.uint64(bit)) & np.uint64(1) != 0
+    return is_set
+
+
+def mapping_kind(obstacles: Table) -> Ints:
+    """Index into :data:`MAPPING_KINDS`, -1 where there is no mapping."""
+    kind = (obstacles["mapping"] & np.uint64(3)).astype(np.int64)
+    return np.where(obstacles["mapping"] == 0, -1, kind)
+
+
+def pte_kind(obstacles: Table, machine: str) -> Ints:
+    """Index into :data:`PTE_KINDS` of each page table entry."""
+    pte = obstacles["pte"]
+    seen = (obstacles["seen"] & SEEN_PTE) != 0
+    if machine != "x86_64":
+        seen = np.zeros(obstacles.size, np.bool_)
+    # __swp_type(): the five highest bits
+    swap_type = (pte >> np.uint64(59)).astype(np.int64)
+    kind = np.select(
+        [
+            ~seen,
+            (obstacles["seen"] & SEEN_HUGE_ZERO) != 0,
+            (obstacles["seen"] & SEEN_ZERO) != 0,
+            pte == 0,
+            (pte & np.uint64(_PRESENT)) != 0,
+            (pte & np.uint64(_PROT_NONE_BIT)) != 0,
+            swap_type < _SWAP_FILES,
+        ],
+        [PTE_UNKNOWN, PTE_HUGE, PTE_ZERO, PTE_NONE, PTE_PRESENT, PTE_PROT_NONE, PTE_SWAP],
+        PTE_SPECIAL,
+    )
+    return kind.astype(np.int64)
+
+
+def expected_references(obstacles: Table, meta: Mapping[str, Any]) -> Ints:
+    """References that a folio may have when its mappings are gone; -1 where that is not modelled.
+
+    One of whoever isolated it, one per base page of the page or swap cache, one
+    for private data: folio_expected_refs(), folio_expected_ref_count() in
+    mm/migrate.c and linux/mm.h.  Not of hugetlb files, which count otherwise.
+    """
+    pages = obstacles["nr_pages"].astype(np.int64)
+    kind = mapping_kind(obstacles)
+    cached = (kind == 0) | in_swap_cache(obstacles, meta)
+    private = flag(obstacles, meta, "PG_private")
+    count = 1 + np.where(cached, pages, 0) + np.where(cached & private, 1, 0)
+    known = (obstacles["seen"] & SEEN_STATE) != 0
+    known &= obstacles["fs"] != b"hugetlbfs"
+    return np.where(known, count, -1)
+
+
+def in_swap_cache(obstacles: Table, meta: Mapping[str, Any]) -> Bools:
+    """Whether an anonymous folio is in the swap cache (PG_swapcache with PG_swapbacked)."""
+    both = flag(obstacles, meta, "PG_swapcache") & flag(obstacles, meta, "PG_swapbacked")
+    cached: Bools = both & (mapping_kind(obstacles) == 1)
+    return cached
+
+
+def is_pinned(obstacles: Table, meta: Mapping[str, Any]) -> Bools:
+    """Whether the counts show a pin (FOLL_PIN): folio_maybe_dma_pinned() in linux/mm.h.
+
+    Exact for large folios.  A small one without a pin never shows one; a
+    thousand ordinary references beyond the mappings look like a pin.
+    """
+    small = obstacles["nr_pages"] <= 1
+    mapped = np.maximum(obstacles["mapcount"].astype(np.int64), 0)
+    expected = np.maximum(expected_references(obstacles, meta), 0)
+    extra = obstacles["refcount"].astype(np.int64) - expected - mapped
+    known = (obstacles["seen"] & SEEN_STATE) != 0
+    pinned: Bools = known & np.where(small, extra >= PIN_BIAS, obstacles["pincount"] > 0)
+    return pinned
+
+
+def waited_for(obstacles: Table) -> npt.NDArray[np.object_]:
+    """What a migration had to wait for longest: ``"folio_lock"``, ``"writeback"`` or ``""``."""
+    lock, writeback = obstacles["lock_wait_ns"], obstacles["writeback_wait_ns"]
+    names = np.array(["", "folio_lock", "writeback"], object)
+    which = np.where((lock == 0) & (writeback == 0), 0, np.where(lock > writeback, 1, 2))
+    found: npt.NDArray[np.object_] = names[which]
+    return found
