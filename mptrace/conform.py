@@ -28,7 +28,15 @@ from mptrace.kernel.access import allowed_nodes
 from mptrace.kernel.facts import read_host_facts
 from mptrace.kernel.names import Names
 from mptrace.plan import Request
-from mptrace.proved import Progress, calibrated, check_privileges, first_meta, now, read_facts
+from mptrace.proved import (
+    Progress,
+    calibrated,
+    check_privileges,
+    first_meta,
+    now,
+    read_facts,
+    symbols_of,
+)
 from mptrace.recording import RecordingWriter, check_new
 from mptrace.records import DRIVER_CALL, LOCATION, TABLES
 from mptrace.scenarios.base import Expectation, Scenario
@@ -50,6 +58,8 @@ from mptrace.verdicts import (
 from mptrace.workerclient import Worker
 
 SCHEMA_VERSION = 1
+#: Fields of the evidence with addresses of the kernel whose names a reader wants.
+_ADDRESSES = ("a_ops", "migrate_op")
 
 Numbers = dict[str, Any]
 
@@ -206,6 +216,7 @@ class _Watch:
         self.meta = meta
         self._writer = writer
         self._calls = 0
+        self._addresses: set[int] = set()
         self._lost_first = self._lost_before = tracer.losses()
 
     def opener(self, everyone: bool) -> Callable[[int], None]:
@@ -231,6 +242,7 @@ class _Watch:
         if self._writer is not None:
             for name, rows in tables.items():
                 self._writer.append(name, rows)
+        self._name(tables)
         if made is None:
             return None, None
         found = correlate(tables, {**self.meta, "lost": self._losses()})
@@ -256,6 +268,7 @@ class _Watch:
                     "interrupted": interrupted,
                     "ended": now(),
                     "lost": lost,
+                    "symbols": self.meta["symbols"],
                     "cost_reason": "single calls are not timed again without tracing",
                 }
             )
@@ -273,6 +286,15 @@ class _Watch:
         tables["entries"] = np.concatenate([entries, merger.rest()])
         tables["folios"] = np.concatenate([tables["folios"], self.tracer.open_folios()])
         return tables
+
+    def _name(self, tables: dict[str, NDArray[np.void]]) -> None:
+        """Look up the names of kernel functions that the evidence has addresses of."""
+        found = {
+            address for name in _ADDRESSES for address in tables["obstacles"][name].tolist()
+        } - self._addresses
+        if found:
+            self._addresses |= found
+            self.meta["symbols"] = {**self.meta["symbols"], **symbols_of(found)}
 
     def _losses(self) -> dict[str, int]:
         before, self._lost_before = self._lost_before, self.tracer.losses()

@@ -61,7 +61,11 @@ def scenario(number: int, result: Numbers) -> str:
     """What is documented, what was observed and the verdict; the result line is the last."""
     name, kind = result["name"], result["verdict"]
     if kind == SKIPPED:
-        return f"ok {number} {name} # SKIP {_plain(result['reason'])}"
+        line = f"ok {number} {name} # SKIP {_plain(result['reason'])}"
+        if len(line) <= WIDTH:
+            return line
+        lines = _note(f"{name}: {_plain(result['reason'])}")
+        return "\n".join([*lines, textwrap.shorten(line, WIDTH, placeholder=" ...")])
     lines = _note(f"{name}: {result['title']}")
     lines += _item("documented", result["documented"])
     observed = result["observed"]
@@ -236,4 +240,4 @@ def _plain(text: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*")

@@ -278,6 +278,17 @@ def test_it_is_ktap() -> None:
     assert max(len(line) for line in rest) <= report_conform.WIDTH == 80
 
 
+def test_a_long_reason_for_a_skip_is_told_whole() -> None:
+    """The result line is cut at 80 columns, the lines above it are not."""
+    reason = "node 1 could not be left with base pages alone, whatever was tried " * 3
+    *notes, line = report_conform.scenario(
+        7, result("thp", "skipped", observed=None, events=[], reason=reason)
+    ).splitlines()
+    assert line.startswith("ok 7 thp # SKIP node 1 could")
+    assert " ".join(note.removeprefix("# ").strip() for note in notes) == f"thp: {reason}".strip()
+    assert max(map(len, [*notes, line])) <= 80
+
+
 def test_what_was_not_seen_is_said_once() -> None:
     """Without tracing the head says that the events were not seen, and why."""
     numbers = story() | {"traced": False, "not_traced": "this kernel offers no BTF"}
