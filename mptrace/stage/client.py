@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from mptrace.errors import HostError
-from mptrace.stage.journal import Journal
+from mptrace.stage.journal import SERVER, Journal
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Theatre:
             os.set_inheritable(fd, True)
         arguments = [str(theirs_in), str(theirs_out), str(journal.path)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mptrace.stage.server", *arguments],
+            [sys.executable, "-m", SERVER, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(theirs_in, theirs_out, *keep),

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from mptrace.errors import HostError
 JOURNAL = Path("/run/mptrace/conform.journal")
 #: Directories that the journal may remove with all that is in them lie below these names.
 OWN_PREFIX = "mptrace-"
+_COMMAND_SECONDS = 30
+#: Module of the process that scenarios, and their helpers, are forked from.
+SERVER = "mptrace.stage.server"
 
 
 class Journal:
@@ -36,7 +40,8 @@ class Journal:
 
         The lock lasts until every process that has the descriptor is gone, and
         is waited for ``seconds``: those of a killed run may just be ending.
-        Raises HostError where another run holds it.
+        Helpers of a scenario that outlive a run that died are killed.  Raises
+        HostError where another run holds the lock.
         """
         path = self.path.with_suffix(".lock")
         try:
@@ -44,23 +49,30 @@ class Journal:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise HostError(f"can't open '{path}': {error.strerror}") from error
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.05)
-                    continue
+        try:
+            if not _locked(fd, seconds):
                 owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
-                os.close(fd)
-                raise HostError(
-                    f"another mptrace conform is running (process {owner or 'unknown'})",
-                    "wait until it ends",
-                ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+                holders = _holders(path)
+                if owner in holders:
+                    raise HostError(
+                        f"another mptrace conform is running (process {owner})",
+                        "wait until it ends",
+                    )
+                for pid, words in holders.items():
+                    if SERVER in words:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(int(pid), signal.SIGKILL)
+                if not _locked(fd, 5.0):
+                    raise HostError(
+                        f"'{path}' is locked by processes of a run that died: "
+                        f"{', '.join(holders) or 'unknown'}",
+                        "end them, or restart this host",
+                    )
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
     def note(self, verb: str, *arguments: str) -> int:
@@ -130,6 +142,32 @@ class Journal:
             os.close(fd)
 
 
+def _locked(fd: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+
+
+def _holders(path: Path) -> dict[str, str]:
+    """Other processes that have the file open: number -> command line."""
+    found = {}
+    wanted = os.path.realpath(path)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            files = {os.readlink(link) for link in (process / "fd").iterdir()}
+            if wanted in files and process.name != str(os.getpid()):
+                found[process.name] = (process / "cmdline").read_text(errors="replace")
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
 # ---- how each kind of change is undone; undoing twice does no harm ------------------
 
 
@@ -160,9 +198,22 @@ def _rmtree(path: str) -> None:
 
 def _command(*argv: str) -> Callable[[str], None]:
     def run(argument: str) -> None:
-        done = subprocess.run([*argv, argument], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise HostError((done.stderr or done.stdout).strip() or f"exit {done.returncode}")
+        process = subprocess.Popen(
+            [*argv, argument],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=_COMMAND_SECONDS)
+        except subprocess.TimeoutExpired:
+            # not waited for: what waits for a device can't be killed
+            process.kill()
+            words = " ".join([*argv, argument])
+            raise HostError(f"'{words}' did not end within {_COMMAND_SECONDS} s") from None
+        if process.returncode:
+            raise HostError(output.strip() or f"exit {process.returncode}")
 
     return run
 

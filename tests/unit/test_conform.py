@@ -420,6 +420,22 @@ def test_two_runs_at_once_are_refused(victim: subprocess.Popen[str], journal: Jo
     os.close(journal.claim(seconds=0))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="looks into other processes")
+def test_what_outlives_a_dead_run_is_ended(journal: Journal, tmp_path: Path) -> None:
+    """A scenario's helper that holds the lock of a run that died does not keep it for ever."""
+    fd = journal.claim()
+    with open(tmp_path / "run" / "conform.lock", "w") as file:
+        file.write("4194305")  # above any process's number
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()", "mptrace.stage.server"],
+        stdin=subprocess.PIPE,
+        pass_fds=(fd,),
+    ) as helper:
+        os.close(fd)
+        os.close(journal.claim(seconds=0))
+        assert helper.wait() == -signal.SIGKILL
+
+
 def test_what_cant_be_undone_stays_written_down(journal: Journal, tmp_path: Path) -> None:
     """The rest is undone all the same, and the error names it."""
     (tmp_path / "good").write_text("changed")
