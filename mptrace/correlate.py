@@ -7,7 +7,7 @@ location (a query after the call) only judge it: they never make an outcome.
 """
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +36,7 @@ from mptrace.evidence import (
     Tables,
 )
 from mptrace.records import (
-    END_NAMES,
     NO_LOOKUP,
-    OUTCOMES,
-    READ_NODES,
-    READ_PAGES,
     READ_STATUS,
     SEEN_STATE,
     STAGE_VMA,
@@ -64,7 +60,6 @@ __all__ = [
     "UNTOUCHED",
     "WRITTEN",
     "Correlation",
-    "Rows",
     "correlate",
 ]
 
@@ -364,179 +359,3 @@ def _locations(tables: Tables, calls: Calls, entries: Entries) -> tuple[Bools, I
     before = np.where(hit, locations["before_nid"][row], -1).astype(np.int64)
     final = np.where(hit, locations["final_nid"][row], -1).astype(np.int64)
     return hit, before, final
-
-
-# ---- rows as plain values ---------------------------------------------------------
-
-#: Rows that are turned into Python values at a time.
-_BATCH = 8192
-_ADDRESSES = frozenset({"address", "src", "dst", "pages_ptr", "nodes_ptr", "status_ptr"})
-
-#: Columns of `entries` in the order in which they are given.
-ENTRY_COLUMNS = (
-    "call",
-    "entry",
-    "address",
-    "target_nid",
-    "status",
-    "outcome",
-    "entry_reason",
-    "final_nid",
-    "witnesses",
-    "cause",
-    "before_nid",
-    "status_before",
-    "status_after",
-    "status_expected",
-    "folio",
-)
-#: Those of them that fit a terminal.
-ENTRY_COLUMNS_SHORT = ENTRY_COLUMNS[:10]
-
-_SHORT = {
-    "entries": ENTRY_COLUMNS_SHORT,
-    "calls": ("call", "tid", "nr_pages", "flags", "ret", "n_lookups", "n_migrations", "lost"),
-    "migrations": ("migration", "call", "mode", "reason", "dst_nid", "rc", "n_flush", "comm"),
-    "folios": (
-        "folio",
-        "call",
-        "address",
-        "nr_pages",
-        "src_nid",
-        "dst_nid",
-        "isolate_rc",
-        "move_rc",
-        "n_move",
-        "end",
-    ),
-}
-
-
-class Rows:
-    """Columns and rows of one table of a recording.
-
-    :param table: ``entries``, ``calls``, ``migrations`` or ``folios``.
-    :param failed: only what did not succeed: entries whose page stayed or was
-        never attempted, calls and migrations that returned another value than
-        0, folios that were isolated and stayed.
-    """
-
-    def __init__(
-        self, table: str, tables: Mapping[str, Table], meta: Mapping[str, Any], *, failed: bool
-    ) -> None:
-        self._tables = tables
-        self._found = correlate(tables, meta)
-        make: Callable[[bool], tuple[dict[str, Any], int]] = getattr(self, f"_{table}")
-        self._columns, self.count = make(failed)
-        self.columns = tuple(self._columns)
-        #: Columns for a table on a terminal.
-        self.short = _SHORT[table]
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return self.values(self.columns)
-
-    def values(self, columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-        """Rows of plain values (int, str, None), a batch at a time."""
-        for first in range(0, self.count, _BATCH):
-            part = slice(first, first + _BATCH)
-            yield from zip(
-                *(_plain(name, self._columns[name], part) for name in columns), strict=True
-            )
-
-    def _entries(self, failed: bool) -> tuple[dict[str, Any], int]:
-        rows = self._found.rows
-        if failed:
-            rows = rows[np.isin(rows["outcome"], (FAILED, NOT_ATTEMPTED))]
-        known = np.ones(rows.size, np.bool_)
-        location = rows["has_location"] != 0
-        codes = np.unique(rows["cause"])
-        causes = np.array([diagnose.cause_name(int(code)) for code in codes], object)
-        columns: dict[str, Any] = {
-            "call": (rows["call"], known),
-            "entry": (rows["entry"], known),
-            "address": (rows["address"], (rows["unread"] & READ_PAGES) == 0),
-            "target_nid": (rows["target_nid"], (rows["unread"] & READ_NODES) == 0),
-            "status": (rows["status_after"], rows["has_status"] != 0),
-            "outcome": (np.array(OUTCOMES, object)[rows["outcome"]], known),
-            "entry_reason": (np.array(ENTRY_REASONS, object)[rows["entry_reason"]], known),
-            "final_nid": (rows["final_nid"], location),
-            "witnesses": (np.array(WITNESSES, object)[rows["witnesses"]], known),
-            "cause": (
-                causes[np.searchsorted(codes, rows["cause"])] if rows.size else codes,
-                known,
-            ),
-            "before_nid": (rows["before_nid"], location),
-            "status_before": (rows["status_before"], known),
-            "status_after": (rows["status_after"], known),
-            "status_expected": (rows["status_expected"], rows["written"] == WRITTEN),
-            "folio": (rows["folio"], rows["folio"] >= 0),
-        }
-        return columns, rows.size
-
-    def _calls(self, failed: bool) -> tuple[dict[str, Any], int]:
-        rows = self._tables["calls"]
-        where = np.flatnonzero(rows["ret"] != 0) if failed else np.arange(rows.size)
-        return self._raw(rows, where, {"call": self._call_numbers(rows["call_id"])}), where.size
-
-    def _migrations(self, failed: bool) -> tuple[dict[str, Any], int]:
-        rows = self._tables["migrations"]
-        where = np.flatnonzero(rows["rc"] != 0) if failed else np.arange(rows.size)
-        first = {
-            "migration": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
-            "call": self._call_numbers(rows["call_id"]),
-        }
-        return self._raw(rows, where, first), where.size
-
-    def _folios(self, failed: bool) -> tuple[dict[str, Any], int]:
-        rows = self._tables["folios"]
-        stayed = (rows["isolate_rc"] == 0) & (rows["move_rc"] != 0)
-        where = np.flatnonzero(stayed) if failed else np.arange(rows.size)
-        first = {
-            "folio": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
-            "call": self._call_numbers(rows["call_id"]),
-            "migration": _numbers(self._tables["migrations"]["migration_id"], rows["migration_id"]),
-        }
-        columns = self._raw(rows, where, first)
-        names = np.array([*END_NAMES, "?"], object)
-        end = np.minimum(rows["end"][where], len(END_NAMES))
-        columns["end"] = (names[end], np.ones(where.size, np.bool_))
-        seq = rows["lookup_seq"][where]
-        columns["lookup_seq"] = (seq, seq != NO_LOOKUP)
-        return columns, where.size
-
-    def _call_numbers(self, call_id: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
-        return _numbers(self._found.call_ids, call_id)
-
-    @staticmethod
-    def _raw(rows: Table, where: Any, first: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
-        columns: dict[str, Any] = {
-            name: (values[where], known[where]) for name, (values, known) in first.items()
-        }
-        known = np.ones(where.size, np.bool_)
-        for name in rows.dtype.names or ():
-            if name in ("pad", "call_id", "migration_id"):
-                continue
-            values = rows[name][where]
-            if values.dtype.kind == "S":
-                values = np.char.decode(values, "utf-8", "replace").astype(object)
-            columns[name] = (values, known)
-        return columns
-
-
-def _numbers(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
-    """Place of each wanted id among ``ids``, and whether it is there (0 is never)."""
-    if not ids.size:
-        return np.zeros(wanted.size, np.int64), np.zeros(wanted.size, np.bool_)
-    order = np.argsort(ids, kind="stable")
-    place = np.minimum(np.searchsorted(ids[order], wanted), ids.size - 1)
-    return order[place], (ids[order][place] == wanted) & (wanted != 0)
-
-
-def _plain(name: str, column: tuple[Any, Any], part: slice) -> list[Any]:
-    values, known = column[0][part], column[1][part]
-    plain: list[Any] = values.tolist()
-    if name in _ADDRESSES:
-        plain = [hex(value) for value in plain]
-    if not known.all():
-        plain = [value if good else None for value, good in zip(plain, known.tolist(), strict=True)]
-    return plain

@@ -14,7 +14,7 @@ import click
 from mptrace.cli.report import DEFAULT_RECORDING
 
 if TYPE_CHECKING:
-    from mptrace.correlate import Rows
+    from mptrace.rows import Rows
 
 TABLES = ("entries", "calls", "migrations", "folios")
 
@@ -46,8 +46,8 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     what became of the page and why, where the page was afterwards, and whether
     the witnesses agree.
     """
-    from mptrace.correlate import Rows
     from mptrace.recording import Recording
+    from mptrace.rows import Rows
 
     data = Recording.open(recording)
     rows = Rows(table, data.tables(), data.meta, failed=failed)
