@@ -17,7 +17,7 @@ _MOST_CPUS = 64
 
 @dataclass(frozen=True)
 class GuestNode:
-    """One node: its memory and the numbers of its CPUs, none for a memory-only node."""
+    """One node: its memory, 0 for a node of CPUs only, and the numbers of its CPUs."""
 
     memory_bytes: int
     cpus: tuple[int, ...] = ()
@@ -47,14 +47,18 @@ class Topology:
         arguments = ["-m", f"{self.memory_bytes // _MIB}M", "-smp", str(self.cpus)]
         for nid, node in enumerate(self.nodes):
             size = node.memory_bytes // _MIB
-            arguments += ["-object", f"memory-backend-ram,id=m{nid},size={size}M"]
             cpus = "".join(f",cpus={cpu}" for cpu in node.cpus)
+            if not size:
+                arguments += ["-numa", f"node,nodeid={nid}{cpus}"]
+                continue
+            arguments += ["-object", f"memory-backend-ram,id=m{nid},size={size}M"]
             arguments += ["-numa", f"node,nodeid={nid},memdev=m{nid}{cpus}"]
         return arguments
 
     def __str__(self) -> str:
         sizes = ", ".join(
-            f"{node.memory_bytes // _MIB}M" + ("" if node.cpus else " without CPU")
+            (f"{node.memory_bytes // _MIB}M" if node.memory_bytes else "CPUs only")
+            + ("" if node.cpus else " without CPU")
             for node in self.nodes
         )
         count = len(self.nodes)
@@ -77,7 +81,7 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
 
     ``spec`` is a number of equal nodes (``2``; ``memory``, by default 1G for each,
     is divided among them), or a size for each node with its CPUs where that
-    matters (``1G/cpus=0-1,512M``).  Where no node names its CPUs, ``cpus`` of them
+    matters (``1G/cpus=0-1,512M``; a node of CPUs only is ``0/cpus=2``).  Where no node names its CPUs, ``cpus`` of them
     (by default one for each node) are dealt out in turn; else nodes that name
     none have none.
 
@@ -117,7 +121,10 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
             f"CPUs must be numbered 0, 1, ... without gaps, up to {_MOST_CPUS} of them; "
             f"got {','.join(map(str, numbers)) or 'none'}"
         )
-    if min(sizes) < _LEAST_NODE_BYTES or sum(sizes) < _LEAST_TOTAL_BYTES:
+    empty = [nid for nid, size in enumerate(sizes) if not size and not owned[nid]]
+    if empty:
+        raise UsageError(f"node {empty[0]} has neither memory nor CPUs", "give it cpus=N")
+    if min(filter(None, sizes), default=0) < _LEAST_NODE_BYTES or sum(sizes) < _LEAST_TOTAL_BYTES:
         raise UsageError(
             f"a guest needs {_LEAST_TOTAL_BYTES // _MIB}M in all and "
             f"{_LEAST_NODE_BYTES // _MIB}M in each node"

@@ -60,6 +60,16 @@ def test_fewer_cpus_than_nodes_leave_nodes_without() -> None:
     assert parse_nodes("2", cpus=1).nodes[1].cpus == ()
 
 
+def test_a_node_of_cpus_only() -> None:
+    """A node without memory has CPUs, and no memory backend in QEMU's arguments."""
+    topology = parse_nodes("1G/cpus=0,0/cpus=1")
+    assert topology.nodes[1] == GuestNode(0, (1,))
+    assert "node,nodeid=1,cpus=1" in topology.qemu_arguments()
+    assert "CPUs only" in str(topology)
+    with pytest.raises(UsageError, match="neither memory nor CPUs"):
+        parse_nodes("1G/cpus=0,0")
+
+
 def test_sizes_and_cpus_of_each_node() -> None:
     """Where one node names its CPUs, the others have none."""
     topology = parse_nodes("1G/cpus=0-1,512M")
