@@ -366,6 +366,10 @@ class _Run:
         except KeyboardInterrupt:
             numbers["interrupted"] = True
             progress("interrupted: restoring what was changed")
+        except BaseException:
+            with _undisturbed():
+                self._restored()
+            raise
         with _undisturbed():
             numbers["not_restored"] = self._restored()
             if self._watch is not None:
