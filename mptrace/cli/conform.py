@@ -91,7 +91,7 @@ def command(
         performed,
     )
     click.echo(json.dumps(numbers, indent=1) if as_json else report_conform.tail(numbers))
-    if not numbers["traced"]:
+    if as_json and not numbers["traced"]:
         _progress(f"the kernel's events were not seen: {numbers['not_traced']}")
     if numbers["not_restored"]:
         _progress(numbers["not_restored"])
