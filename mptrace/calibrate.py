@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace.plan import UNPROVED_KINDS, PhasePlan, Plan
+from mptrace.candidates import UNPROVED_KINDS
+from mptrace.plan import PhasePlan, Plan
 from mptrace.records import END_DONE, END_PUTBACK, FOLIO_HUGETLB, NO_LOOKUP
 
 #: Base pages of the calibration, and how many of them a pipe holds in its second part.

@@ -7,8 +7,9 @@ Pure: facts in, checks out.  `report_doctor` renders them.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mptrace.candidates import ESSENTIAL
 from mptrace.facts import Access, HostFacts, KernelFacts
-from mptrace.plan import ESSENTIAL, PhasePlan, Plan, make_plan
+from mptrace.plan import PhasePlan, Plan, make_plan
 from mptrace.units import format_bytes
 
 OK = "ok"

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From facts of a kernel to a probe plan: which function stands for each phase.
 
-A kernel is rows in the table of candidates below, tried in order by presence,
-never a branch on a version.  Presence is not coverage: the session proves each
-phase by exact counts in a calibration and asks for another plan with the
-candidates that failed excluded.
-
-Sources of the rows: BTF and kallsyms of Debian's kernels 5.10 to 7.x, and the
-sources of mm/migrate.c; ``docs/kernels.md`` says what was verified where.
+Presence is not coverage: the session proves each phase by exact counts in a
+calibration and asks for another plan with the candidates that failed excluded.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mptrace.candidates import (
+    CANDIDATES,
+    ESSENTIAL,
+    EVIDENCE,
+    EVIDENCE_OPTIONAL,
+    PAGE_IMAGE_BYTES,
+    PHASES,
+    WALK,
+    WALK_VARIABLES,
+    Candidate,
+)
 from mptrace.facts import KernelFacts
 from mptrace.records import (
     FOLIO,
@@ -22,326 +28,6 @@ from mptrace.records import (
     OBSTACLE,
     SMALL_CHUNK,
 )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to see a phase on some kernels.
-
-    ``function`` is a kernel function, or a tracepoint as ``category:name``.
-    ``enter`` and ``exit`` name handlers of ``bpf/move_pages.c``, empty where
-    that side is not needed; ``kprobe_enter`` is one that only a kretprobe needs,
-    which has no arguments.  ``methods`` are ways to attach, the first preferred.
-    ``min_parameters`` refuses a function whose prototype is another than the row describes.
-    ``nargs`` is the macro that gets the number of parameters (where fexit
-    finds the return value); ``bool_macro`` is defined where the function
-    returns bool.  ``defines`` are further macros of this row.  ``needs`` are
-    facts that must hold: ``"offset:struct.member"``, or the same with a
-    leading ``!`` that must not.
-    """
-
-    phase: str
-    function: str
-    unit: str
-    enter: str = ""
-    exit: str = ""
-    min_parameters: int = 0
-    nargs: str = ""
-    bool_macro: str = ""
-    defines: tuple[tuple[str, int], ...] = ()
-    needs: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ("fentry", "kprobe")
-    kprobe_enter: str = ""
-
-    @property
-    def is_tracepoint(self) -> bool:
-        """Whether ``function`` names a tracepoint."""
-        return ":" in self.function
-
-
-#: In the order of preference within a phase; phases in the order of the report.
-CANDIDATES: tuple[Candidate, ...] = (
-    # fentry may not read a pointer to pointers (``pages``) on all kernels
-    Candidate(
-        "call",
-        "kernel_move_pages",
-        "call",
-        "enter_call",
-        "exit_call",
-        6,
-        nargs="CALL_NARGS",
-        methods=("kprobe", "fentry"),
-    ),
-    # since 5.13: lru_cache_disable() drains and holds the caches off for the whole call
-    Candidate("drain", "lru_cache_disable", "call", "enter_drain", "exit_drain"),
-    Candidate("drain", "lru_add_drain_all", "call", "enter_drain", "exit_drain"),
-    Candidate("vma", "vma_migratable", "entry", "enter_vma", "exit_vma", 1, nargs="VMA_NARGS"),
-    # since 6.12: folio_walk_start() (mm: add folio_walk, "mm/migrate: convert
-    # add_page_for_migration() from follow_page() to folio_walk")
-    Candidate(
-        "lookup",
-        "folio_walk_start",
-        "entry",
-        exit="exit_lookup",
-        min_parameters=4,
-        nargs="LOOKUP_NARGS",
-        defines=(("LOOKUP_VMA", 1), ("LOOKUP_ADDRESS", 2)),
-        kprobe_enter="enter_lookup",
-    ),
-    Candidate(
-        "lookup",
-        "follow_page",
-        "entry",
-        exit="exit_lookup",
-        min_parameters=3,
-        nargs="LOOKUP_NARGS",
-        defines=(("LOOKUP_VMA", 0), ("LOOKUP_ADDRESS", 1)),
-        kprobe_enter="enter_lookup",
-    ),
-    # isolate_lru_page() returns 0 or -EBUSY, folio_isolate_lru() int then bool
-    Candidate(
-        "isolate",
-        "folio_isolate_lru",
-        "folio",
-        "enter_isolate",
-        "exit_isolate",
-        1,
-        nargs="ISOLATE_NARGS",
-        bool_macro="ISOLATE_BOOL",
-    ),
-    Candidate(
-        "isolate",
-        "isolate_lru_page",
-        "folio",
-        "enter_isolate",
-        "exit_isolate",
-        1,
-        nargs="ISOLATE_NARGS",
-        bool_macro="ISOLATE_BOOL",
-    ),
-    *(
-        Candidate(
-            "isolate_hugetlb",
-            function,
-            "folio",
-            "enter_isolate_hugetlb",
-            "exit_isolate_hugetlb",
-            2,
-            nargs="ISOLATE_HUGETLB_NARGS",
-            bool_macro="ISOLATE_HUGETLB_BOOL",
-        )
-        for function in ("folio_isolate_hugetlb", "isolate_hugetlb", "isolate_huge_page")
-    ),
-    Candidate(
-        "migration",
-        "migrate_pages",
-        "migration",
-        "enter_migration",
-        "exit_migration",
-        6,
-        nargs="MIGRATION_NARGS",
-        # fentry takes six arguments on kernels before 6.6 or so, this has seven since 6.0
-        methods=("kprobe", "fentry"),
-    ),
-    Candidate(
-        "allocate",
-        "alloc_migration_target",
-        "folio",
-        "enter_allocate",
-        "exit_allocate",
-        2,
-        nargs="ALLOCATE_NARGS",
-    ),
-    Candidate("unmap", "try_to_migrate", "folio", "enter_unmap", "exit_unmap", 1),
-    # per PTE; since 6.3 one deferred flush per batch takes its place where
-    # another CPU may hold the entries
-    # (it returns a struct, which fexit can't)
-    Candidate(
-        "tlb_flush_pte",
-        "ptep_clear_flush",
-        "PTE",
-        "enter_flush",
-        "exit_flush",
-        methods=("kprobe",),
-    ),
-    Candidate(
-        "tlb_flush_batch",
-        "try_to_unmap_flush",
-        "batch",
-        "enter_batch_flush",
-        "exit_batch_flush",
-    ),
-    # tracepoints since 5.18, "mm/migration: add trace events for base page and HugeTLB migrations"
-    Candidate("dark", "migrate:set_migration_pte", "PTE", enter="dark"),
-    Candidate("dark_pmd", "thp:set_migration_pmd", "PMD", enter="dark_pmd"),
-    Candidate(
-        "move",
-        "move_to_new_folio",
-        "folio",
-        "enter_move",
-        "exit_move",
-        3,
-        nargs="MOVE_NARGS",
-        defines=(("MOVE_SRC", 1),),
-    ),
-    # since 6.11 the copy may fail on poison: folio_mc_copy()
-    Candidate("copy", "folio_mc_copy", "folio", "enter_copy", "exit_copy", 2),
-    Candidate("copy", "folio_copy", "folio", "enter_copy", "exit_copy", 2),
-    # its last argument is the source folio, or (since 6.10) a struct that begins with it
-    Candidate(
-        "remap",
-        "remove_migration_pte",
-        "PTE",
-        "enter_remap",
-        "exit_remap",
-        4,
-        defines=(("REMAP_INDIRECT", 1),),
-        needs=("offset:rmap_walk_arg.folio",),
-    ),
-    Candidate(
-        "remap",
-        "remove_migration_pte",
-        "PTE",
-        "enter_remap",
-        "exit_remap",
-        4,
-        needs=("!offset:rmap_walk_arg.folio",),
-    ),
-    # evidence: rare paths, seen only when a folio is refused or has to wait
-    Candidate("lock_wait", "__folio_lock", "folio", "enter_lock_wait", "exit_lock_wait", 1),
-    Candidate(
-        "writeback_wait",
-        "folio_wait_writeback",
-        "folio",
-        "enter_writeback_wait",
-        "exit_writeback_wait",
-        1,
-    ),
-    *(
-        Candidate("split", function, "folio", "enter_split", "exit_split", 2, nargs="SPLIT_NARGS")
-        for function in ("split_huge_page_to_list_to_order", "split_huge_page_to_list")
-    ),
-    Candidate(
-        "release",
-        "filemap_release_folio",
-        "folio",
-        "enter_release",
-        "exit_release",
-        2,
-        nargs="RELEASE_NARGS",
-    ),
-    Candidate("done", "migrate_folio_done", "folio", enter="enter_done", min_parameters=1),
-    Candidate("putback", "folio_putback_lru", "folio", enter="enter_putback", min_parameters=1),
-    Candidate("putback", "putback_lru_page", "folio", enter="enter_putback", min_parameters=1),
-    *(
-        Candidate(
-            "putback_hugetlb",
-            function,
-            "folio",
-            enter="enter_putback_hugetlb",
-            min_parameters=1,
-        )
-        for function in (
-            "folio_putback_hugetlb",
-            "folio_putback_active_hugetlb",
-            "putback_active_hugepage",
-        )
-    ),
-)
-
-#: Phases in order, each once.
-PHASES = tuple(dict.fromkeys(candidate.phase for candidate in CANDIDATES))
-#: Without these no verdict about a page is possible: a session refuses to start.
-ESSENTIAL = frozenset({"call", "lookup", "isolate", "migration", "move"})
-#: Phases that a calibration with 4 KiB anonymous pages exercises.
-UNPROVED_KINDS = {
-    "isolate_hugetlb": "hugetlb",
-    "dark_pmd": "THP",
-    "putback_hugetlb": "hugetlb",
-    "putback": "folios that stay behind",
-    "lock_wait": "folios that somebody else locks",
-    "writeback_wait": "folios under writeback",
-    "split": "THP",
-    "release": "pages with private data",
-}
-
-_OFFSETS = ("page.flags", "page.compound_head", "folio._folio_order", "folio._flags_1")
-_OFFSETS_IN_NEEDS = tuple(
-    need.partition(":")[2]
-    for candidate in CANDIDATES
-    for need in candidate.needs
-    if need.lstrip("!").startswith("offset:")
-)
-_OFFSETS_OPTIONAL = ("page.compound_order",)
-# Macro of bpf/include/mptrace/obstacle.h -> struct member.  Without one of them
-# there is no evidence at all.
-_EVIDENCE = {
-    "OFF_PAGE_MAPPING": "page.mapping",
-    "OFF_PAGE_PRIVATE": "page.private",
-    "OFF_PAGE_REFCOUNT": "page._refcount",
-    "OFF_PAGE_MAPCOUNT": "page._mapcount",
-    "OFF_MAPPING_OPS": "address_space.a_ops",
-    "OFF_MAPPING_HOST": "address_space.host",
-    "OFF_OPS_MIGRATE": "address_space_operations.migrate_folio",
-    "OFF_INODE_SB": "inode.i_sb",
-    "OFF_INODE_INO": "inode.i_ino",
-    "OFF_SB_TYPE": "super_block.s_type",
-    "OFF_SB_DEV": "super_block.s_dev",
-    "OFF_FSTYPE_NAME": "file_system_type.name",
-    "OFF_VMA_START": "vm_area_struct.vm_start",
-    "OFF_VMA_END": "vm_area_struct.vm_end",
-    "OFF_VMA_FLAGS": "vm_area_struct.vm_flags",
-    "OFF_VMA_FILE": "vm_area_struct.vm_file",
-    "OFF_FILE_INODE": "file.f_inode",
-}
-# Further evidence, each where it can be had; the first member that is there.
-_EVIDENCE_OPTIONAL = {
-    "OFF_TASK_MEMS_ALLOWED": ("task_struct.mems_allowed",),
-    "OFF_FOLIO_PINCOUNT": ("folio._pincount",),
-    # all mappings of a large folio since 6.9 or so, before that those of it as a whole
-    "OFF_FOLIO_MAPCOUNT": (
-        "folio._large_mapcount",
-        "folio._entire_mapcount",
-        "folio._total_mapcount",
-    ),
-}
-# A walk of x86's page tables: struct members and the kernel's variables.
-_WALK = {"OFF_VMA_MM": "vm_area_struct.vm_mm", "OFF_MM_PGD": "mm_struct.pgd"}
-_WALK_VARIABLES = {
-    "PAGE_OFFSET_BASE": "page_offset_base",
-    "PGDIR_SHIFT": "pgdir_shift",
-    "ZERO_PFN": "zero_pfn",
-    "HUGE_ZERO_PFN": "huge_zero_pfn",
-}
-# The program reads this much of a struct page at once.
-_PAGE_IMAGE_BYTES = 64
-
-
-def candidate_functions() -> tuple[str, ...]:
-    """Names of the kernel functions that the table knows, each once."""
-    return tuple(dict.fromkeys(c.function for c in CANDIDATES if not c.is_tracepoint))
-
-
-def candidate_tracepoints() -> tuple[str, ...]:
-    """Tracepoints that the table knows, as ``category:name``, each once."""
-    return tuple(dict.fromkeys(c.function for c in CANDIDATES if c.is_tracepoint))
-
-
-def candidate_offsets() -> tuple[str, ...]:
-    """Struct members whose offsets the plan may need, as ``struct.member``."""
-    optional = [name for names in _EVIDENCE_OPTIONAL.values() for name in names]
-    evidence = (*_EVIDENCE.values(), *optional, *_WALK.values())
-    return tuple(dict.fromkeys((*_OFFSETS, *_OFFSETS_OPTIONAL, *_OFFSETS_IN_NEEDS, *evidence)))
-
-
-def candidate_variables() -> tuple[str, ...]:
-    """Variables of the kernel whose addresses the plan may need."""
-    return tuple(_WALK_VARIABLES.values())
-
-
-def candidate_sizes() -> tuple[str, ...]:
-    """Types whose sizes the plan may need."""
-    return ("nodemask_t",)
 
 
 @dataclass(frozen=True)
@@ -511,7 +197,7 @@ def _add_struct_macros(
     notes: list[str] = []
     defines["PG_RESERVED"] = facts.page_flags.get("PG_reserved", 63)
     for macro in ("OFF_PAGE_MAPPING", "OFF_PAGE_PRIVATE", "OFF_PAGE_REFCOUNT", "OFF_PAGE_MAPCOUNT"):
-        defines[macro] = facts.offsets.get(_EVIDENCE[macro], 0)
+        defines[macro] = facts.offsets.get(EVIDENCE[macro], 0)
     defines["OFF_PAGE_FLAGS"] = facts.offsets.get("page.flags", 0)
     defines["OFF_PAGE_COMPOUND_HEAD"] = facts.offsets.get("page.compound_head", 8)
     # order: a byte of its own up to 6.5 or so, then the low byte of _flags_1
@@ -539,22 +225,22 @@ def _add_struct_macros(
 
 def _add_evidence_macros(facts: KernelFacts, defines: dict[str, int | str]) -> list[str]:
     """Offsets for what is read at a refusal; returns what can't be read, in words."""
-    missing = [name for name in _EVIDENCE.values() if name not in facts.offsets]
+    missing = [name for name in EVIDENCE.values() if name not in facts.offsets]
     beyond = [
         name
-        for name in _EVIDENCE.values()
-        if name.startswith("page.") and facts.offsets.get(name, 0) >= _PAGE_IMAGE_BYTES
+        for name in EVIDENCE.values()
+        if name.startswith("page.") and facts.offsets.get(name, 0) >= PAGE_IMAGE_BYTES
     ]
     if missing or beyond:
         return [f"no evidence of refusals: {', '.join(missing + beyond)} not where it can be read"]
     defines["EVIDENCE"] = 1
-    defines.update({macro: facts.offsets[name] for macro, name in _EVIDENCE.items()})
-    for macro, names in _EVIDENCE_OPTIONAL.items():
+    defines.update({macro: facts.offsets[name] for macro, name in EVIDENCE.items()})
+    for macro, names in EVIDENCE_OPTIONAL.items():
         there = [name for name in names if name in facts.offsets]
         if there:
             defines[macro] = facts.offsets[there[0]]
-    walk = {macro: facts.offsets.get(name) for macro, name in _WALK.items()}
-    variables = {macro: facts.variables.get(name) for macro, name in _WALK_VARIABLES.items()}
+    walk = {macro: facts.offsets.get(name) for macro, name in WALK.items()}
+    variables = {macro: facts.variables.get(name) for macro, name in WALK_VARIABLES.items()}
     if facts.machine != "x86_64" or None in walk.values() or None in variables.values():
         return ["page tables are not read: never touched and swapped out look alike"]
     defines["PTE_WALK"] = 1

@@ -9,22 +9,20 @@ from typing import Any
 
 from mptrace import __version__, calibrate
 from mptrace.calibrate import Coverage, Seen
-from mptrace.errors import HostError
-from mptrace.facts import HostFacts, KernelFacts
-from mptrace.kernel.facts import read_kernel_facts
-from mptrace.kernel.privileges import read_privileges
-from mptrace.kernel.symbols import names_at
-from mptrace.plan import (
+from mptrace.candidates import (
     UNPROVED_KINDS,
-    Plan,
-    Request,
     candidate_functions,
     candidate_offsets,
     candidate_sizes,
     candidate_tracepoints,
     candidate_variables,
-    make_plan,
 )
+from mptrace.errors import HostError
+from mptrace.facts import HostFacts, KernelFacts
+from mptrace.kernel.facts import read_kernel_facts
+from mptrace.kernel.privileges import read_privileges
+from mptrace.kernel.symbols import names_at
+from mptrace.plan import Plan, Request, make_plan
 from mptrace.records import MAX_ENTRIES
 from mptrace.tracer import Tracer
 from mptrace.workerclient import Worker

@@ -6,7 +6,7 @@
  * a move_pages(2) call as its optional parent.  One record per folio, emitted
  * when the kernel is done with it; user space replays the rest.
  *
- * phase     | kernel function (candidates are in mptrace/plan.py)   | unit
+ * phase     | kernel function (rows of mptrace/candidates.py)       | unit
  * ----------+-------------------------------------------------------+----------
  * call      | kernel_move_pages                                     | call
  * drain     | lru_cache_disable, lru_add_drain_all                  | call

@@ -5,7 +5,7 @@ import json
 
 import click
 
-from mptrace import doctor, plan, report_doctor
+from mptrace import candidates, doctor, report_doctor
 from mptrace.errors import EXIT_FAILURE
 from mptrace.kernel import facts
 
@@ -20,11 +20,11 @@ def command(context: click.Context, as_json: bool) -> None:
     status is 0 where this host can trace and can migrate, else 1.
     """
     kernel = facts.read_kernel_facts(
-        plan.candidate_functions(),
-        plan.candidate_offsets(),
-        plan.candidate_sizes(),
-        plan.candidate_tracepoints(),
-        plan.candidate_variables(),
+        candidates.candidate_functions(),
+        candidates.candidate_offsets(),
+        candidates.candidate_sizes(),
+        candidates.candidate_tracepoints(),
+        candidates.candidate_variables(),
     )
     host = facts.read_host_facts()
     settled = doctor.settle(kernel, facts.try_attach)

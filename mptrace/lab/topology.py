@@ -81,9 +81,9 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
 
     ``spec`` is a number of equal nodes (``2``; ``memory``, by default 1G for each,
     is divided among them), or a size for each node with its CPUs where that
-    matters (``1G/cpus=0-1,512M``; a node of CPUs only is ``0/cpus=2``).  Where no node names its CPUs, ``cpus`` of them
-    (by default one for each node) are dealt out in turn; else nodes that name
-    none have none.
+    matters (``1G/cpus=0-1,512M``; a node of CPUs only is ``0/cpus=2``).  Where no
+    node names its CPUs, ``cpus`` of them (by default one for each node) are dealt
+    out in turn; else nodes that name none have none.
 
     Raises UsageError where the text can't be read or describes no bootable guest.
     """

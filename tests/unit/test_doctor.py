@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from mptrace import doctor, plan
+from mptrace import candidates, doctor, plan
 from mptrace.doctor import FAIL, OK, WARN, Check, Diagnosis
 from mptrace.facts import Access, HostFacts, KernelFacts, Node, Prototype
 from mptrace.report_doctor import render, to_json
 
 METHODS = ("fentry", "kprobe", "raw_tracepoint", "tracepoint")
-FUNCTIONS = {name: Prototype(tuple("abcdefg"), "int") for name in plan.candidate_functions()}
+FUNCTIONS = {name: Prototype(tuple("abcdefg"), "int") for name in candidates.candidate_functions()}
 KERNEL = KernelFacts(
     release="6.12.95",
     machine="x86_64",
@@ -29,7 +29,7 @@ KERNEL = KernelFacts(
     offsets={"page.flags": 0},
     sizes={"nodemask_t": 128},
     page_flags={"PG_head": 6},
-    tracepoints=frozenset(plan.candidate_tracepoints()),
+    tracepoints=frozenset(candidates.candidate_tracepoints()),
     methods=dict.fromkeys(METHODS, ""),
 )
 HOST = HostFacts(

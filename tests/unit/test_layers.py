@@ -15,6 +15,7 @@ LAYERS = (
         "align",
         "arrays",
         "calibrate",
+        "candidates",
         "correlate",
         "diagnose",
         "doctor",

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from recorded_facts import facts_of
 
+from mptrace.candidates import CANDIDATES, ESSENTIAL, PHASES
 from mptrace.facts import Prototype
-from mptrace.plan import CANDIDATES, ESSENTIAL, PHASES, PhasePlan, Plan, Request, make_plan
+from mptrace.plan import PhasePlan, Plan, Request, make_plan
 
 
 def phases_of(plan: Plan) -> dict[str, PhasePlan]:
