@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Huge pages for scenarios: transparent ones, hugetlb pools, and nodes that have none left."""
 
+import ctypes
 import mmap
 import os
 from pathlib import Path
@@ -27,7 +28,10 @@ _BASE_PAGES = 3 * _BLOCK_PAGES  # left free: more than the parts of a huge page
 _MOST_BLOCKS = 64
 _ROUNDS = 24
 _STEP_PAGES = 64
+_FILL_PAGES = 512  # a call costs more than its pages
 _REFUSALS = 3
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def thp(stage: "Stage", *, held: tuple[int, ...] = ()) -> int:
@@ -84,11 +88,14 @@ def fill(stage: "Stage", nid: int) -> None:
     unlike faults, moves never call the OOM killer.
     """
     _fill_pool(stage, nid)
-    nodes = np.full(_STEP_PAGES, nid, np.int32)
-    status = np.empty(_STEP_PAGES, np.int32)
+    nodes = np.full(_FILL_PAGES, nid, np.int32)
+    status = np.empty(_FILL_PAGES, np.int32)
     refused = 0
     while refused < _REFUSALS:
-        pages = np.array(stage.anonymous(_STEP_PAGES), np.uint64)
+        pages = np.array(stage.anonymous(_FILL_PAGES), np.uint64)
+        # else they would go to swap, as long as there is any
+        if _libc.mlock(ctypes.c_void_p(int(pages[0])), ctypes.c_size_t(_FILL_PAGES * PAGE_SIZE)):
+            stage.skip("memory can't be locked here (ulimit -l)")
         driver.move_pages(0, pages, nodes, status, driver.MPOL_MF_MOVE)
         refused = refused + 1 if (driver.query(0, pages) != nid).all() else 0
 
