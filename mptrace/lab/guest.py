@@ -36,7 +36,7 @@ BOOT_TIMEOUT_S = 180.0
 _KERNEL_ARGUMENTS = (
     "panic=-1 nokaslr tsc=reliable no_timer_check mitigations=off cryptomgr.notests "
     "random.trust_cpu=on audit=0 rcupdate.rcu_expedited=1 init_on_alloc=0 nowatchdog "
-    "numa_balancing=disable"
+    "numa_balancing=disable secretmem.enable=1"
 )
 #: Seconds for a guest to power itself off, and for a killed command to be reported.
 _GRACE_S = 3.0

@@ -231,7 +231,8 @@ def _swapoff(path: str) -> None:
 
 def _remove_dm(name: str) -> None:
     if Path(f"/dev/mapper/{name}").exists():
-        _command("dmsetup", "remove", "--noudevsync", "--retry")(name)
+        # --force: what still waits in a slow device fails at once
+        _command("env", "DM_DISABLE_UDEV=1", "dmsetup", "remove", "--force", "--retry")(name)
 
 
 def _detach_loop(device: str) -> None:
