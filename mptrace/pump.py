@@ -2,12 +2,14 @@
 """From the rings into the recording, in bulk, by a thread of its own."""
 
 import contextlib
+import queue
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace import mappers
 from mptrace.arrays import EntryMerger
 from mptrace.recording import RecordingWriter
 from mptrace.tracer import Drained, Tracer
@@ -19,7 +21,9 @@ _DRAIN_SECONDS = 0.02
 class Pump:
     """Takes what is in the rings, again and again, into the recording (or nowhere)."""
 
-    def __init__(self, tracer: Tracer, writer: RecordingWriter) -> None:
+    def __init__(
+        self, tracer: Tracer, writer: RecordingWriter, finder: mappers.Finder | None = None
+    ) -> None:
         self._tracer = tracer
         self._writer = writer
         self._merger = EntryMerger()
@@ -30,10 +34,18 @@ class Pump:
         #: Kernel addresses met in evidence whose names a reader will want.
         self.addresses: set[int] = set()
         self._thread = threading.Thread(target=self._loop, name="mptrace-drain", daemon=True)
+        # Who maps a refused page is looked for at once, but by another thread: a
+        # search takes several times _DRAIN_SECONDS, in which a ring can fill up.
+        # (It mostly waits for reads of /proc, which release the interpreter.)
+        self._finder = finder or mappers.Finder()
+        self._refused: queue.Queue[NDArray[np.void] | None] = queue.Queue()
+        self._refusals_left = mappers.MAX_PAGES  # bounds the queue, too
+        self._searcher = threading.Thread(target=self._search, name="mptrace-mappers", daemon=True)
 
     def start(self) -> None:
         """Start taking; what comes is dropped until `keeping`."""
         self._thread.start()
+        self._searcher.start()
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
@@ -47,12 +59,16 @@ class Pump:
             with self._lock:
                 self._take()
                 self._keep = False
+            # while the workload's memory is there; mappers.SESSION_NS bounds the wait
+            self._refused.join()
             self._raise()
 
     def finish(self) -> None:
         """Stop, and record what never came to an end."""
         self._stop.set()
         self._thread.join()
+        self._refused.put(None)
+        self._searcher.join()
         with self._lock:
             self._writer.append("entries", self._merger.rest())
             self._writer.append("folios", self._tracer.open_folios())
@@ -71,6 +87,15 @@ class Pump:
         except BaseException as error:  # carried to the session's thread
             self._error = error
 
+    def _search(self) -> None:
+        while (refused := self._refused.get()) is not None:
+            try:
+                self.append("mappers", self._finder.find(refused))
+            except BaseException as error:  # carried to the session's thread
+                self._error = error
+            finally:
+                self._refused.task_done()
+
     def _take(self) -> None:
         drained = self._tracer.drain()
         if self._keep and len(drained):
@@ -85,6 +110,10 @@ class Pump:
         self._writer.append("obstacles", drained.obstacles)
         for name in ("a_ops", "migrate_op"):
             self.addresses.update(np.unique(drained.obstacles[name]).tolist())
+        refused = mappers.pick(drained.obstacles, self._refusals_left)
+        if refused.size:
+            self._refusals_left -= refused.size
+            self._refused.put(refused)
         self._writer.append("entries", self._merger.add(drained.sides, drained.calls["call_id"]))
 
     def _raise(self) -> None:

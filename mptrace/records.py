@@ -283,12 +283,26 @@ LOCATION = np.dtype(
     ]
 )
 
+#: One row per mapping found of a page that was refused because it is mapped several times.
+MAPPER = np.dtype(
+    [
+        ("call_id", "<u8"),
+        ("src", "<u8"),  # with call_id: the page's row of `obstacles`
+        ("address", "<u8"),  # where that process maps it (of a large folio: a page of it)
+        ("found_ns", "<u8"),  # CLOCK_MONOTONIC, when it was seen there
+        ("lookup_seq", "<u4"),  # of the call's first lookup that met the page
+        ("pid", "<u4"),  # thread group
+        ("comm", "S16"),  # "" where the process was gone before it was asked
+    ]
+)
+
 #: Name of every table of a recording -> its row layout.
 TABLES = {
     "calls": CALL,
     "migrations": MIGRATION,
     "folios": FOLIO,
     "obstacles": OBSTACLE,
+    "mappers": MAPPER,
     "entries": ENTRY,
     "driver_calls": DRIVER_CALL,
     "locations": LOCATION,

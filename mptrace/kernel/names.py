@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is in the running kernel, by name: functions, structs, symbols, operations of file systems.
 
-Operations are read from the kernel's memory through /proc/kcore (root, no
-lockdown): which function stands in ``minix_aops.migrate_folio``, or none.
+Operations and variables are read from the kernel's memory through /proc/kcore
+(root, no lockdown): which function stands in ``minix_aops.migrate_folio``, or none.
 """
 
 import struct
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mptrace.errors import HostError
 from mptrace.kernel import btf
+from mptrace.kernel.symbols import variables
 
 _PT_LOAD = 1
 
@@ -52,6 +53,17 @@ class Names:
             return None
         pointer = int.from_bytes(data, "little")
         return self._name_at.get(pointer, f"{pointer:#x}") if pointer else ""
+
+    def size(self, struct_name: str) -> int | None:
+        """Bytes of a struct by BTF; None where it is not there or can't be read."""
+        return None if self._types is None else self._types.sizes([struct_name]).get(struct_name)
+
+    def word(self, variable: str) -> int | None:
+        """Value of an 8-byte variable of the kernel itself; None where it can't be read."""
+        # not `_symbols`: it parses every line of kallsyms, ten times as long
+        address = variables(self._root, (variable,)).get(variable)
+        data = None if address is None else self._read(address, 8)
+        return int.from_bytes(data, "little") if data and len(data) == 8 else None
 
     def tables(self, suffix: str = "_aops") -> list[str]:
         """Names of all data symbols that end so: the tables of operations."""
