@@ -256,7 +256,7 @@ class _Watch:
         rows = found.rows[np.isin(found.rows["call"], ordinal)]
         # a call that lies about its length has no more entries than its arrays
         rows = rows[rows["entry"] < len(made["addresses"])]
-        return seen_entries(rows), int(call_id)
+        return seen_entries(rows, tables), int(call_id)
 
     def finish(self, interrupted: bool) -> dict[str, int]:
         """Close the recording; what was lost in the whole run."""

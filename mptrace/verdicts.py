@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mptrace import obstacles
 from mptrace.correlate import ENTRY_REASONS
 from mptrace.diagnose import cause_name
 from mptrace.evidence import Table
@@ -44,6 +45,8 @@ class ExpectedEntry(Protocol):
     @property
     def entry_reason(self) -> str: ...
     @property
+    def delay(self) -> str: ...
+    @property
     def times(self) -> int: ...
 
 
@@ -60,12 +63,16 @@ class Expected(Protocol):
 
 @dataclass(frozen=True)
 class SeenEntry:
-    """What the events say of one entry: words of `records`, a name of a cause."""
+    """What the events say of one entry: words of `records`, a name of a cause.
+
+    ``delay``: what the migration had to wait for, see ``obstacles.waited_for``.
+    """
 
     outcome: str
     cause: str
     entry_reason: str
     witnesses: str
+    delay: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -80,14 +87,28 @@ class Verdict:
     differences: tuple[str, ...] = ()
 
 
-def seen_entries(rows: Table) -> list[SeenEntry]:
-    """Rows of one call, dtype ``correlate.ROW``, as words."""
+def seen_entries(rows: Table, tables: Mapping[str, Table]) -> list[SeenEntry]:
+    """Rows of one call, dtype ``correlate.ROW``, as words; ``tables`` are the records."""
     names = {int(code): cause_name(int(code)) for code in np.unique(rows["cause"])}
     fields = (rows[name].tolist() for name in ("outcome", "cause", "entry_reason", "witnesses"))
     return [
-        SeenEntry(OUTCOMES[outcome], names[cause], ENTRY_REASONS[reason], WITNESSES[witnesses])
-        for outcome, cause, reason, witnesses in zip(*fields, strict=True)
+        SeenEntry(
+            OUTCOMES[outcome], names[cause], ENTRY_REASONS[reason], WITNESSES[witnesses], delay
+        )
+        for outcome, cause, reason, witnesses, delay in zip(
+            *fields, _delays(rows, tables), strict=True
+        )
     ]
+
+
+def _delays(rows: Table, tables: Mapping[str, Table]) -> list[str]:
+    folio = rows["folio"]
+    delays = np.full(rows.size, "", object)
+    with_folio = np.flatnonzero(folio >= 0)
+    obstacle = obstacles.of_folios(tables)[folio[with_folio]]
+    has = obstacle >= 0
+    delays[with_folio[has]] = obstacles.waited_for(obstacles.of(tables)[obstacle[has]])
+    return delays.tolist()
 
 
 def judge(
@@ -189,6 +210,9 @@ def _of_events(
             if is_ != should:
                 label = name.replace("_", " ")
                 yield number, f"{label} '{is_ or 'none'}', not '{should or 'none'}'"
+        # any page may have to wait a little; what should have waited must have
+        if entry.delay and event.delay != entry.delay:
+            yield number, f"waited for '{event.delay or 'nothing'}', not '{entry.delay}'"
 
 
 def _told(event: SeenEntry) -> str:
@@ -247,23 +271,24 @@ def statuses_in_words(statuses: Sequence[int | None]) -> str:
 
 
 def events_in_words(seen: Sequence[SeenEntry]) -> list[tuple[int, str, str]]:
-    """One (count, words, cause) per distinct outcome, cause and entry reason, in order of entries.
+    """One (count, words, cause) per distinct outcome, cause, entry reason and delay, in order.
 
     Words such as ``failed: extra_references``, ``moved (duplicate)``.
     """
-    counts: dict[tuple[str, str, str], int] = {}
+    counts: dict[tuple[str, str, str, str], int] = {}
     for event in seen:
-        key = event.outcome, event.cause, event.entry_reason
+        key = event.outcome, event.cause, event.entry_reason, event.delay
         counts[key] = counts.get(key, 0) + 1
     return [
         (
             count,
             outcome.replace("_", " ")
             + (f" ({reason.replace('_', ' ')})" if reason else "")
-            + (f": {cause}" if cause else ""),
+            + (f": {cause}" if cause else "")
+            + (f", waited for {delay.replace('_', ' ')}" if delay else ""),
             cause,
         )
-        for (outcome, cause, reason), count in counts.items()
+        for (outcome, cause, reason, delay), count in counts.items()
     ]
 
 

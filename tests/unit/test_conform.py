@@ -21,7 +21,7 @@ from mptrace.cli import main
 from mptrace.correlate import ROW
 from mptrace.diagnose import cause_code
 from mptrace.errors import HostError
-from mptrace.records import OUTCOMES
+from mptrace.records import FOLIO, OBSTACLE, OUTCOMES
 from mptrace.scenarios import catalogue
 from mptrace.scenarios.base import MOVED, Entry, Expectation
 from mptrace.stage.client import Theatre
@@ -166,10 +166,32 @@ def test_rows_become_words() -> None:
     rows = np.zeros(2, ROW)
     rows["outcome"] = OUTCOMES.index("moved"), OUTCOMES.index("failed")
     rows["cause"] = 0, cause_code("extra_references")
-    assert [(each.outcome, each.cause) for each in seen_entries(rows)] == [
-        ("moved", ""),
-        ("failed", "extra_references"),
+    rows["folio"] = 1, -1
+    folios, waits = np.zeros(2, FOLIO), np.zeros(1, OBSTACLE)
+    folios["lookup_seq"] = 3, 4
+    waits["lookup_seq"], waits["writeback_wait_ns"] = 4, 5_000_000
+    seen = seen_entries(rows, {"folios": folios, "obstacles": waits})
+    assert [(each.outcome, each.cause, each.delay) for each in seen] == [
+        ("moved", "", "writeback"),
+        ("failed", "extra_references", ""),
     ]
+
+
+def test_a_page_that_should_have_waited_and_did_not_is_a_surprise() -> None:
+    """A delay is demanded where it is expected, and let pass where it is not."""
+    late = SeenEntry("moved", "", "", "agree", "writeback")
+    for event, expected, kind in (
+        (late, Entry("target", "moved", delay="writeback"), "as_documented"),
+        (late, Entry("target", "moved"), "as_documented"),
+        (late, Entry("target", "moved", delay="folio_lock"), "surprise"),
+        (
+            SeenEntry("moved", "", "", "agree"),
+            Entry("target", "moved", delay="writeback"),
+            "surprise",
+        ),
+    ):
+        verdict = judge(Expectation("0", (expected,)), made([1]), [event], traced=True)
+        assert verdict.kind == kind
 
 
 def test_statuses_and_events_in_few_words() -> None:
