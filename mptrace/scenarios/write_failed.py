@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from mptrace.stage.stage import Stage
 
 
+# Tables of operations with writepage and without migrate_folio, as read from a 6.12 with all its
+# modules loaded: ecryptfs, nilfs2, vboxsf, ceph, orangefs (minix and others until 6.1).  The last
+# three need a host or servers of their own.
+
+
 def _provoke(stage: "Stage") -> None:
     below = files.mounted(stage, "tmpfs", size="64k")
     root = ecryptfs.mounted(stage, below)
