@@ -39,7 +39,6 @@ from mptrace.records import (
     NO_LOOKUP,
     READ_STATUS,
     SEEN_STATE,
-    STAGE_VMA,
     WITNESSES,
 )
 from mptrace.replay import replay_loop
@@ -295,22 +294,8 @@ def _vma_answers(
     if phases.get("vma", {}).get("state") != "proved" or lost.get("obstacle_ring_full"):
         return answers
     answers[:] = 0
-    table = obstacles.of(tables)
-    table = table[table["stage"] == STAGE_VMA]
-    call = calls.index_of(table["call_id"])
-    table, call = table[call >= 0], call[call >= 0]
-    if not table.size:
-        return answers
-    # mappings of one address space do not overlap: the last that starts at or below an address
-    _, rank = ranks(np.concatenate([table["vm_start"], entries.address[which]]))
-    key = (call << 32) + rank[: table.size]
-    order = np.argsort(key, kind="stable")
-    wanted = (entries.call[which] << 32) + rank[table.size :]
-    place = order[np.maximum(np.searchsorted(key[order], wanted, side="right") - 1, 0)]
-    inside = (table["vm_start"][place] <= entries.address[which]) & (
-        entries.address[which] < table["vm_end"][place]
-    )
-    answers[inside & (call[place] == entries.call[which])] = 1
+    addresses = entries.address[which]
+    answers[obstacles.of_addresses(tables, calls.ids[entries.call[which]], addresses) >= 0] = 1
     return answers
 
 

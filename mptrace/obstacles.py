@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.align import pair_ids
+from mptrace.align import pair_ids, ranks
 from mptrace.records import (
     NO_LOOKUP,
     OBSTACLE,
@@ -26,6 +26,7 @@ Table = npt.NDArray[np.void]
 Tables = Mapping[str, Table]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Addresses = npt.NDArray[np.uint64]
 
 #: What a mapping word points to, by its two low bits (include/linux/page-flags.h).
 MAPPING_KINDS = ("file", "anonymous", "movable", "ksm")
@@ -44,9 +45,21 @@ _PRESENT, _PROT_NONE_BIT = 1, 1 << 8
 
 
 def of(tables: Tables) -> Table:
-    """The table of obstacles; empty where a recording has none."""
+    """The table of obstacles; empty where a recording has none.
+
+    A file system's name ends at its first NUL: 16 bytes were read, and what lies
+    behind a shorter name in the kernel's memory is something else.
+    """
     found = tables.get("obstacles")
-    return np.zeros(0, OBSTACLE) if found is None else found
+    if found is None:
+        return np.zeros(0, OBSTACLE)
+    names = np.unique(found["fs"])
+    if not any(b"\0" in name for name in names):
+        return found
+    found = found.copy()
+    for name in names:
+        found["fs"][found["fs"] == name] = name.split(b"\0")[0]
+    return found
 
 
 def of_folios(tables: Tables) -> Ints:
@@ -72,6 +85,30 @@ def of_folios(tables: Tables) -> Ints:
         place = np.minimum(np.searchsorted(theirs[order], ours), order.size - 1)
         hit = theirs[order][place] == ours
         found[folio_rows[hit]] = obstacle_rows[order[place[hit]]]
+    return found
+
+
+def of_addresses(tables: Tables, call_ids: Addresses, addresses: Addresses) -> Ints:
+    """The row of `obstacles` of the mapping that vma_migratable() refused at an address, -1: none.
+
+    :param call_ids: of each address: the call that named it.
+    """
+    found = np.full(call_ids.size, -1, np.int64)
+    table = of(tables)
+    rows = np.flatnonzero(table["stage"] == STAGE_VMA)
+    if not rows.size or not call_ids.size:
+        return found
+    refused = table[rows]
+    # mappings of one address space do not overlap: the last that starts at or below an address
+    _, rank = ranks(np.concatenate([refused["vm_start"], addresses]))
+    _, call = ranks(np.concatenate([refused["call_id"], call_ids]))
+    key = (call.astype(np.int64) << 32) + rank
+    theirs, ours = key[: rows.size], key[rows.size :]
+    order = np.argsort(theirs, kind="stable")
+    place = order[np.maximum(np.searchsorted(theirs[order], ours, side="right") - 1, 0)]
+    inside = (refused["vm_start"][place] <= addresses) & (addresses < refused["vm_end"][place])
+    own = inside & (refused["call_id"][place] == call_ids)
+    found[own] = rows[place[own]]
     return found
 
 
