@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace import diagnose
+from mptrace import diagnose, obstacles
 from mptrace.correlate import (
     ENTRY_REASONS,
     FAILED,
@@ -22,12 +22,32 @@ from mptrace.records import (
     OUTCOMES,
     READ_NODES,
     READ_PAGES,
+    STAGE_NAMES,
+    STAGE_NONE,
     WITNESSES,
 )
 
 #: Rows that are turned into Python values at a time.
 _BATCH = 8192
-_ADDRESSES = frozenset({"address", "src", "dst", "pages_ptr", "nodes_ptr", "status_ptr"})
+_ADDRESSES = frozenset(
+    {
+        "address",
+        "src",
+        "dst",
+        "pages_ptr",
+        "nodes_ptr",
+        "status_ptr",
+        "page_flags",
+        "mapping",
+        "private",
+        "a_ops",
+        "migrate_op",
+        "pte",
+        "vm_start",
+        "vm_end",
+        "vm_flags",
+    }
+)
 
 #: Columns of `entries` in the order in which they are given.
 ENTRY_COLUMNS = (
@@ -66,16 +86,27 @@ _SHORT = {
         "n_move",
         "end",
     ),
+    "obstacles": (
+        "obstacle",
+        "call",
+        "folio",
+        "address",
+        "stage",
+        "rc",
+        "refcount",
+        "mapcount",
+        "fs",
+    ),
 }
 
 
 class Rows:
     """Columns and rows of one table of a recording.
 
-    :param table: ``entries``, ``calls``, ``migrations`` or ``folios``.
+    :param table: ``entries``, ``calls``, ``migrations``, ``folios`` or ``obstacles``.
     :param failed: only what did not succeed: entries whose page stayed or was
         never attempted, calls and migrations that returned another value than
-        0, folios that were isolated and stayed.
+        0, folios that were isolated and stayed, obstacles that refused a page.
     """
 
     def __init__(
@@ -157,6 +188,28 @@ class Rows:
         names = np.array([*END_NAMES, "?"], object)
         end = np.minimum(rows["end"][where], len(END_NAMES))
         columns["end"] = (names[end], np.ones(where.size, np.bool_))
+        seq = rows["lookup_seq"][where]
+        columns["lookup_seq"] = (seq, seq != NO_LOOKUP)
+        return columns, where.size
+
+    def _obstacles(self, failed: bool) -> tuple[dict[str, Any], int]:
+        rows = obstacles.of(self._tables)
+        # one that has no stage only delayed its folio
+        where = np.flatnonzero(rows["stage"] != STAGE_NONE) if failed else np.arange(rows.size)
+        of_folio = obstacles.of_folios(self._tables)
+        folio = np.full(rows.size, -1, np.int64)
+        has = np.flatnonzero(of_folio >= 0)
+        folio[of_folio[has]] = has
+        first = {
+            "obstacle": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
+            "call": self._call_numbers(rows["call_id"]),
+            "migration": _numbers(self._tables["migrations"]["migration_id"], rows["migration_id"]),
+            "folio": (folio, folio >= 0),
+        }
+        columns = self._raw(rows, where, first)
+        names = np.array([*STAGE_NAMES, "?"], object)
+        stage = np.minimum(rows["stage"][where], len(STAGE_NAMES))
+        columns["stage"] = (names[stage], np.ones(where.size, np.bool_))
         seq = rows["lookup_seq"][where]
         columns["lookup_seq"] = (seq, seq != NO_LOOKUP)
         return columns, where.size

@@ -16,7 +16,7 @@ from mptrace.cli.report import DEFAULT_RECORDING
 if TYPE_CHECKING:
     from mptrace.rows import Rows
 
-TABLES = ("entries", "calls", "migrations", "folios")
+TABLES = ("entries", "calls", "migrations", "folios", "obstacles")
 
 
 @click.command("dump")
@@ -27,7 +27,8 @@ TABLES = ("entries", "calls", "migrations", "folios")
     "--failed",
     is_flag=True,
     help="Only what did not succeed: entries that failed or were never attempted, calls and "
-    "migrations that returned another value than 0, folios that were isolated and stayed.",
+    "migrations that returned another value than 0, folios that were isolated and stayed, "
+    "obstacles that refused a page.",
 )
 @click.option(
     "--format",
@@ -44,7 +45,8 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     A row of `entries` is one entry of one call: its address and target node,
     the status that the kernel stored (none where it left the array untouched),
     what became of the page and why, where the page was afterwards, and whether
-    the witnesses agree.
+    the witnesses agree. A row of `obstacles` is what stood in the way of a page,
+    with the page's state at that moment: the evidence of `mptrace explain`.
     """
     from mptrace.recording import Recording
     from mptrace.rows import Rows
@@ -92,6 +94,9 @@ _WIDTHS = {
     "nr_pages": 8,
     "folio": 7,
     "migration": 9,
+    "obstacle": 8,
+    "stage": 8,
+    "rc": 4,
     "comm": 15,
 }
 

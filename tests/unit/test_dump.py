@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from mptrace.cli import main
 from mptrace.correlate import correlate
 from mptrace.recording import RecordingWriter
-from mptrace.records import OUTCOMES
+from mptrace.records import NO_LOOKUP, OUTCOMES
 
 PROMISED = [
     "call",
@@ -95,6 +95,37 @@ def test_numbers_join_the_tables(tmp_path: Path) -> None:
     assert migrations[-1]["call"] is None
     assert {"isolate_ns", "alloc_ns", "unmap_ns", "copy_ns", "remap_ns"} <= set(folios[0])
     assert "pad" not in folios[0]
+
+
+def test_obstacles_are_the_evidence_behind_explanations(tmp_path: Path) -> None:
+    """Raw state of each page that was refused, with the row of its folio and its call."""
+    path = recorded.write(tmp_path / "r")
+    (row,) = dumped(path, "--table", "obstacles")
+    assert row == dumped(path, "--table", "obstacles", "--failed")[0]
+    assert (row["obstacle"], row["call"], row["stage"], row["rc"]) == (0, 1, "move", -11)
+    assert (row["refcount"], row["n_move"], row["mapping"]) == (2, 10, "0xffff888000000001")
+    assert dumped(path, "--table", "folios")[row["folio"]]["move_rc"] == -11
+    assert invoke(path, "--table", "obstacles").stdout.splitlines()[1].split()[4:6] == [
+        "move",
+        "-11",
+    ]
+
+
+def test_an_obstacle_that_only_delayed_is_no_failure(tmp_path: Path) -> None:
+    """It has no stage, and --failed leaves it out; one without a folio has null there."""
+    tables = recorded.tables()
+    waited = np.zeros(1, tables["obstacles"].dtype)
+    waited["call_id"], waited["lookup_seq"] = 999, NO_LOOKUP
+    waited["fs"] = b"ext4"
+    tables["obstacles"] = np.concatenate([tables["obstacles"], waited])
+    with RecordingWriter(tmp_path / "r", meta=recorded.META) as writer:
+        for name, rows in tables.items():
+            writer.append(name, rows)
+        writer.finish()
+    row = dumped(tmp_path / "r", "--table", "obstacles")[1]
+    assert (row["stage"], row["folio"], row["call"], row["lookup_seq"]) == ("", None, None, None)
+    assert row["fs"] == "ext4"
+    assert len(dumped(tmp_path / "r", "--table", "obstacles", "--failed")) == 1
 
 
 def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
