@@ -5,7 +5,6 @@ All times are nanoseconds of CLOCK_MONOTONIC, all sums int64: a difference that
 comes out negative is shown as negative.  A share is of the calls' time.
 """
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -27,6 +26,8 @@ from mptrace.correlate import (
     correlate,
 )
 from mptrace.diagnose import cause_meaning, cause_name
+from mptrace.explain import Explainer, cause_of
+from mptrace.places import Mappings
 from mptrace.records import NO_LOOKUP, OUTCOMES, WITNESSES
 from mptrace.statuses import errno_name
 
@@ -81,7 +82,7 @@ def profile(
     closed = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0)]
     folios = _FolioTimes(tables["folios"], np.unique(closed["call_id"]), found.split)
     lost = {str(cause): int(count or 0) for cause, count in (meta.get("lost") or {}).items()}
-    mappings = _Mappings(meta.get("mappings") or ())
+    mappings = Mappings(meta.get("mappings") or ())
     outcomes = _counts(rows["outcome"], OUTCOMES)
     outcomes["unknown"] += found.beyond_bound
     call_ns = _span(closed, "enter_ns", "exit_ns")
@@ -119,6 +120,7 @@ def profile(
         "rates": _rates(folios, call_ns, meta),
         "matrix": folios.matrix(),
         "failures": _failures(rows, mappings),
+        "failure_causes": _failure_causes(tables, meta, found, mappings),
     }
 
 
@@ -329,7 +331,7 @@ def _unknown_reasons(rows: Table, beyond: int) -> dict[str, int]:
     return reasons
 
 
-def _disagreements(rows: Table, mappings: "_Mappings") -> list[Numbers]:
+def _disagreements(rows: Table, mappings: Mappings) -> list[Numbers]:
     first = np.flatnonzero(rows["witnesses"] == DISAGREE)[:MAX_DISAGREEMENTS]
     return [
         {
@@ -344,7 +346,7 @@ def _disagreements(rows: Table, mappings: "_Mappings") -> list[Numbers]:
     ]
 
 
-def _failures(rows: Table, mappings: "_Mappings") -> list[Numbers]:
+def _failures(rows: Table, mappings: Mappings) -> list[Numbers]:
     where = np.flatnonzero((rows["outcome"] == FAILED) | (rows["outcome"] == NOT_ATTEMPTED))
     if not where.size:
         return []
@@ -371,7 +373,58 @@ def _failures(rows: Table, mappings: "_Mappings") -> list[Numbers]:
     return sorted(groups, key=lambda group: -int(group["count"]))
 
 
-def _name_entry(row: Any, mappings: "_Mappings") -> Numbers:
+def _failure_causes(
+    tables: Mapping[str, Table],
+    meta: Mapping[str, Any],
+    found: Correlation,
+    mappings: Mappings,
+) -> list[Numbers]:
+    """The same by cause, most frequent first, with its remedy and one line of evidence."""
+    rows = found.rows
+    where = np.flatnonzero((rows["outcome"] == FAILED) | (rows["outcome"] == NOT_ATTEMPTED))
+    if not where.size:
+        return []
+    explainer = Explainer(tables, meta, found)
+    codes, place = ranks(rows["cause"][where])
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(codes.size + 1))
+    groups = []
+    for number, code in enumerate(codes):
+        members = where[order[starts[number] : starts[number + 1]]]
+        some = rows[members]
+        name = cause_name(int(code))
+        cause = cause_of(name)
+        groups.append(
+            {
+                "cause": name,
+                "meaning": cause.meaning,
+                "remedy": cause.remedy,
+                "source": cause.source,
+                "count": int(members.size),
+                "outcomes": _nonzero(_counts(some["outcome"], OUTCOMES)),
+                "statuses": _status_counts(some),
+                "evidence": explainer.evidence_line(members),
+                "example": _name_entry(some[0], mappings),
+            }
+        )
+    return sorted(groups, key=lambda group: -int(group["count"]))
+
+
+def _status_counts(rows: Table) -> list[Numbers]:
+    """Statuses told, None for untouched ones, with their counts."""
+    told = rows["has_status"] != 0
+    values, counts = np.unique(rows["status_after"][told], return_counts=True)
+    found: list[Numbers] = [
+        {"status": int(value), "count": int(count)}
+        for value, count in zip(values, counts, strict=True)
+    ]
+    silent = int((~told).sum())
+    if silent:
+        found.append({"status": None, "count": silent})
+    return sorted(found, key=lambda each: -int(each["count"]))
+
+
+def _name_entry(row: Any, mappings: Mappings) -> Numbers:
     address = int(row["address"])
     return {
         "call": int(row["call"]),
@@ -379,22 +432,6 @@ def _name_entry(row: Any, mappings: "_Mappings") -> Numbers:
         "address": hex(address),
         "mapping": mappings.name(address),
     }
-
-
-class _Mappings:
-    """Names of the target's mappings by address."""
-
-    def __init__(self, mappings: Sequence[Sequence[Any]]) -> None:
-        ordered = sorted((int(start), int(end), str(name)) for start, end, name in mappings)
-        self._starts = [start for start, _, _ in ordered]
-        self._rest = [(end, name) for _, end, name in ordered]
-
-    def name(self, address: int) -> str | None:
-        """The mapping at an address, None where none is known."""
-        place = bisect_right(self._starts, address) - 1
-        if place < 0 or address >= self._rest[place][0]:
-            return None
-        return self._rest[place][1] or "anonymous"
 
 
 # ---- the calls' time --------------------------------------------------------------------
@@ -579,6 +616,10 @@ def _span(rows: Table, start: str, end: str) -> int:
 def _counts(codes: npt.NDArray[Any], names: Sequence[str]) -> dict[str, int]:
     counts = np.bincount(codes, minlength=len(names))
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def _nonzero(counts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def _without(counts: dict[str, int], key: str) -> dict[str, int]:

@@ -369,43 +369,54 @@ def _movement(profile: Numbers) -> list[str]:
 
 
 def _failures(profile: Numbers) -> list[str]:
-    failures = profile["failures"]
-    if not failures:
+    """Pages that stayed, by cause; what to do about each, and where to read on."""
+    groups = profile["failure_causes"]
+    if not groups:
         return []
     rows = [
         [
-            group["outcome"],
-            status_text(group["status"]),
-            _clip(group["cause"], 24),
             _short(group["count"]),
+            _clip(group["cause"], 27),
+            _clip(_told(group["statuses"]), 19),
             group["example"]["address"],
         ]
-        for group in failures
+        for group in groups
     ]
     lines = _table(
         rows,
-        ["stayed", "status", "kernel's reason", "count", "example"],
-        ("left", "left", "left", "right", "left"),
+        ["stayed", "cause", "status told", "example"],
+        ("right", "left", "left", "left"),
     )
-    explained = dict.fromkeys((group["cause"], group["meaning"]) for group in failures)
-    for cause, meaning in explained:
-        if meaning:
-            lines += _wrapped("  ", f"{cause}: {meaning}")
-    places = dict.fromkeys(
-        (group["example"]["address"], group["example"]["mapping"])
-        for group in failures
-        if group["example"]["mapping"]
-    )
-    for address, mapping in places:
-        lines += _wrapped("  ", f"{address}: {mapping}")
-    remedies = dict.fromkeys(
-        (status_text(group["status"]), row.remedy)
-        for group in failures
-        if (row := page_status(group["status"])) is not None and row.remedy
-    )
-    for status, remedy in remedies:
-        lines += _wrapped("  ", f"{status} -> {remedy}")
+    for group in groups:
+        lines += _wrapped("  ", f"{group['cause']}: {group['meaning']}")
+        mapping = group["example"]["mapping"]
+        where = f"in {mapping}" if mapping not in (None, "anonymous") else ""
+        seen = "; ".join(part for part in (group["evidence"], where) if part)
+        if seen:
+            lines += _wrapped("    ", seen)
+        if group["remedy"]:
+            lines += _wrapped("    -> ", group["remedy"])
+    told: dict[int | None, int] = {}
+    for group in groups:
+        for each in group["statuses"]:
+            told[each["status"]] = told.get(each["status"], 0) + each["count"]
+    for status, count in sorted(told.items(), key=lambda item: -item[1]):
+        row = page_status(status)
+        text = f"{status_text(status)} {format_count(count)}"
+        if row is not None:
+            text += f": {row.meaning}" + (f" -> {row.remedy}" if row.remedy else "")
+        lines += _wrapped("  ", text)
+    lines += _wrapped("  ", "each page's evidence: mptrace explain")
     return lines
+
+
+def _told(statuses: Sequence[Numbers]) -> str:
+    """Statuses of one cause: the name of the only one, or each with its count."""
+    if len(statuses) == 1:
+        return status_text(statuses[0]["status"])
+    return ", ".join(
+        f"{status_text(each['status'])} {format_count(each['count'])}" for each in statuses
+    )
 
 
 def _histograms(profile: Numbers) -> list[str]:

@@ -205,6 +205,62 @@ RETURN_CODES: tuple[Status, ...] = (
     ),
 )
 
+#: Why an entry's status is silent, or says something else than what became of
+#: its page: a name, and words whose fields are the facts of the case.
+STORIES: dict[str, str] = {
+    "group_failed": "since 4.17 the kernel stores a group's statuses only after its "
+    "migrate_pages() returned 0; here it returned {rc}: {stayed}",
+    "group_failed_moved": "this page moved, and nothing says so: since 4.17 the kernel stores a "
+    "group's statuses only after its migrate_pages() returned 0; here it returned {rc}: {stayed}",
+    "group_failed_nowhere": "since 4.17 the kernel stores a group's statuses only after its "
+    "migrate_pages() returned 0; what it returned here was not recorded",
+    "ended_before": "never attempted: the call ended before it came here, because {because}",
+    "call_refused": "the call was refused as a whole: it looked at no entry",
+    "stale": "the array still holds {value}, as before the call: it reads like a status and is "
+    "none of this call's",
+    "unstored": "the status could not be stored or read: the array is not writable there",
+    "duplicate": "{other} names the same page and had it isolated already, so this one could not "
+    "be: {status} is about the isolation, not about what became of the page",
+    "same_folio": "{other} names the same folio and had it isolated already, so this one could "
+    "not be: {status} is about the isolation, not about what became of the page",
+    "moved_again": "another entry of the same call moved the page again: {status} was true when it "
+    "was stored",
+    "split": "its large folio was split on the way, and its parts had fates of their own",
+    "positive": "move_pages() returned {ret}: {rc} that migrate_pages() left behind, and "
+    "{rest} never attempted; the count does not say which",
+    "error_hides": "move_pages() returned {ret}: that is not about this entry, and says nothing of "
+    "what was done before",
+}
+
+#: Statuses that the manual explains otherwise than the kernel means them:
+#: (status, cause) -> words.
+MISLEADING: dict[tuple[int, str], str] = {
+    (-errno.EFAULT, "never_touched"): "the manual has -ENOENT for a page that is not there; up to "
+    "6.11 follow_page() says the same of memory never written as of the zero page",
+    (-errno.EFAULT, "unmapped_or_zero_page"): "the mapping is there: up to 6.11 follow_page() "
+    "gives this answer for memory never written, for which the manual has -ENOENT",
+    (-errno.EFAULT, "unsuitable_vma"): "the address is mapped, against the manual's words: the "
+    "kernel migrates no pages of such a mapping",
+    (-errno.ENOENT, "prot_none"): "the page is there: up to 6.11 the lookup asks for access, and "
+    "PROT_NONE refuses it",
+    (-errno.ENOENT, "special_entry"): "the page may be there all the same: somebody else is "
+    "moving it, or a marker stands in its place",
+    (-errno.ENOENT, "secret_memory"): "the page is there, and hidden from the kernel's own lookup",
+    (-errno.ENOENT, "hidden"): "a page is there, and the kernel's lookup does not give it out",
+    (-errno.ENOENT, "zero_page"): "the manual has -EFAULT for the zero page; since 6.12 the "
+    "lookup passes over it",
+    (-errno.ENOENT, "huge_zero_page"): "the manual has -EFAULT for the zero page; since 6.12 "
+    "the lookup passes over it",
+    (-errno.EACCES, "hugetlb_tail"): "nobody shares it, against the manual's words: up to 6.11 any "
+    "address of a hugetlb page but its first gets this status",
+    (-errno.EACCES, "shared"): "the kernel counts mappings, not processes as the manual has it: "
+    "one process that maps the page twice is enough",
+    (-errno.EACCES, "shared_ksm"): "the kernel counts mappings, not processes as the manual has "
+    "it: equal pages that KSM merged are enough",
+    (-errno.EBUSY, "not_on_lru"): "the manual's advice to try again later does not help: such a "
+    "page is never on an LRU list",
+}
+
 
 def errno_name(number: int) -> str:
     """``EBUSY`` for 16; the number as text where it has no name."""

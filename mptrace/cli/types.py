@@ -54,6 +54,22 @@ class _Range(_Parsed):
         return bounds
 
 
+class _Entry(_Parsed):
+    def parse(self, text: str) -> tuple[int, int]:
+        call, _, entry = text.partition(":")
+        if not (call.isdecimal() and entry.isdecimal()):
+            raise ValueError(text)
+        return int(call), int(entry)
+
+
+class _Address(_Parsed):
+    def parse(self, text: str) -> int:
+        address = int(text, 16)
+        if not 0 <= address < 1 << 64:
+            raise ValueError(text)
+        return address
+
+
 class _Fraction(_Parsed):
     def parse(self, text: str) -> float:
         fraction = float(text)
@@ -66,3 +82,5 @@ SIZE = _Size("SIZE", "a size such as 64K, 8M or 1G")
 NIDS = _Nids("NID,...", "a list of node numbers such as 1 or 1,2")
 RANGE = _Range("START-END", "a range of hexadecimal addresses such as 7f0000000000-7f0000010000")
 FRACTION = _Fraction("FRACTION", "a fraction between 0 and 1")
+ENTRY = _Entry("CALL:INDEX", "the number of a call and of an entry, such as 0:17")
+ADDRESS = _Address("ADDR", "a hexadecimal address such as 0x7f0000011000")

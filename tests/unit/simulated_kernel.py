@@ -31,11 +31,19 @@ from mptrace.records import (
     MOVE_NOT_TRIED,
     OBSTACLE,
     READ_STATUS,
+    SEEN_PTE,
     SEEN_STATE,
+    SEEN_ZERO,
+    STAGE_ISOLATE,
+    STAGE_LOOKUP,
     STAGE_MOVE,
+    STAGE_SHARED,
 )
 
 PAGE = 4096
+PRESENT_PTE = 0x8000000012345067
+#: State of an anonymous folio.
+ANONYMOUS = {"seen": SEEN_STATE, "mapping": 0xFFFF888000000001}
 SENTINEL = 0x7777
 MOVE, MOVE_ALL = 2, 4
 
@@ -84,6 +92,8 @@ class Kernel:
         self.clock = itertools.count(1_000_000, 100)
         self.rows: dict[str, list[np.void]] = {name: [] for name in _LAYOUTS}
         self.reuse = True
+        #: Whether lookups that found or took nothing leave their evidence, too.
+        self.evidence = False
 
     # -- building --
 
@@ -314,10 +324,14 @@ class _Call:
         folio = kernel.pages[page]
         old = kernel.generation == "6.1"
         if folio is None or (folio.zero and old):
+            zero = {"seen": SEEN_PTE | SEEN_ZERO, "pte": PRESENT_PTE}
+            entry = {"pte_level": 1} | ({"seen": SEEN_PTE} if folio is None else zero)
             if old:
                 kernel.add("folios", **record, lookup_rc=-errno.EFAULT)
+                self.obstacle(record, STAGE_LOOKUP, rc=-errno.EFAULT, **entry)
                 return -errno.EFAULT
             kernel.add("folios", **record, lookup_rc=LOOKUP_NONE)
+            self.obstacle(record, STAGE_LOOKUP, rc=LOOKUP_NONE, **entry)
             return -errno.ENOENT
         record.update(src=folio.pointer, src_nid=folio.nid, nr_pages=folio.nr_pages)
         if folio.zero:
@@ -331,18 +345,37 @@ class _Call:
             self.fate[i] = ("in flight", folio)
         if folio.shared and not self.flags & MOVE_ALL:
             kernel.add("folios", **record)
+            self.obstacle(record, STAGE_SHARED, refcount=3, mapcount=2, **ANONYMOUS)
             return -errno.EACCES
         if folio.hugetlb and old and page % folio.nr_pages:
             kernel.add("folios", **record)
             return -errno.EACCES
         if folio.busy or folio.pointer in self.isolated:
             kernel.add("folios", **{**record, "isolate_rc": -errno.EBUSY})
+            rc = -errno.EBUSY
+            self.obstacle(record, STAGE_ISOLATE, rc=rc, refcount=2, mapcount=1, **ANONYMOUS)
             return -errno.EBUSY
         record.update(isolate_rc=0, isolate_ns=7, flags=FOLIO_HUGETLB if folio.hugetlb else 0)
         self.fate[i] = ("queued", folio)
         self.isolated.add(folio.pointer)
         self.list.append((folio, record))
         return 1
+
+    def obstacle(self, record: dict[str, Any], stage: int, **state: Any) -> None:
+        """Write down what stood in the way of a lookup, where that is asked for."""
+        if not self.kernel.evidence:
+            return
+        known = ("call_id", "lookup_seq", "address", "src", "nr_pages")
+        self.kernel.add(
+            "obstacles",
+            **{name: record[name] for name in known if name in record},
+            first_ns=record["start_ns"],
+            last_ns=record["start_ns"],
+            tid=self.tid,
+            stage=stage,
+            allowed=-1,
+            **state,
+        )
 
     def flush(self, node: int | None, start: int, i: int, total: int) -> int:
         if not self.list:
@@ -398,6 +431,9 @@ class _Call:
                         mapping=0xFFFF888000000001,
                         refcount=2 if folio.trait == "pinned" else 1,
                         n_move=10,
+                        allowed=-1,
+                        first_ns=enter,
+                        last_ns=enter + 170,
                     )
                 if folio.trait:
                     left += 1

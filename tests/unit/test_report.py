@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import recorded
 from click.testing import CliRunner, Result
+from simulated_kernel import PAGE, Kernel
 from test_correlate import large_tables
 
 from mptrace.causes import BY_NAME
@@ -70,16 +71,18 @@ def test_it_fits_80_columns() -> None:
         for source in range(9)
         for target in range(9)
     ]
-    wild["failures"] = [
+    wild["failure_causes"] = [
         {
-            "outcome": "not_attempted",
-            "status": -14,
-            "cause": cause,
-            "meaning": meaning,
+            "cause": name,
+            "meaning": cause.meaning,
+            "remedy": cause.remedy,
+            "statuses": [{"status": status, "count": 10**9} for status in (-14, -16, None)],
             "count": 10**9,
+            "evidence": "a_function_with_a_long_name() returned something; " * 5,
             "example": {"address": hex(2**64 - 1), "mapping": "/a/long/path" * 9},
         }
-        for cause, meaning in ((name, cause.meaning) for name, cause in BY_NAME.items() if name)
+        for name, cause in BY_NAME.items()
+        if name
     ]
     for text in (render(wild, histogram=True), render(numbers(), histogram=True)):
         assert max(len(line) for line in text.splitlines()) <= WIDTH == 80
@@ -147,6 +150,44 @@ def test_the_numbers_of_the_known_story() -> None:
         "address": "0x7f0000011000",
         "mapping": "anonymous",
     }
+
+
+def test_failures_are_counted_by_cause() -> None:
+    """Each cause once, whatever was told; with its remedy, and evidence where there is any."""
+    result = numbers()
+    groups = {group["cause"]: group for group in result["failure_causes"]}
+    assert {name: group["count"] for name, group in groups.items()} == {
+        "aborted_by_earlier_group": 3,
+        "extra_references": 1,
+        "unmapped_or_zero_page": 1,
+        "bad_node": 1,
+    }
+    held = groups["extra_references"]
+    assert held["outcomes"] == {"failed": 1}
+    assert held["statuses"] == [{"status": None, "count": 1}]
+    assert held["evidence"] == (
+        "move_to_new_folio() returned -11 EAGAIN; 2 references, 1 expected "
+        "(1 the migration's own): 1 too many"
+    )
+    assert held["remedy"] == BY_NAME["extra_references"].remedy
+    assert groups["unmapped_or_zero_page"]["statuses"] == [{"status": -14, "count": 1}]
+    assert groups["bad_node"]["evidence"] == ""
+    assert groups["bad_node"]["outcomes"] == {"not_attempted": 1}
+
+
+def test_one_cause_may_have_been_told_in_several_ways() -> None:
+    """It is one line, with each status and its count; the statuses are counted below, too."""
+    kernel = Kernel("6.1", 2)
+    kernel.folio(1, 0, shared=True)
+    kernel.folio(2, 0, trait="pinned")
+    kernel.move_pages([PAGE, 2 * PAGE], [1, 1])
+    kernel.move_pages([PAGE], [1])
+    result = profile(kernel.tables(), kernel.meta())
+    result["failure_causes"][0]["statuses"].append({"status": None, "count": 1})
+    text = render(result)
+    assert "2  shared            -13 EACCES 2, unto~" in text
+    assert "  -13 EACCES 2: mapped more than once -> MPOL_MF_MOVE_ALL" in text
+    assert "mptrace explain" in text
 
 
 def test_the_phases_add_up_to_the_calls_time() -> None:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Explanations as text of at most 80 columns.  Returns, never prints."""
+
+import textwrap
+from collections.abc import Sequence
+
+from mptrace.explain import MOST_BLOCKS, Block, Explanation
+from mptrace.statuses import status_text
+from mptrace.units import format_count
+
+WIDTH = 80
+_LABEL = 11
+
+_OUTCOMES = {
+    "failed": "stayed",
+    "not_attempted": "was never attempted",
+    "moved": "moved",
+    "already_there": "was there already",
+    "unknown": "is unknown",
+}
+_OF_MANY = {
+    "failed": "stayed",
+    "not_attempted": "were never attempted",
+    "moved": "moved",
+    "already_there": "were there already",
+    "unknown": "are unknown",
+}
+_WITNESSES = {
+    "agree": "the witnesses agree",
+    "silent": "the status is silent",
+    "disagree": "the witnesses disagree: status and location against the kernel's events",
+    "unknown": "not judged",
+}
+
+
+def render(blocks: Sequence[Block], *, most: int = MOST_BLOCKS) -> str:
+    """Blocks of equal pages, those of most pages first.
+
+    :param most: blocks shown; the rest is counted.
+    """
+    parts = [_block(block) for block in blocks[:most]]
+    rest = blocks[most:]
+    if rest:
+        entries = format_count(sum(block.count for block in rest))
+        parts.append(_wrapped("", f"and {len(rest)} more kinds of {entries} entries: --all"))
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def explanation(one: Explanation) -> str:
+    """One entry by itself."""
+    return "\n".join(_block(Block(1, one, (), {})))
+
+
+def nothing(entries: int, unknown: int) -> str:
+    """What is said where no page stayed."""
+    if not entries:
+        return "no entries: the recording has no call that asked for a move"
+    text = f"no page stayed: {format_count(entries)} entries, none failed, none left out"
+    if unknown:
+        text += f"; {format_count(unknown)} unknown: mptrace report says why"
+    return text
+
+
+def _block(block: Block) -> list[str]:
+    one = block.first
+    lines = _wrapped("", _title(block))
+    if block.others:
+        named = ", ".join(f"{address:#x} ({call}:{entry})" for call, entry, address in block.others)
+        more = block.count - 1 - len(block.others)
+        named += f" and {format_count(more)} more" if more else ""
+        lines += _item("also", named)
+    if one.cause.name:
+        lines += _item("cause", f"{one.cause.name}: {one.cause.meaning}")
+    lines += _item("status", _status(one))
+    for story in one.status_story:
+        lines += _item("", story)
+    label = "evidence"
+    for finding in one.evidence:
+        lines += _item(label, finding.words)
+        label = ""
+    for name, (least, most) in block.ranges.items():
+        lines += _item(label, f"{name} differ among them: {least:,} to {most:,}")
+        label = ""
+    if one.gap:
+        lines += _item(label, f"can't tell{'' if label else ' more'}: {one.gap}")
+    if one.delay is not None:
+        lines += _item("delay", one.delay.words)
+    lines += _item("location", _location(one))
+    if one.cause.remedy:
+        lines += _item("remedy", one.cause.remedy)
+    if one.cause.source:
+        lines += _item("kernel", one.cause.source)
+    return lines
+
+
+def _title(block: Block) -> str:
+    one = block.first
+    address = "an address that was not read" if one.address is None else hex(one.address)
+    where = f" in {one.mapping}" if one.mapping else ""
+    name = f"{address} (call {one.call}, entry {one.entry}{where})"
+    to = "" if one.target_nid is None else f", asked for node {one.target_nid}"
+    reason = f" ({one.entry_reason.replace('_', ' ')})" if one.entry_reason else ""
+    if block.count == 1:
+        return f"{name} {_OUTCOMES[one.outcome]}{reason}{to}"
+    count = format_count(block.count)
+    return f"{count} entries {_OF_MANY[one.outcome]}{reason}; the first: {name}{to}"
+
+
+def _status(one: Explanation) -> str:
+    if one.status_state == "unknown":
+        return "not known: it could not be read, or records were lost"
+    text = status_text(one.status)
+    return f"{text}: {one.status_meaning}" if one.status_meaning else text
+
+
+def _location(one: Explanation) -> str:
+    if one.final_nid is None:
+        return f"not asked; {_WITNESSES[one.witnesses]}"
+    before = "" if one.before_nid is None else f", {_place(one.before_nid)} before"
+    return f"{_place(one.final_nid)} after the call{before}; {_WITNESSES[one.witnesses]}"
+
+
+def _place(nid: int) -> str:
+    return f"node {nid}" if nid >= 0 else status_text(nid)
+
+
+def _item(label: str, text: str) -> list[str]:
+    return _wrapped(f"  {label:<{_LABEL}}", text)
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * (len(head) or 4),
+        break_on_hyphens=False,
+    ) or [head.rstrip()]
