@@ -18,6 +18,7 @@ from mptrace.correlate import (
 from mptrace.evidence import Table
 from mptrace.records import (
     END_NAMES,
+    MAPPER,
     NO_LOOKUP,
     OUTCOMES,
     READ_NODES,
@@ -97,13 +98,15 @@ _SHORT = {
         "mapcount",
         "fs",
     ),
+    "mappers": ("call", "lookup_seq", "src", "pid", "comm", "address"),
 }
 
 
 class Rows:
     """Columns and rows of one table of a recording.
 
-    :param table: ``entries``, ``calls``, ``migrations``, ``folios`` or ``obstacles``.
+    :param table: ``entries``, ``calls``, ``migrations``, ``folios``, ``obstacles``
+        or ``mappers``.
     :param failed: only what did not succeed: entries whose page stayed or was
         never attempted, calls and migrations that returned another value than
         0, folios that were isolated and stayed, obstacles that refused a page.
@@ -213,6 +216,13 @@ class Rows:
         seq = rows["lookup_seq"][where]
         columns["lookup_seq"] = (seq, seq != NO_LOOKUP)
         return columns, where.size
+
+    def _mappers(self, _failed: bool) -> tuple[dict[str, Any], int]:
+        # each is of a page that was refused
+        found = self._tables.get("mappers")
+        rows = np.zeros(0, MAPPER) if found is None else found
+        first = {"call": self._call_numbers(rows["call_id"])}
+        return self._raw(rows, np.arange(rows.size), first), rows.size
 
     def _call_numbers(self, call_id: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
         return _numbers(self._found.call_ids, call_id)

@@ -16,7 +16,7 @@ from mptrace.cli.report import DEFAULT_RECORDING
 if TYPE_CHECKING:
     from mptrace.rows import Rows
 
-TABLES = ("entries", "calls", "migrations", "folios", "obstacles")
+TABLES = ("entries", "calls", "migrations", "folios", "obstacles", "mappers")
 
 
 @click.command("dump")
@@ -46,7 +46,8 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     the status that the kernel stored (none where it left the array untouched),
     what became of the page and why, where the page was afterwards, and whether
     the witnesses agree. A row of `obstacles` is what stood in the way of a page,
-    with the page's state at that moment: the evidence of `mptrace explain`.
+    with the page's state at that moment: the evidence of `mptrace explain`; one of
+    `mappers` a process that maps a page refused as shared.
     """
     from mptrace.recording import Recording
     from mptrace.rows import Rows

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from mptrace.cli import main
 from mptrace.correlate import correlate
 from mptrace.recording import RecordingWriter
-from mptrace.records import NO_LOOKUP, OUTCOMES
+from mptrace.records import MAPPER, NO_LOOKUP, OUTCOMES
 
 PROMISED = [
     "call",
@@ -126,6 +126,21 @@ def test_an_obstacle_that_only_delayed_is_no_failure(tmp_path: Path) -> None:
     assert (row["stage"], row["folio"], row["call"], row["lookup_seq"]) == ("", None, None, None)
     assert row["fs"] == "ext4"
     assert len(dumped(tmp_path / "r", "--table", "obstacles", "--failed")) == 1
+
+
+def test_who_maps_a_refused_page(tmp_path: Path) -> None:
+    """A row for each mapping that was found; none in a recording that has no such table."""
+    tables = recorded.tables()
+    mapper = np.zeros(1, MAPPER)
+    mapper["call_id"] = tables["calls"]["call_id"][1]
+    mapper["pid"], mapper["comm"], mapper["address"] = 1234, b"postgres", 0x1000
+    with RecordingWriter(tmp_path / "r", meta=recorded.META) as writer:
+        for name, rows in {**tables, "mappers": mapper}.items():
+            writer.append(name, rows)
+        writer.finish()
+    (row,) = dumped(tmp_path / "r", "--table", "mappers", "--failed")
+    assert (row["call"], row["pid"], row["comm"], row["address"]) == (1, 1234, "postgres", "0x1000")
+    assert dumped(recorded.write(tmp_path / "other"), "--table", "mappers") == []
 
 
 def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
