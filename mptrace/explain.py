@@ -85,6 +85,7 @@ class Explanation:
     status: int | None
     status_state: str
     status_meaning: str
+    status_remedy: str
     status_story: tuple[str, ...]
     cause: Cause
     evidence: tuple[Finding, ...]
@@ -144,6 +145,10 @@ class Explainer:
         self._findings = Findings(tables, meta)
         self._mappings = Mappings(meta.get("mappings") or ())
         self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
+        calls = np.arange(self._found.call_ids.size + 1)
+        self._starts = np.searchsorted(self._rows["call"], calls)
+        self._bad_entries: dict[int, str] = {}
+        self._ends: dict[int, Finding] = {}
         self._failed_groups: dict[int, tuple[int | None, Ints]] = {}
         self._by_folio: tuple[Ints, Any] | None = None
 
@@ -193,8 +198,7 @@ class Explainer:
         return found
 
     def _of_call(self, call: int) -> slice:
-        first, last = np.searchsorted(self._rows["call"], [call, call + 1])
-        return slice(int(first), int(last))
+        return slice(int(self._starts[call]), int(self._starts[call + 1]))
 
     @property
     def unknown(self) -> int:
@@ -304,6 +308,7 @@ class Explainer:
             status=status,
             status_state=state,
             status_meaning=meaning.meaning if meaning is not None else "",
+            status_remedy=meaning.remedy if meaning is not None else "",
             status_story=tuple(self._story(number, row, cause, status, state)),
             cause=cause_of(cause),
             evidence=evidence,
@@ -321,12 +326,18 @@ class Explainer:
             return (Finding("refusal", None, f"{function} was not asked: no mapping was found"),)
         if cause != "ended_before_its_turn":
             return ()
-        rc, stayed = self._failed_group(int(row["call"]))
-        name = "an error" if rc is None else f"{rc} {errno_name(-rc)}"
-        others = stayed[self._rows["cause"][stayed] != cause_code(cause)]
-        after = f", after {self._named(others)}" if others.size else ""
-        words = f"{self._findings.function('migration')} returned {name} first{after}"
-        return (Finding("refusal", {"stage": "", "rc": rc}, words),)
+        return (self._end_of_group(int(row["call"])),)
+
+    def _end_of_group(self, call: int) -> Finding:
+        """What ended a call's failed group before the turn of some of its folios."""
+        if call not in self._ends:
+            rc, stayed = self._failed_group(call)
+            name = "an error" if rc is None else f"{rc} {errno_name(-rc)}"
+            others = stayed[self._rows["cause"][stayed] != cause_code("ended_before_its_turn")]
+            after = f", after {self._named(others)}" if others.size else ""
+            words = f"{self._findings.function('migration')} returned {name} first{after}"
+            self._ends[call] = Finding("refusal", {"stage": "", "rc": rc}, words)
+        return self._ends[call]
 
     @staticmethod
     def _status_state(row: Any) -> str:
@@ -378,17 +389,27 @@ class Explainer:
         return STORIES[story].format(rc=name, stayed=self._named(stayed))
 
     def _because(self, call: int, cause: str) -> str:
-        codes = {cause_code(name): words for name, words in _BAD_NODES.items()}
-        own = self._rows[self._of_call(call)]
-        first = np.flatnonzero(np.isin(own["cause"], list(codes)))
-        if cause != "aborted_by_earlier_group" and first.size:
-            bad = own[first[0]]
-            words = codes[int(bad["cause"])]
-            return words.format(entry=f"entry {bad['entry']}", node=int(bad["target_nid"]))
+        bad = self._bad_entry(call) if cause != "aborted_by_earlier_group" else ""
+        if bad:
+            return bad
         rc, stayed = self._failed_group(call)
         if rc is None:
             return "an earlier group failed, whose records are missing"
         return f"an earlier group failed: {self._named(stayed)}"
+
+    def _bad_entry(self, call: int) -> str:
+        """The entry whose node or arrays ended a call, and why; "" for none."""
+        if call not in self._bad_entries:
+            codes = {cause_code(name): words for name, words in _BAD_NODES.items()}
+            own = self._rows[self._of_call(call)]
+            first = np.flatnonzero(np.isin(own["cause"], list(codes)))
+            text = ""
+            if first.size:
+                bad = own[first[0]]
+                entry, node = f"entry {bad['entry']}", int(bad["target_nid"])
+                text = codes[int(bad["cause"])].format(entry=entry, node=node)
+            self._bad_entries[call] = text
+        return self._bad_entries[call]
 
     def _named(self, stayed: Ints) -> str:
         """A few of a group's entries whose pages stayed, with their causes."""

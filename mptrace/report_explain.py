@@ -86,8 +86,11 @@ def _block(block: Block) -> list[str]:
     if one.delay is not None:
         lines += _item("delay", one.delay.words)
     lines += _item("location", _location(one))
-    if one.cause.remedy:
-        lines += _item("remedy", one.cause.remedy)
+    # Of a page that is where it should be only its status may need a remedy.
+    silent = one.status_state == "untouched" and not one.cause.name
+    remedy = one.status_remedy if silent else one.cause.remedy
+    if remedy:
+        lines += _item("remedy", remedy)
     if one.cause.source:
         lines += _item("kernel", one.cause.source)
     return lines

@@ -24,6 +24,7 @@ from mptrace.recording import RecordingWriter
 from mptrace.records import (
     END_PUTBACK,
     FOLIO_OBSTACLE,
+    MAPPER,
     MIGRATION,
     OBSTACLE,
     SEEN_FILE,
@@ -167,6 +168,28 @@ def test_a_bad_node_is_named_to_those_behind_it() -> None:
     kernel.move_pages([PAGE, 2 * PAGE, 3 * PAGE], [1, 77, 1])
     for entry in (1, 2):
         assert "entry 1 names node 77" in one_of(kernel, 0, entry).status_story[0]
+
+
+def test_a_group_that_ended_before_a_folios_turn() -> None:
+    """There is no state to be read: what ended the migration is the evidence."""
+    kernel = Kernel("6.1", 2)
+    kernel.folio(1, 0, trait="no memory")
+    kernel.folio(2, 0)
+    kernel.move_pages([PAGE, 2 * PAGE], [1, 1])
+    one = one_of(kernel, 0, 1)
+    assert (one.cause.name, one.gap) == ("ended_before_its_turn", "")
+    (answer,) = one.evidence
+    assert (
+        answer.words
+        == "migrate_pages() returned -12 ENOMEM first, after entry 0 (no_memory) stayed"
+    )
+
+
+def test_a_moved_page_that_nothing_told_of() -> None:
+    """It needs no remedy; its status does."""
+    text = explanation(one_of(kernel_with_everything(), 0, 4))
+    assert "(call 0, entry 4) moved" in text
+    assert "  remedy     fill the array with an impossible value first" in text
 
 
 def test_a_refused_call() -> None:
@@ -333,24 +356,13 @@ def test_who_had_isolated_it() -> None:
 
 def test_who_maps_a_shared_page() -> None:
     """Found so many of its mappings, so much later; without the table nothing is said."""
-    layout = np.dtype(
-        [
-            ("call_id", "<u8"),
-            ("src", "<u8"),
-            ("address", "<u8"),
-            ("found_ns", "<u8"),
-            ("lookup_seq", "<u4"),
-            ("pid", "<u4"),
-            ("comm", "S16"),
-        ]
-    )
     mappers = np.array(
         [
             (1, 64, 0x1000, 14_000_100, 0, 1234, b"postgres"),
             (1, 64, 0x2000, 13_000_000, 0, 1235, b""),
             (1, 128, 0x3000, 15_000_000, 0, 99, b"other"),
         ],
-        layout,
+        MAPPER,
     )
     row = {"call_id": 1, "src": 64, "stage": STAGE_SHARED, "mapcount": 3, "last_ns": 100}
     found = findings(row, {"mappers": mappers})["mappers"]
