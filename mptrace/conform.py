@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace import __version__
+from mptrace import __version__, mappers
 from mptrace.arrays import EntryMerger
 from mptrace.correlate import correlate
 from mptrace.driver import PAGE_SIZE, SENTINEL
@@ -42,7 +42,7 @@ from mptrace.records import DRIVER_CALL, LOCATION, TABLES
 from mptrace.scenarios.base import Expectation, Scenario
 from mptrace.stage.client import Performance, Theatre
 from mptrace.stage.journal import Journal
-from mptrace.tracer import Tracer
+from mptrace.tracer import Drained, Tracer
 from mptrace.verdicts import (
     ERROR,
     SKIPPED,
@@ -218,15 +218,25 @@ class _Watch:
         self._calls = 0
         self._addresses: set[int] = set()
         self._lost_first = self._lost_before = tracer.losses()
+        self._drained: list[Drained] = []
+        self._mappers: list[NDArray[np.void]] = []
 
     def opener(self, everyone: bool) -> Callable[[int], None]:
         """Opens the gate for a process, or for all."""
 
         def ready(tgid: int) -> None:
             self.tracer.drain()
+            self._drained, self._mappers = [], []
             self.tracer.open_gate(0 if everyone else tgid)
 
         return ready
+
+    def stop(self) -> None:
+        """The call has returned: see who maps what it was refused, while they are there."""
+        self.tracer.close_gate()
+        drained = self.tracer.drain()
+        self._drained.append(drained)
+        self._mappers.append(mappers.find(drained.obstacles))
 
     def take(self, made: dict[str, Any] | None) -> tuple[list[SeenEntry] | None, int | None]:
         """What the events say of each entry of the judged call, and its call_id.
@@ -276,14 +286,16 @@ class _Watch:
 
     def _tables(self) -> dict[str, NDArray[np.void]]:
         """All that is in the rings, by the names of a recording's tables."""
-        drained = self.tracer.drain()
+        parts = [*self._drained, self.tracer.drain()]
         tables = {name: np.empty(0, dtype) for name, dtype in TABLES.items()}
-        for field in dataclasses.fields(drained):
+        for field in dataclasses.fields(Drained):
             if field.name in tables:
-                tables[field.name] = getattr(drained, field.name)
+                tables[field.name] = np.concatenate([getattr(part, field.name) for part in parts])
         merger = EntryMerger()
-        entries = merger.add(drained.sides, drained.calls["call_id"])
-        tables["entries"] = np.concatenate([entries, merger.rest()])
+        entries = [merger.add(part.sides, part.calls["call_id"]) for part in parts]
+        tables["entries"] = np.concatenate([*entries, merger.rest()])
+        tables["mappers"] = np.concatenate([tables["mappers"], *self._mappers])
+        self._drained, self._mappers = [], []
         tables["folios"] = np.concatenate([tables["folios"], self.tracer.open_folios()])
         return tables
 
@@ -420,7 +432,7 @@ class _Run:
                 scenario.name,
                 self._nodes,
                 watch.opener(scenario.everyone) if watch else lambda _: None,
-                watch.tracer.close_gate if watch else lambda: None,
+                watch.stop if watch else lambda: None,
             )
         finally:
             if watch is not None:

@@ -15,7 +15,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([pages[0], there[0], pages[1], there[1], pages[2]])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     there = Entry("target", "already_there")
     return Expectation("0", (MOVED, there, MOVED, there, MOVED))
 

@@ -19,7 +19,7 @@ def _provoke(stage: "Stage") -> None:
     device.fast()
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, Entry("EBUSY", "failed", "isolated_by_other"), MOVED))
 
 

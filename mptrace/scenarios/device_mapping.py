@@ -38,7 +38,7 @@ def _resource(stage: "Stage") -> int:
     return 0
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, Entry("EFAULT", "failed", "unsuitable_vma"), MOVED))
 
 

@@ -16,7 +16,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(pages, [stage.target, stage.target, bad, stage.target])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "ENODEV",
         (

@@ -16,7 +16,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(pages, flags=0)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "0",
         (MOVED, Entry("EACCES", "failed", "shared"), MOVED),

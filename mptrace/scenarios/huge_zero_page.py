@@ -28,7 +28,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([pages[0], huge, pages[1]])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, Entry("EFAULT", "failed", "huge_zero_page"), MOVED))
 
 

@@ -15,7 +15,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([first, hugepages.hugetlb(stage, held=(7,)), last])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return one_stays("extra_references")
 
 

@@ -25,7 +25,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([first, page, last])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, Entry("EBUSY", "failed", "not_on_lru"), MOVED))
 
 

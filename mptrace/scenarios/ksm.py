@@ -16,7 +16,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([first, *merged, last])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     shared = Entry("EACCES", "failed", "shared_ksm")
     return Expectation("0", (MOVED, shared, shared, MOVED))
 

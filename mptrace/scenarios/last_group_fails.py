@@ -15,7 +15,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([*back, *there], [stage.source] * 2 + [stage.target] * 3)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     moved = Entry("untouched", "moved")
     return Expectation(
         "1",

@@ -20,7 +20,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([pages[0], first, pages[1]])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "0",
         (MOVED, Entry("EACCES", "failed", "shared"), MOVED),

@@ -19,7 +19,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3, nid=elsewhere), alone[-1])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, MOVED, MOVED))
 
 

@@ -35,7 +35,7 @@ def _provoke(stage: "Stage") -> None:
     device.fast()
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, Entry("ENOENT", "failed", "special_entry"), MOVED))
 
 

@@ -15,7 +15,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([pages[0], map_shared(memory_file()), pages[1]])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     nothing = Entry("ENOENT", "failed", "never_touched")
     return Expectation("0", (MOVED, nothing, MOVED))
 

@@ -15,7 +15,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3))
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     left = Entry("untouched", "failed", "ended_before_its_turn", times=2)
     return Expectation(
         "ENOMEM",

@@ -36,7 +36,7 @@ def _ring(stage: "Stage") -> int:
     return driver.map_memory(PAGE_SIZE, mmap.MAP_SHARED, ring.fileno())
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, Entry("EBUSY", "failed", "not_on_lru"), MOVED))
 
 

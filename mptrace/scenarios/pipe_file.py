@@ -22,7 +22,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(pages)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return one_stays("extra_references")
 
 

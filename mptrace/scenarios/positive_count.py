@@ -16,7 +16,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([*there, *back], [stage.target] * 3 + [stage.source] * 3)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "5",
         (

@@ -21,7 +21,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([before, dirty, after])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return one_stays("dirty_no_migration")
 
 

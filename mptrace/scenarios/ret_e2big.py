@@ -13,7 +13,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3), count=1 << 40)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "EFAULT",
         # arrays that end before their count can't be read in the pieces that the tracer reads

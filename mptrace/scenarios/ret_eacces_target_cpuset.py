@@ -32,7 +32,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([mapped, *pages], [stage.source, stage.target, stage.target], pid=child)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "EACCES",
         (

@@ -13,7 +13,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3), bad="nodes")
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     # who can't read the nodes can't say what became of the entries either
     return Expectation("EFAULT", (Entry("untouched", "unknown", "unread", times=0),))
 

@@ -13,7 +13,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3), bad="pages")
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     # who can't read the addresses can't say what became of them either
     return Expectation("EFAULT", (Entry("untouched", "unknown", "unread", times=0),))
 

@@ -13,7 +13,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3), bad="status")
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "EFAULT",
         (Entry("untouched", "moved", times=3),),

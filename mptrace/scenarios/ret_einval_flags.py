@@ -14,7 +14,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3), flags=MPOL_MF_MOVE | 1 << 7)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "EINVAL", (Entry("untouched", "not_attempted", "call_refused_EINVAL", times=0),)
     )

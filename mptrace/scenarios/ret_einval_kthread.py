@@ -31,7 +31,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3), pid=thread)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "EINVAL", (Entry("untouched", "not_attempted", "call_refused_EINVAL", times=0),)
     )

@@ -14,7 +14,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(pages, [stage.target, max(stage.nodes) + 77, stage.target])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "ENODEV",
         (

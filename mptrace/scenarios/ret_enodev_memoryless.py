@@ -20,7 +20,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(pages, [stage.target, without[0], stage.target])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "ENODEV",
         (

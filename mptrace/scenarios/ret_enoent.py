@@ -13,7 +13,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3, nid=stage.target))
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "0",
         (Entry("target", "already_there", times=3),),

@@ -20,7 +20,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(pages, pid=other)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "EPERM", (Entry("untouched", "not_attempted", "call_refused_EPERM", times=0),)
     )

@@ -16,7 +16,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(stage.anonymous(3), pid=_PID_MAX_LIMIT + 1)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "ESRCH", (Entry("untouched", "not_attempted", "call_refused_ESRCH", times=0),)
     )

@@ -17,7 +17,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([first, huge, huge + 5 * PAGE_SIZE, huge + 9 * PAGE_SIZE, last])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "0",
         (

@@ -17,7 +17,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(pages, flags=MPOL_MF_MOVE_ALL)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, MOVED, MOVED))
 
 

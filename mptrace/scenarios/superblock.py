@@ -22,7 +22,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([before, superblock, after])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return one_stays("buffers_busy")
 
 

@@ -18,7 +18,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(pages)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, MOVED, MOVED))
 
 

@@ -20,7 +20,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move(pages)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation(
         "1",
         (UNTOLD, UNTOLD, Entry("untouched", "failed", "extra_references"), UNTOLD),

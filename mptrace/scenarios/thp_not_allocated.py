@@ -20,7 +20,7 @@ def _provoke(stage: "Stage") -> None:
         raise StageError("the target node had a huge page after all")
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     # migrate_pages() counts a split folio as failed, but returns 0 where all of its pages moved
     return Expectation("0", (MOVED, Entry("target", "moved", entry_reason="split"), MOVED))
 

@@ -14,7 +14,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([pages[0], pages[1] + 123, pages[2]])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, MOVED, MOVED))
 
 

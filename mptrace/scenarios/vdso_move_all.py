@@ -18,7 +18,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([pages[0], address, pages[1]], elsewhere, flags=MPOL_MF_MOVE_ALL)
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, Entry("EBUSY", "failed", "not_on_lru"), MOVED))
 
 

@@ -35,7 +35,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([before, page, after])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return one_stays("write_failed")
 
 

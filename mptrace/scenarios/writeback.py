@@ -20,7 +20,7 @@ def _provoke(stage: "Stage") -> None:
     stage.move([before, page, after])
 
 
-def _expect(known: Known) -> Expectation:  # noqa: ARG001
+def _expect(known: Known) -> Expectation:
     return Expectation("0", (MOVED, Entry("target", "moved", delay="writeback"), MOVED))
 
 

@@ -116,6 +116,7 @@ class Theatre:
             elif kind == "made":
                 call = event["call"]
                 made()
+                self._send({"go": True})
             elif kind == "skip":
                 skip = event["reason"]
             elif kind == "error":

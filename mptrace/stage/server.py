@@ -3,7 +3,8 @@
 
 Line by line, JSON, over the two descriptors that it is given: ``{"run": NAME,
 "nodes": [...]}`` comes in; out go ``{"event": ...}`` with ``started`` (pid), ``ready``
-(tgid: may the call be made?  any line in answer says yes), ``made`` (call),
+(tgid: may the call be made?  any line in answer says yes), ``made`` (call; an answer
+lets the scenario clean up),
 ``skip`` and ``error`` (reason), and at the end ``gone`` (exit status).
 """
 
@@ -79,6 +80,8 @@ def perform(name: str, nodes: list[int], wire: Wire, journal: Journal) -> None:
 
     def finish(made: Made) -> None:
         wire.send(event="made", call=made.to_dict())
+        # until then everything stays as it is: who maps a page is looked for meanwhile
+        wire.receive()
 
     wire.send(event="started", pid=os.getpid())
     stage = Stage(nodes, journal, begin=begin, finish=finish)
