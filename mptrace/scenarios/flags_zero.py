@@ -20,7 +20,7 @@ def _expect(known: Known) -> Expectation:
     return Expectation(
         "0",
         (MOVED, Entry("EACCES", "failed", "shared"), MOVED),
-        "since 2.6.18 only flags that are unknown are refused: kernel_move_pages()",
+        "only flags that are unknown are refused: kernel_move_pages()",
     )
 
 

@@ -24,8 +24,7 @@ def _expect(known: Known) -> Expectation:
     return Expectation(
         "0",
         (MOVED, Entry("EACCES", "failed", "shared"), MOVED),
-        "since 2.6.18 it is mappings that are counted, not processes: page_mapcount(), "
-        "folio_mapcount()",
+        "it is mappings that are counted, not processes: page_mapcount(), folio_mapcount()",
     )
 
 

@@ -27,8 +27,7 @@ def _expect(known: Known) -> Expectation:
     return Expectation(
         "0",
         (MOVED, MOVED, MOVED),
-        "since 2.6.18 (Allow migration of mlocked pages) unmapping for a migration "
-        "passes over VM_LOCKED",
+        '("Allow migration of mlocked pages") unmapping for a migration passes over VM_LOCKED',
     )
 
 

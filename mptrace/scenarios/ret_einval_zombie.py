@@ -23,7 +23,7 @@ def _expect(known: Known) -> Expectation:
     return Expectation(
         "EINVAL",
         (Entry("untouched", "not_attempted", "call_refused_EINVAL", times=0),),
-        "since 2.6.18 find_mm_struct() answers for a process without memory as for a kernel thread",
+        "find_mm_struct() answers for a process without memory as for a kernel thread",
     )
 
 

@@ -25,7 +25,7 @@ SCENARIO = Scenario(
     name="ret_enoent",
     subject=RETURN_CODE,
     title="no page that would have to move",
-    documented="ENOENT: no pages were found that require moving (manuals before 2020)",
+    documented="ENOENT: no pages were found that require moving (older manuals)",
     function="store_status",
     source=(
         "move_pages(2), errors of older manuals; do_pages_move(): store_status() of the page's node"

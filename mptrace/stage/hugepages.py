@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mptrace.stage.stage import Stage
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
+_PROACTIVENESS = Path("/proc/sys/vm/compaction_proactiveness")
 _MIN_FREE = Path("/proc/sys/vm/min_free_kbytes")
 #: Low watermarks, so that the pool gets at (almost) all blocks of the node.
 _LOW_WATERMARK_KIB = "1024"
@@ -133,6 +134,9 @@ def _fill_pool(stage: "Stage", nid: int) -> Path:
     # what a CPU freed it may keep in lists of its own: the call that is judged sees this one's
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     stage.set_file(_MIN_FREE, _LOW_WATERMARK_KIB)
+    # kcompactd makes huge pages also where nobody asks for them
+    if _PROACTIVENESS.exists():
+        stage.set_file(_PROACTIVENESS, "0")
     pool = _pool(stage, nid)
     # not more than is free: for that the kernel would reclaim, which may take long
     stage.set_file(pool / "nr_hugepages", str(_number(pool / "nr_hugepages") + _free_blocks(nid)))

@@ -6,20 +6,24 @@ judged call, and of the query that follows it, is the oracle of what mptrace say
 """
 
 import json
+import os
 import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from mptrace.cli import main
 from mptrace.driver import SENTINEL
+from mptrace.recording import Recording, RecordingWriter
 from mptrace.scenarios import catalogue
 
-#: Memory and CPUs on the first and the last, a node of memory only, one of CPUs only.
+HERE = Path(__file__).parent
+#: Two nodes with memory and CPUs, one of memory only (the kernel numbers it last), one of CPUs.
 NODES = "1G/cpus=0,256M,1G/cpus=1,0/cpus=2"
 pytestmark = pytest.mark.nodes(NODES)
 
@@ -191,8 +195,50 @@ def test_the_query_after_the_call_confirms_each_outcome(run: Run) -> None:
 # ---- explain: the cause that the scenario made --------------------------------------------
 
 
-def test_explain_names_the_cause_of_each_page_that_stays(run: Run) -> None:
-    """From the recording alone, without the scenarios' names, without root, on this machine."""
+def each_entry(scenario: dict) -> list[dict]:
+    """What is expected of each entry of a call."""
+    entries: list[dict] = []
+    for entry in scenario["expected"]["entries"]:
+        entries += [entry] * (entry["times"] or len(scenario["rows"]) - len(entries))
+    return entries
+
+
+def keep(run: Run, where: Path) -> None:
+    """Keep a run for the unit tests: its recording in one part, and what was made to happen.
+
+    Left out are calls with more entries than are worth their room.
+    """
+    recording = Recording.open(run.recording)
+    tables = recording.tables()
+    long = tables["calls"]["call_id"][tables["calls"]["nr_pages"] > 1000]
+    meta = {name: value for name, value in recording.meta.items() if name != "parts"}
+    where.mkdir(exist_ok=True)
+    with RecordingWriter(where / "recording", meta=meta, force=True) as writer:
+        for name, rows in tables.items():
+            named = "call_id" in rows.dtype.names
+            writer.append(name, rows[~np.isin(rows["call_id"], long)] if named else rows)
+        writer.finish()
+    made = {
+        scenario["name"]: {
+            "call_id": scenario["call_id"],
+            "entries": [
+                {name: entry[name] for name in ("outcome", "cause", "entry_reason", "delay")}
+                for entry in each_entry(scenario)
+            ],
+        }
+        for scenario in run.performed
+        if scenario["call_id"] not in long.tolist() and scenario["expected"]["entries"]
+    }
+    (where / "made.json").write_text(json.dumps(made, indent=1) + "\n")
+
+
+def test_explain_names_the_cause_of_each_page_that_stays(run: Run, kernel: str) -> None:
+    """From the recording alone, without the scenarios' names, without root, on this machine.
+
+    MPTRACE_UPDATE_FIXTURES=1 keeps it for tests/unit/test_recorded_causes.py.
+    """
+    if os.environ.get("MPTRACE_UPDATE_FIXTURES"):
+        keep(run, HERE.parent / "fixtures" / f"conform-{kernel}")
     result = CliRunner().invoke(main, ["explain", str(run.recording), "--failed", "--json"])
     assert result.exit_code == 0, result.output
     found = {}
@@ -201,17 +247,23 @@ def test_explain_names_the_cause_of_each_page_that_stays(run: Run) -> None:
         found[entry["call_id"], entry["entry"]] = entry["cause"]["name"]
     stayed = 0
     for scenario in run.performed:
-        expected = scenario["expected"]["entries"]
-        causes = []
-        for entry in expected:
-            left = len(scenario["rows"]) - len(causes)
-            causes += [entry] * (entry["times"] or left)
-        for row, entry in zip(scenario["rows"], causes, strict=False):
+        for row, entry in zip(scenario["rows"], each_entry(scenario), strict=False):
             if entry["outcome"] == "failed":
                 stayed += 1
                 key = scenario["call_id"], row["entry"]
                 assert found.get(key) == entry["cause"], (scenario["name"], row)
     assert stayed > 30
+
+
+def test_who_maps_a_shared_page_is_found(run: Run) -> None:
+    """The processes that a scenario made share a page, or one that maps it twice, are recorded."""
+    tables = Recording.open(run.recording).tables()
+    for name, processes, mappings in (("shared_move", 2, 2), ("mapped_twice", 1, 2)):
+        (scenario,) = (s for s in run.performed if s["name"] == name)
+        rows = tables["mappers"][tables["mappers"]["call_id"] == scenario["call_id"]]
+        assert len({*rows["pid"].tolist()}) == processes, name
+        assert scenario["call"]["tid"] in rows["pid"], name
+        assert len({*zip(rows["pid"].tolist(), rows["address"].tolist(), strict=True)}) == mappings
 
 
 def test_no_name_of_a_scenario_is_in_the_recording(run: Run) -> None:
@@ -273,7 +325,9 @@ def test_a_scenario_that_is_killed_leaves_nothing(guest, guest_dir) -> None:
         guest,
         guest_dir,
         """
+        kill -STOP $pid  # the scenario waits for it before its call
         pkill -9 -P $(pgrep -P $pid); echo scenario killed $?
+        kill -CONT $pid
         wait $pid; echo ended $?
         [ $(cat $mark) = $before ] && echo same again
         cat out
