@@ -198,7 +198,7 @@ RETURN_CODES: tuple[Status, ...] = (
         "ENOENT",
         -errno.ENOENT,
         "no page needed moving",
-        "never since 2.6.29 (commit e78bbfa82624): 0 instead",
+        "never since 2008 (commit e78bbfa82624): 0 instead",
         "",
         _RETURN,
         produced=False,

@@ -17,7 +17,7 @@ def _expect(known: Known) -> Expectation:
     return Expectation(
         "0",
         (Entry("target", "already_there", times=3),),
-        "since 2.6.28 (e78bbfa82624) the statuses say it, and the call succeeds",
+        "since 2008 (e78bbfa82624) the statuses say it, and the call succeeds",
     )
 
 
