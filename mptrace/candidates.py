@@ -60,7 +60,15 @@ CANDIDATES: tuple[Candidate, ...] = (
     # since 5.13: lru_cache_disable() drains and holds the caches off for the whole call
     Candidate("drain", "lru_cache_disable", "call", "enter_drain", "exit_drain"),
     Candidate("drain", "lru_add_drain_all", "call", "enter_drain", "exit_drain"),
-    Candidate("vma", "vma_migratable", "entry", "enter_vma", "exit_vma", 1, nargs="VMA_NARGS"),
+    Candidate(
+        "vma",
+        "vma_migratable",
+        "entry",
+        exit="exit_vma",
+        min_parameters=1,
+        nargs="VMA_NARGS",
+        kprobe_enter="enter_vma",
+    ),
     # since 6.12: folio_walk_start() (mm: add folio_walk, "mm/migrate: convert
     # add_page_for_migration() from follow_page() to folio_walk")
     Candidate(

@@ -47,6 +47,8 @@ static long (*const read_user)(void *to, u32 size, const void *from) =
 	(void *)BPF_FUNC_probe_read_user;
 static long (*const read_kernel)(void *to, u32 size, const void *from) =
 	(void *)BPF_FUNC_probe_read_kernel;
+static long (*const read_kernel_string)(void *to, u32 size, const void *from) =
+	(void *)BPF_FUNC_probe_read_kernel_str;
 
 #include <mptrace/obstacle.h>
 
@@ -891,12 +893,23 @@ static __always_inline void on_enter_vma(u64 vma)
 		t->checked_vma = vma;
 }
 
-static __always_inline void on_exit_vma(u64 ret)
+/* fexit has the argument; for a kretprobe the kprobe stored it. */
+#define CHECKED_FENTRY ctx[0]
+#define CHECKED_KPROBE checked_vma()
+
+static __always_inline u64 checked_vma(void)
+{
+	struct thread *t = this_thread();
+
+	return t ? t->checked_vma : 0;
+}
+
+static __always_inline void on_exit_vma(u64 vma, u64 ret)
 {
 	struct thread *t = this_thread();
 	struct obstacle_record *o;
 
-	if (!t || !t->checked_vma)
+	if (!t || !t->call.call_id || t->depth)
 		return;
 	t->call.n_vmas++;
 	if (ret & 0xff)
@@ -915,8 +928,7 @@ static __always_inline void on_exit_vma(u64 ret)
 	o->stage = STAGE_VMA;
 	o->rc = -EFAULT;
 	o->allowed = -1;
-	read_vma(o, t->checked_vma);
-	t->checked_vma = 0;
+	read_vma(o, vma);
 	obstacle_ring.ringbuf_submit(o, NO_WAKEUP);
 }
 
@@ -928,7 +940,7 @@ int enter_vma(CTX(VMA))
 
 int exit_vma(CTX(VMA))
 {
-	on_exit_vma(RET(VMA));
+	on_exit_vma(CAT(CHECKED_, METHOD(VMA)), RET(VMA));
 	return 0;
 }
 

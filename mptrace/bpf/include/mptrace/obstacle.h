@@ -137,7 +137,7 @@ static __always_inline void read_inode(struct obstacle_record *o, u64 inode)
 	o->dev = read_half(super + OFF_SB_DEV);
 	type = read_word(super + OFF_SB_TYPE);
 	type = read_word(type + OFF_FSTYPE_NAME);
-	read_kernel(o->fs, sizeof(o->fs), (void *)type);
+	read_kernel_string(o->fs, sizeof(o->fs), (void *)type);
 	o->seen |= SEEN_FILE;
 #endif
 }
