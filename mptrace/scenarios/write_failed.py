@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from mptrace.stage.stage import Stage
 
 
-# Tables of operations with writepage and without migrate_folio, as read from a 6.12 with all its
-# modules loaded: ecryptfs, nilfs2, vboxsf, ceph, orangefs (minix and others until 6.1).  The last
-# three need a host or servers of their own.
+# Which file systems have writepage and no migrate_folio, by kernel, and what trying each gave:
+# docs/write-back.md.  ecryptfs is one of them on 6.1 and 6.12, and needs no tool and no device.
 
 
 def _provoke(stage: "Stage") -> None:
