@@ -212,7 +212,11 @@ CANDIDATES: tuple[Candidate, ...] = (
     ),
     *(
         Candidate("split", function, "folio", "enter_split", "exit_split", 2, nargs="SPLIT_NARGS")
-        for function in ("split_huge_page_to_list_to_order", "split_huge_page_to_list")
+        for function in (
+            "split_huge_page_to_list_to_order",
+            "__split_huge_page_to_list_to_order",
+            "split_huge_page_to_list",
+        )
     ),
     Candidate(
         "release",
@@ -301,10 +305,13 @@ EVIDENCE_OPTIONAL = {
 #: A walk of x86's page tables: struct members and the kernel's variables.
 WALK = {"OFF_VMA_MM": "vm_area_struct.vm_mm", "OFF_MM_PGD": "mm_struct.pgd"}
 WALK_VARIABLES = {
-    "PAGE_OFFSET_BASE": "page_offset_base",
-    "PGDIR_SHIFT": "pgdir_shift",
-    "ZERO_PFN": "zero_pfn",
-    "HUGE_ZERO_PFN": "huge_zero_pfn",
+    "PAGE_OFFSET_BASE": ("page_offset_base",),
+    "PGDIR_SHIFT": ("pgdir_shift",),
+}
+#: Without them a zero page is told by the kernel's answer alone.
+WALK_OPTIONAL = {
+    "ZERO_PFN": ("zero_pfn", "zero_page_pfn"),
+    "HUGE_ZERO_PFN": ("huge_zero_pfn",),
 }
 #: The program reads this much of a struct page at once.
 PAGE_IMAGE_BYTES = 64
@@ -329,7 +336,7 @@ def candidate_offsets() -> tuple[str, ...]:
 
 def candidate_variables() -> tuple[str, ...]:
     """Variables of the kernel whose addresses the plan may need."""
-    return tuple(WALK_VARIABLES.values())
+    return tuple(n for names in (WALK_VARIABLES | WALK_OPTIONAL).values() for n in names)
 
 
 def candidate_sizes() -> tuple[str, ...]:

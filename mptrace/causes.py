@@ -54,7 +54,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause("swapped_out", "the page is in swap", "touch it, so that it comes back", _LOOKUP),
     Cause(
         "prot_none",
-        "the page is there, but PROT_NONE hides it from the kernel's lookup (before 6.12)",
+        "the page is there, but PROT_NONE hides it from the kernel's lookup (6.1 to 6.4)",
         "mprotect(2) it first; NUMA balancing's hints pass by themselves",
         "follow_page(), gup_can_follow_protnone()",
     ),
@@ -105,7 +105,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause("shared_or_hugetlb_tail", "mapped more than once, or not a hugetlb folio's head"),
     Cause(
         "hugetlb_tail",
-        "not the head of its hugetlb folio (before 6.12)",
+        "not the head of its hugetlb folio (before 6.7)",
         "name the huge page's first address",
         "add_page_for_migration()",
     ),
@@ -151,13 +151,13 @@ CAUSES: tuple[Cause, ...] = (
     Cause("locked_or_writeback", "locked by somebody else, or under writeback", _AGAIN),
     Cause(
         "locked",
-        "somebody else held its lock through all passes",
+        "somebody else held its lock",
         _AGAIN,
         "folio_trylock(), folio_lock() in migrate_folio_unmap()",
     ),
     Cause(
         "writeback",
-        "under writeback through all passes",
+        "under writeback",
         "try again when it is written (fsync)",
         "folio_test_writeback() in migrate_folio_unmap()",
     ),
@@ -195,7 +195,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "dirty_no_migration",
         "dirty, and its file system can neither migrate nor write it here",
-        "none while it is dirty and mapped; use another file system (tmpfs, not ramfs)",
+        "fsync(2) the file; ramfs can't write: use tmpfs",
         "fallback_migrate_folio(), writeout()",
     ),
     Cause(
@@ -208,6 +208,12 @@ CAUSES: tuple[Cause, ...] = (
         "refused_by_filesystem",
         "its file system or owner refuses to migrate it",
         "it stays: set the memory policy before it is allocated",
+        "mapping->a_ops->migrate_folio",
+    ),
+    Cause(
+        "private_in_use",
+        "its file system is using its private data: I/O in flight",
+        "fsync(2) the file, then try again",
         "mapping->a_ops->migrate_folio",
     ),
     Cause("poisoned", "a memory error was met while copying", "look at dmesg", "folio_mc_copy()"),

@@ -296,7 +296,11 @@ class _Watch:
         tables["entries"] = np.concatenate([*entries, merger.rest()])
         tables["mappers"] = np.concatenate([tables["mappers"], *self._mappers])
         self._drained, self._mappers = [], []
-        tables["folios"] = np.concatenate([tables["folios"], self.tracer.open_folios()])
+        for name, left in (
+            ("folios", self.tracer.open_folios()),
+            ("obstacles", self.tracer.open_obstacles()),
+        ):
+            tables[name] = np.concatenate([tables[name], left])
         return tables
 
     def _name(self, tables: dict[str, NDArray[np.void]]) -> None:

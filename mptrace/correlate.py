@@ -260,6 +260,7 @@ def _state(tables: Tables, meta: Mapping[str, Any], rows: Ints) -> dict[str, Any
     states["allowed"][~has] = -1
     expected = obstacles.expected_references(states, meta)
     seen = has & ((states["seen"] & SEEN_STATE) != 0)
+    mapped = np.maximum(states["mapcount"].astype(np.int64), 0)
     mapcount = np.maximum(states["mapcount"], states["page_mapcount"])
     return {
         "seen": seen,
@@ -267,18 +268,22 @@ def _state(tables: Tables, meta: Mapping[str, Any], rows: Ints) -> dict[str, Any
         "pte": obstacles.pte_kind(states, str((meta.get("kernel") or {}).get("machine"))),
         "mapping": obstacles.mapping_kind(states),
         "mapcount": mapcount.astype(np.int64),
-        "extra": states["refcount"].astype(np.int64) - expected,
+        "extra": states["refcount"].astype(np.int64) - expected - mapped,
         "extra_known": seen & (expected >= 0),
         "pinned": has & obstacles.is_pinned(states, meta),
         "locked": obstacles.flag(states, meta, "PG_locked"),
         "writeback": obstacles.flag(states, meta, "PG_writeback"),
         "dirty": obstacles.flag(states, meta, "PG_dirty"),
         "private": obstacles.flag(states, meta, "PG_private"),
+        "private_2": obstacles.flag(states, meta, "PG_private_2"),
         "reserved": obstacles.flag(states, meta, "PG_reserved"),
         "allowed": states["allowed"].astype(np.int64),
         "n_release": states["n_release"].astype(np.int64),
         "n_split": states["n_split"].astype(np.int64),
+        "has_ops": states["a_ops"] != 0,
         "has_migrate_op": states["migrate_op"] != 0,
+        "moves_buffers": obstacles.named(states["migrate_op"], meta, "buffer_migrate_folio"),
+        "is_hugetlb": obstacles.in_hugetlb(states),
         "has_holder": states["holder_id"] != 0,
         "fs": states["fs"],
     }

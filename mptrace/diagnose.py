@@ -31,7 +31,9 @@ from mptrace.records import (
     ISOLATE_NOT_TRIED,
     LOOKUP_NONE,
     MOVE_NOT_TRIED,
+    STAGE_ALLOCATE,
     STAGE_LOCK,
+    STAGE_SPLIT,
     STAGE_UNMAP,
 )
 
@@ -124,11 +126,15 @@ class Evidence:
     writeback: Bools
     dirty: Bools
     private: Bools
+    private_2: Bools
     reserved: Bools
     allowed: Ints
     n_release: Ints
     n_split: Ints
+    has_ops: Bools
     has_migrate_op: Bools
+    moves_buffers: Bools
+    is_hugetlb: Bools
     has_holder: Bools
     fs: npt.NDArray[np.bytes_]
 
@@ -151,12 +157,40 @@ class Evidence:
 
     @property
     def unmoved(self) -> Bools:
-        """Isolated, and never came to its move."""
-        return _mask(self.queued & (self.move_rc == MOVE_NOT_TRIED))
+        """Isolated, and never came to its move, or was refused before it in the last pass."""
+        return _mask(self.queued & ((self.move_rc == MOVE_NOT_TRIED) | self._stopped_before))
 
     def move(self, *numbers: int) -> Bools:
-        """Its move was refused with one of these errnos."""
-        return _mask(self.queued & np.isin(-self.move_rc, numbers))
+        """Its last refusal was that of its move, with one of these errnos."""
+        refused = np.isin(-self.move_rc, numbers) & ~self._stopped_before
+        return _mask(self.queued & refused)
+
+    @property
+    def without_target(self) -> Bools:
+        """The last allocation of a target for it failed."""
+        return _mask(self.unmoved & ((self.flags & FOLIO_ALLOC_FAILED) != 0))
+
+    @property
+    def not_unmapped(self) -> Bools:
+        """It had a target and was still mapped, untried, when the kernel went on (no hugetlb)."""
+        is_hugetlb = (self.flags & FOLIO_HUGETLB) != 0
+        return _mask(self.unmoved & (self.stage == STAGE_LOCK) & ~is_hugetlb)
+
+    @property
+    def move_all(self) -> Bools:
+        """Shared pages were to be moved, too."""
+        return _mask((self.call_flags & _MPOL_MF_MOVE_ALL) != 0)
+
+    @property
+    def is_kept_on_lru(self) -> Bools:
+        """Of a kind that is on an LRU list: anonymous, of KSM, of a file that can migrate it."""
+        kept = (self.mapping == 1) | (self.mapping == 3) | (self.is_file & self.has_migrate_op)
+        return _mask(self.seen & kept)
+
+    @property
+    def _stopped_before(self) -> Bools:
+        # an earlier pass may have come to the move: the last refusal counts
+        return _mask(np.isin(self.stage, (STAGE_ALLOCATE, STAGE_SPLIT, STAGE_LOCK, STAGE_UNMAP)))
 
     @property
     def is_file(self) -> Bools:
@@ -166,7 +200,7 @@ class Evidence:
     @property
     def no_op(self) -> Bools:
         """It belongs to a file whose operations have no migrate_folio."""
-        return _mask(self.is_file & ~self.has_migrate_op)
+        return _mask(self.is_file & self.has_ops & ~self.has_migrate_op)
 
     @property
     def _found(self) -> Bools:
@@ -220,10 +254,9 @@ RULES: tuple[Rule, ...] = (
     Rule("zero_page", "the status", lambda e: e.untaken & e.told_zero),
     Rule("shared_ksm", _STATE, lambda e: e.untaken & e.seen & (e.mapping == 3) & (e.mapcount > 1)),
     Rule("shared", _STATE, lambda e: e.untaken & e.seen & (e.mapcount > 1)),
-    Rule(
-        "hugetlb_tail", "the flags", lambda e: e.untaken & ((e.call_flags & _MPOL_MF_MOVE_ALL) != 0)
-    ),
-    Rule("hugetlb_tail", _STATE, lambda e: e.untaken & e.seen & (e.nr_pages > 1)),
+    Rule("hugetlb_tail", "the mapping", lambda e: e.untaken & e.is_hugetlb),
+    Rule("cant_tell", "", lambda e: e.untaken & e.seen & e.move_all),
+    Rule("hugetlb_tail", "the flags", lambda e: e.untaken & e.move_all),
     Rule("shared", "the folio's size", lambda e: e.untaken & (e.nr_pages == 1)),
     Rule("shared_or_hugetlb_tail", "a lookup", lambda e: e.untaken),
     # ---- its isolation was refused
@@ -240,35 +273,37 @@ RULES: tuple[Rule, ...] = (
             e.not_isolated & e.seen & ((e.mapping == -1) | e.reserved | (e.fs == _DRIVERS_OWN))
         ),
     ),
-    Rule("isolated_by_other", _STATE, lambda e: e.not_isolated & e.seen),
+    Rule("isolated_by_other", _STATE, lambda e: e.not_isolated & e.is_kept_on_lru),
     Rule("not_on_lru_or_isolated", "the isolation's answer", lambda e: e.not_isolated),
     # ---- isolated, and refused before its move
-    Rule("split_failed", "the split's answer", lambda e: e.unmoved & (e.n_split > 0)),
     Rule(
         "node_outside_callers_cpuset",
         "the caller's mems_allowed",
-        lambda e: e.unmoved & ((e.flags & FOLIO_ALLOC_FAILED) != 0) & (e.allowed == 0),
+        lambda e: e.without_target & (e.allowed == 0),
     ),
-    Rule(
-        "no_memory",
-        "the allocation's answer",
-        lambda e: e.unmoved & ((e.flags & FOLIO_ALLOC_FAILED) != 0),
-    ),
+    # folios that are split beforehand may fail to: that stops none of them
+    Rule("split_failed", "the split's answer", lambda e: e.without_target & (e.n_split > 0)),
+    Rule("no_memory", "the allocation's answer", lambda e: e.without_target),
+    # a single try of its lock is no refusal
     Rule(
         "ended_before_its_turn",
         "the migration's return value",
-        lambda e: e.unmoved & (e.n_alloc == 0) & (e.migration_rc < 0),
+        lambda e: e.unmoved & ((e.n_alloc == 0) | (e.stage == STAGE_LOCK)) & (e.migration_rc < 0),
     ),
     Rule("cant_tell", "", lambda e: e.unmoved & (e.n_alloc == 0)),
-    Rule("locked", _STATE, lambda e: e.unmoved & (e.stage == STAGE_LOCK) & e.locked & ~e.writeback),
+    Rule("locked", _STATE, lambda e: e.not_unmapped & e.locked & ~e.writeback),
+    Rule("writeback", _STATE, lambda e: e.not_unmapped & e.writeback & ~e.locked),
     Rule(
-        "writeback", _STATE, lambda e: e.unmoved & (e.stage == STAGE_LOCK) & e.writeback & ~e.locked
+        "locked_or_writeback",
+        "allocated, not unmapped",
+        lambda e: e.unmoved & ((e.n_unmap == 0) | (e.stage == STAGE_LOCK)),
     ),
-    Rule("locked_or_writeback", "allocated, not unmapped", lambda e: e.unmoved & (e.n_unmap == 0)),
     Rule("pinned", _STATE, lambda e: e.unmoved & (e.stage == STAGE_UNMAP) & e.pinned),
     Rule("not_unmappable", "unmapped, not moved", lambda e: e.unmoved),
     # ---- its move was refused
     Rule("pinned", _STATE, lambda e: e.move(errno.EAGAIN) & e.pinned),
+    # writeout() puts the mappings back before it says so
+    Rule("writeback", _STATE, lambda e: e.move(errno.EAGAIN) & e.no_op & e.writeback),
     Rule(
         "extra_references", _STATE, lambda e: e.move(errno.EAGAIN) & e.extra_known & (e.extra > 0)
     ),
@@ -277,11 +312,12 @@ RULES: tuple[Rule, ...] = (
         "filemap_release_folio()",
         lambda e: e.move(errno.EAGAIN, errno.EBUSY) & (e.n_release > 0),
     ),
-    Rule("writeback", _STATE, lambda e: e.move(errno.EAGAIN) & e.no_op & e.writeback),
     Rule(
         "buffers_busy",
-        _STATE,
-        lambda e: e.move(errno.EAGAIN) & e.extra_known & (e.extra <= 0) & e.private,
+        f"{_STATE}, the name of its operation",
+        lambda e: (
+            e.move(errno.EAGAIN) & e.extra_known & (e.extra <= 0) & e.private & e.moves_buffers
+        ),
     ),
     Rule("references_or_buffers", "the move's answer", lambda e: e.move(errno.EAGAIN)),
     Rule(
@@ -290,6 +326,11 @@ RULES: tuple[Rule, ...] = (
         lambda e: e.move(errno.EINVAL, errno.EBUSY) & e.no_op & e.dirty,
     ),
     Rule("write_failed", _STATE, lambda e: e.move(errno.EIO) & e.no_op),
+    Rule(
+        "private_in_use",
+        _STATE,
+        lambda e: e.move(errno.EBUSY) & e.is_file & e.has_migrate_op & (e.private | e.private_2),
+    ),
     Rule(
         "refused_by_filesystem",
         _STATE,

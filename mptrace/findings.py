@@ -332,7 +332,7 @@ class Findings:
         if o["stage"] not in _IN_MIGRATION:
             return Finding("references", {"seen": seen}, _many(seen, "reference"))
         if base < 0:
-            words = f"{_many(seen, 'reference')} (how many a hugetlb page may have is not modelled)"
+            words = f"{_many(seen, 'reference')} (how many it may have is not known)"
             return Finding("references", {"seen": seen, "expected": None}, words)
         parts = [(1, "the migration's own")]
         if self._mapping[row] == 0 or self._swap_cache[row]:

@@ -41,6 +41,8 @@ PIN_BIAS = 1024
 # Swap types of real swap files lie below this (MAX_SWAPFILES with every special
 # type configured: device private, migration, hwpoison, markers; linux/swap.h).
 _SWAP_FILES = 23
+# Flags that decide how many references a folio may have.
+_COUNTING_FLAGS = ("PG_private", "PG_swapcache", "PG_swapbacked")
 _PRESENT, _PROT_NONE_BIT = 1, 1 << 8
 
 
@@ -156,7 +158,8 @@ def expected_references(obstacles: Table, meta: Mapping[str, Any]) -> Ints:
 
     One of whoever isolated it, one per base page of the page or swap cache, one
     for private data: folio_expected_refs(), folio_expected_ref_count() in
-    mm/migrate.c and linux/mm.h.  Not of hugetlb files, which count otherwise.
+    mm/migrate.c and linux/mm.h.  Not of hugetlb files and AIO rings, which count
+    otherwise.
     """
     pages = obstacles["nr_pages"].astype(np.int64)
     kind = mapping_kind(obstacles)
@@ -164,15 +167,33 @@ def expected_references(obstacles: Table, meta: Mapping[str, Any]) -> Ints:
     private = flag(obstacles, meta, "PG_private")
     count = 1 + np.where(cached, pages, 0) + np.where(cached & private, 1, 0)
     known = (obstacles["seen"] & SEEN_STATE) != 0
-    known &= obstacles["fs"] != b"hugetlbfs"
+    known &= ~np.isin(obstacles["fs"], (b"hugetlbfs", b"aio"))
+    # a flag that has no name here would pass for one that is clear
+    named = meta.get("page_flags") or {}
+    known &= all(name in named for name in _COUNTING_FLAGS)
     return np.where(known, count, -1)
 
 
 def in_swap_cache(obstacles: Table, meta: Mapping[str, Any]) -> Bools:
-    """Whether an anonymous folio is in the swap cache (PG_swapcache with PG_swapbacked)."""
+    """Whether a folio is in the swap cache (PG_swapcache with PG_swapbacked).
+
+    That is an anonymous one, one of KSM, or one of shmem, whose mapping is gone then.
+    """
     both = flag(obstacles, meta, "PG_swapcache") & flag(obstacles, meta, "PG_swapbacked")
-    cached: Bools = both & (mapping_kind(obstacles) == 1)
+    cached: Bools = both & np.isin(mapping_kind(obstacles), (-1, 1, 3))
     return cached
+
+
+def in_hugetlb(obstacles: Table) -> Bools:
+    """Whether the address lies in a mapping of hugetlb pages (VM_HUGETLB, linux/mm.h)."""
+    return np.asarray((obstacles["vm_flags"] & np.uint64(0x400000)) != 0, np.bool_)
+
+
+def named(pointers: npt.NDArray[np.uint64], meta: Mapping[str, Any], prefix: str) -> Bools:
+    """Whether the kernel's name at each address begins so; False where it has none."""
+    symbols = meta.get("symbols") or {}
+    wanted = [int(at, 16) for at, name in symbols.items() if name.startswith(prefix)]
+    return np.isin(pointers, np.array(wanted, np.uint64))
 
 
 def is_pinned(obstacles: Table, meta: Mapping[str, Any]) -> Bools:

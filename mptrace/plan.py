@@ -16,6 +16,7 @@ from mptrace.candidates import (
     PAGE_IMAGE_BYTES,
     PHASES,
     WALK,
+    WALK_OPTIONAL,
     WALK_VARIABLES,
     Candidate,
 )
@@ -239,9 +240,14 @@ def _add_evidence_macros(facts: KernelFacts, defines: dict[str, int | str]) -> l
         there = [name for name in names if name in facts.offsets]
         if there:
             defines[macro] = facts.offsets[there[0]]
+    defines["WHOLE_MAPCOUNT"] = int("folio._large_mapcount" not in facts.offsets)
     walk = {macro: facts.offsets.get(name) for macro, name in WALK.items()}
-    variables = {macro: facts.variables.get(name) for macro, name in WALK_VARIABLES.items()}
-    if facts.machine != "x86_64" or None in walk.values() or None in variables.values():
+    variables = {
+        macro: next((facts.variables[name] for name in names if name in facts.variables), None)
+        for macro, names in (WALK_VARIABLES | WALK_OPTIONAL).items()
+    }
+    missing = [macro for macro in WALK_VARIABLES if variables[macro] is None]
+    if facts.machine != "x86_64" or None in walk.values() or missing:
         return ["page tables are not read: never touched and swapped out look alike"]
     defines["PTE_WALK"] = 1
     defines.update({macro: value for macro, value in walk.items() if value is not None})

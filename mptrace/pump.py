@@ -14,6 +14,8 @@ from mptrace.arrays import EntryMerger
 from mptrace.recording import RecordingWriter
 from mptrace.tracer import Drained, Tracer
 
+#: Longest wait for searches that are under way: what they may take, and a little.
+_SEARCH_SECONDS = mappers.SESSION_NS / 1e9 + 1
 #: Seconds between two looks at the rings.
 _DRAIN_SECONDS = 0.02
 
@@ -29,6 +31,7 @@ class Pump:
         self._merger = EntryMerger()
         self._lock = threading.Lock()
         self._keep = False
+        self._given_up = False
         self._stop = threading.Event()
         self._error: BaseException | None = None
         #: Kernel addresses met in evidence whose names a reader will want.
@@ -59,8 +62,8 @@ class Pump:
             with self._lock:
                 self._take()
                 self._keep = False
-            # while the workload's memory is there; mappers.SESSION_NS bounds the wait
-            self._refused.join()
+            # while the workload's memory is there
+            self._await_searches()
             self._raise()
 
     def finish(self) -> None:
@@ -68,11 +71,20 @@ class Pump:
         self._stop.set()
         self._thread.join()
         self._refused.put(None)
-        self._searcher.join()
+        self._searcher.join(_SEARCH_SECONDS)
         with self._lock:
+            self._given_up = True
             self._writer.append("entries", self._merger.rest())
             self._writer.append("folios", self._tracer.open_folios())
+            self._writer.append("obstacles", self._tracer.open_obstacles())
         self._raise()
+
+    def _await_searches(self) -> None:
+        """Wait for the searches under way; not for ever: a process may be stuck in the kernel."""
+        with self._refused.all_tasks_done:
+            self._refused.all_tasks_done.wait_for(
+                lambda: not self._refused.unfinished_tasks, _SEARCH_SECONDS
+            )
 
     def append(self, table: str, rows: NDArray[np.void]) -> None:
         """Rows that do not come from the tracer."""
@@ -90,7 +102,10 @@ class Pump:
     def _search(self) -> None:
         while (refused := self._refused.get()) is not None:
             try:
-                self.append("mappers", self._finder.find(refused))
+                found = self._finder.find(refused)
+                with self._lock:
+                    if not self._given_up:
+                        self._writer.append("mappers", found)
             except BaseException as error:  # carried to the session's thread
                 self._error = error
             finally:

@@ -54,7 +54,7 @@ PAGE_STATUSES: tuple[Status, ...] = (
         "ENOENT",
         -errno.ENOENT,
         "no page there",
-        "never touched, swapped out, or being migrated by somebody else; up to 6.11 also PROT_NONE",
+        "never touched, swapped out, or being migrated by somebody else; 6.1 to 6.4 also PROT_NONE",
         "touch the page first",
         f"{_PAGE}; folio_walk_start(), follow_page()",
     ),
@@ -70,7 +70,7 @@ PAGE_STATUSES: tuple[Status, ...] = (
         "EACCES",
         -errno.EACCES,
         "mapped more than once",
-        "shared without MPOL_MF_MOVE_ALL; up to 6.11 also any hugetlb address but the first",
+        "shared without MPOL_MF_MOVE_ALL; before 6.7 also any hugetlb address but the first",
         "MPOL_MF_MOVE_ALL (needs CAP_SYS_NICE), or the head address of the huge page",
         f"{_PAGE}; folio_likely_mapped_shared(), page_mapcount()",
     ),
@@ -241,8 +241,10 @@ MISLEADING: dict[tuple[int, str], str] = {
     "gives this answer for memory never written, for which the manual has -ENOENT",
     (-errno.EFAULT, "unsuitable_vma"): "the address is mapped, against the manual's words: the "
     "kernel migrates no pages of such a mapping",
-    (-errno.ENOENT, "prot_none"): "the page is there: up to 6.11 the lookup asks for access, and "
-    "PROT_NONE refuses it",
+    (
+        -errno.ENOENT,
+        "prot_none",
+    ): "the page is there: from 6.1 to 6.4 the lookup asks for access, and PROT_NONE refuses it",
     (-errno.ENOENT, "special_entry"): "the page may be there all the same: somebody else is "
     "moving it, or a marker stands in its place",
     (-errno.ENOENT, "secret_memory"): "the page is there, and hidden from the kernel's own lookup",
@@ -251,7 +253,7 @@ MISLEADING: dict[tuple[int, str], str] = {
     "lookup passes over it",
     (-errno.ENOENT, "huge_zero_page"): "the manual has -EFAULT for the zero page; since 6.12 "
     "the lookup passes over it",
-    (-errno.EACCES, "hugetlb_tail"): "nobody shares it, against the manual's words: up to 6.11 any "
+    (-errno.EACCES, "hugetlb_tail"): "nobody shares it, against the manual's words: before 6.7 any "
     "address of a hugetlb page but its first gets this status",
     (-errno.EACCES, "shared"): "the kernel counts mappings, not processes as the manual has it: "
     "one process that maps the page twice is enough",

@@ -265,6 +265,15 @@ class Tracer:
         folios["end"] = END_OPEN
         return folios
 
+    def open_obstacles(self) -> NDArray[np.void]:
+        """Obstacles of folios whose end was not seen, shape (n,), dtype OBSTACLE; clears them."""
+        # bcc has no type for an s8: the bytes do
+        record = ctypes.c_ubyte * OBSTACLE.itemsize
+        table = self._bpf.get_table("obstacles", ctypes.c_uint64, record)
+        found = b"".join(bytes(value) for value in table.values())
+        table.clear()
+        return np.frombuffer(found, OBSTACLE).copy()
+
     def losses(self) -> dict[str, int]:
         """Count per cause of everything that was not recorded, zeros included."""
         table = self._bpf["lost"]

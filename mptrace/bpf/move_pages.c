@@ -406,7 +406,8 @@ static __always_inline struct obstacle_record *obstacle_of(struct folio_record *
 	int zero = 0;
 
 	o = obstacles.lookup(&src);
-	if (o)
+	/* one without the flag is left over from a folio whose end was not seen */
+	if (o && f->flags & FOLIO_OBSTACLE)
 		return o;
 	template = new_obstacle.lookup(&zero);
 	if (!template)
@@ -447,6 +448,20 @@ refused(struct folio_record *f, u8 stage, s32 rc)
 	return o;
 }
 
+/* The test that the kernel makes, inlined, after try_to_migrate(): one read. */
+static __always_inline bool is_mapped(u64 folio, u32 nr_pages)
+{
+#ifdef EVIDENCE
+#ifdef OFF_FOLIO_MAPCOUNT
+	if (nr_pages > 1 && (s32)read_half(folio + OFF_FOLIO_MAPCOUNT) >= 0)
+		return true;
+#endif
+	return (s32)read_half(folio + OFF_PAGE_MAPCOUNT) >= 0;
+#else
+	return false;
+#endif
+}
+
 /* A folio with a target that never came to its unmap: its lock, or writeback, refused it. */
 static __always_inline void close_step(struct level *level)
 {
@@ -457,7 +472,8 @@ static __always_inline void close_step(struct level *level)
 		return;
 	level->step = 0;
 	f = folios.lookup(&level->step_src);
-	if (!f)
+	/* what was not mapped needs no unmap: nothing was refused */
+	if (!f || !is_mapped(f->src, f->nr_pages))
 		return;
 	o = refused(f, STAGE_LOCK, -EAGAIN);
 	if (o)
@@ -488,17 +504,28 @@ static __always_inline void emit_folio(struct folio_record *f, u8 end)
 		count_lost(this_thread(), LOST_FOLIO_RING);
 }
 
-/* What the page table says, where a folio is or is not that can't be taken. */
-static __always_inline bool explains_itself(struct pending *p)
+/* Whether only the page table says what is there: nothing found, or a zero page. */
+static __always_inline bool needs_pte(struct pending *p)
 {
-	return !p->lookup_rc && !(p->page_flags & (1ULL << PG_RESERVED)) && p->nr_pages == 1;
+	return p->lookup_rc || p->page_flags & (1ULL << PG_RESERVED) ||
+	       (p->nr_pages > 1 && !p->mapping);
 }
 
 /* Whether a lookup that led to no isolation is more than "already there". */
 static __always_inline bool is_obstacle(struct pending *p, s32 isolate_rc)
 {
-	return p->lookup_rc || isolate_rc < 0 || p->mapcount > 1 || p->page_mapcount > 1 ||
-	       !explains_itself(p);
+	if (isolate_rc < 0 || p->mapcount > 1 || p->page_mapcount > 1 || needs_pte(p))
+		return true;
+#ifdef EVIDENCE
+	if (p->nr_pages > 1 && read_word(p->vma + OFF_VMA_FLAGS) & VM_HUGETLB)
+		return true;
+#ifdef OFF_FOLIO_MAPCOUNT
+	if (p->nr_pages > 1)
+		return (s32)read_half(p->src + OFF_FOLIO_MAPCOUNT) + 1 +
+		       (WHOLE_MAPCOUNT ? p->page_mapcount : 0) > 1;
+#endif
+#endif
+	return false;
 }
 
 static __always_inline void emit_lookup_obstacle(struct thread *t, s32 isolate_rc)
@@ -537,8 +564,11 @@ static __always_inline void emit_lookup_obstacle(struct thread *t, s32 isolate_r
 		o->mapcount = p->mapcount;
 		o->page_mapcount = p->page_mapcount;
 		o->pincount = -1;
-		if (p->nr_pages > 1)
+		if (p->nr_pages > 1) {
 			read_large(o, p->src);
+			/* mappings of the folio as a whole, and of this page alone */
+			o->mapcount += WHOLE_MAPCOUNT ? p->page_mapcount : 0;
+		}
 		read_mapping(o);
 		o->seen |= SEEN_STATE;
 		holder = folios.lookup(&p->src);
@@ -549,7 +579,7 @@ static __always_inline void emit_lookup_obstacle(struct thread *t, s32 isolate_r
 		}
 	}
 	read_vma(o, p->vma);
-	if (!explains_itself(p))
+	if (needs_pte(p))
 		read_pte(o, p->vma, p->address);
 	obstacle_ring.ringbuf_submit(o, NO_WAKEUP);
 }
@@ -1287,20 +1317,6 @@ static __always_inline void on_enter_unmap(u64 src)
 	f = folio_in(level, src, now);
 	if (f)
 		f->lock_ns += since_step(level, STEP_ALLOCATED, src, now);
-}
-
-/* The test that the kernel makes, inlined, after try_to_migrate(): one read. */
-static __always_inline bool is_mapped(u64 folio, u32 nr_pages)
-{
-#ifdef EVIDENCE
-#ifdef OFF_FOLIO_MAPCOUNT
-	if (nr_pages > 1 && (s32)read_half(folio + OFF_FOLIO_MAPCOUNT) >= 0)
-		return true;
-#endif
-	return (s32)read_half(folio + OFF_PAGE_MAPCOUNT) >= 0;
-#else
-	return false;
-#endif
 }
 
 static __always_inline void on_exit_unmap(void)

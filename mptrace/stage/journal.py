@@ -79,7 +79,7 @@ class Journal:
         """Write down how to undo a change that is about to be made; returns its id."""
         if verb not in _UNDO:
             raise ValueError(verb)
-        number = len(self._lines())
+        number = 1 + max((line.get("id", -1) for line in self._lines()), default=-1)
         self._append({"id": number, "undo": [verb, *arguments]})
         return number
 
@@ -127,19 +127,27 @@ class Journal:
             text = self.path.read_text()
         except FileNotFoundError:
             return []
-        # a last line without its end was being written when the writer was killed:
-        # the change itself comes after the line
-        return [json.loads(line) for line in text.split("\n")[:-1] if line]
+        return [entry for line in text.split("\n") if (entry := _entry(line))]
 
     def _append(self, line: dict[str, object]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self.path, flags, 0o600)
         try:
-            os.write(fd, json.dumps(line).encode() + b"\n")
+            # first an end for what a writer that was killed may have left without
+            os.write(fd, b"\n" + json.dumps(line).encode() + b"\n")
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """A line's entry; None for one cut short, whose change was never made: the line comes first."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return entry
 
 
 def _locked(fd: int, seconds: float) -> bool:

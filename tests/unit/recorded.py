@@ -28,6 +28,7 @@ META: dict[str, Any] = {
     "settings": {"numa_balancing": "0"},
     "workload": {"pages": 23},
     "reasons": {"0": "compaction"},
+    "page_flags": {"PG_swapcache": 10, "PG_private": 13, "PG_swapbacked": 17},
     "coverage": [
         {
             "phase": phase,

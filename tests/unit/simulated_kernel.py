@@ -152,6 +152,7 @@ class Kernel:
                 for phase in ("call", "lookup", "isolate", "migration", "move")
             ],
             "lost": {"ring": 0},
+            "page_flags": {"PG_swapcache": 10, "PG_private": 13, "PG_swapbacked": 17},
             "complete": True,
         }
 

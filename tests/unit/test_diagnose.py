@@ -24,6 +24,7 @@ from mptrace.records import (
     ISOLATE_NOT_TRIED,
     LOOKUP_NONE,
     MOVE_NOT_TRIED,
+    STAGE_ALLOCATE,
     STAGE_LOCK,
     STAGE_UNMAP,
 )
@@ -57,11 +58,15 @@ FOUND: dict[str, Any] = {
     "writeback": False,
     "dirty": False,
     "private": False,
+    "private_2": False,
     "reserved": False,
     "allowed": -1,
     "n_release": 0,
     "n_split": 0,
+    "has_ops": False,
     "has_migrate_op": False,
+    "moves_buffers": False,
+    "is_hugetlb": False,
     "has_holder": False,
     "fs": b"",
 }
@@ -82,7 +87,8 @@ def moved(number: int) -> dict[str, Any]:
 
 
 AGAIN = moved(errno.EAGAIN)
-OF_FILE = {"seen": True, "mapping": FILE}
+OF_FILE = {"seen": True, "mapping": FILE, "has_ops": True}
+MIGRATED_BY_FILE = {**OF_FILE, "has_migrate_op": True}
 
 #: What happened; the evidence; the cause with it; the cause without it.
 CASES: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
@@ -106,13 +112,14 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"seen": True, "mapcount": 2}, {"mapping": KSM}, "shared_ksm", "shared"),
     ({**LARGE, "mapping": ANONYMOUS}, {"seen": True, "mapcount": 2}, "shared", ""),
     (LARGE, {"call_flags": 4}, "hugetlb_tail", "shared_or_hugetlb_tail"),
-    ({**LARGE, "mapcount": 1}, {"seen": True}, "hugetlb_tail", "shared_or_hugetlb_tail"),
+    ({**LARGE, "mapcount": 1}, {"is_hugetlb": True}, "hugetlb_tail", "shared_or_hugetlb_tail"),
+    ({"call_flags": 4}, {"seen": True}, "cant_tell", "hugetlb_tail"),
     (LARGE, {"nr_pages": 1}, "shared", "shared_or_hugetlb_tail"),
     (NOT_ISOLATED, {"flags": FOLIO_HUGETLB}, "hugetlb_isolated", "not_on_lru_or_isolated"),
     (NOT_ISOLATED, {"has_holder": True}, "isolated_by_other", "not_on_lru_or_isolated"),
     (NOT_ISOLATED, {"seen": True}, "not_on_lru", "not_on_lru_or_isolated"),
     (
-        {**NOT_ISOLATED, "seen": True, "mapping": FILE},
+        {**NOT_ISOLATED, **MIGRATED_BY_FILE},
         {"reserved": True},
         "not_on_lru",
         "isolated_by_other",
@@ -121,7 +128,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
         {**NOT_ISOLATED, "seen": True, "mapping": FILE},
         {"fs": b"anon_inodefs"},
         "not_on_lru",
-        "isolated_by_other",
+        "not_on_lru_or_isolated",
     ),
     (
         {**NOT_ISOLATED, "mapping": ANONYMOUS},
@@ -136,21 +143,38 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     (QUEUED, {"migration_rc": -errno.ENOMEM}, "ended_before_its_turn", "cant_tell"),
     (GIVEN_UP, {"stage": STAGE_LOCK, "locked": True}, "locked", "locked_or_writeback"),
     (GIVEN_UP, {"stage": STAGE_LOCK, "writeback": True}, "writeback", "locked_or_writeback"),
+    (
+        {**GIVEN_UP, "stage": STAGE_LOCK, "locked": True},
+        {"migration_rc": -errno.ENOMEM},
+        "ended_before_its_turn",
+        "locked",
+    ),
     (UNMAPPED, {"stage": STAGE_UNMAP, "pinned": True}, "pinned", "not_unmappable"),
     (AGAIN, {"pinned": True}, "pinned", "references_or_buffers"),
     (AGAIN, {"extra_known": True, "extra": 1}, "extra_references", "references_or_buffers"),
     (AGAIN, {"n_release": 1}, "private_not_released", "references_or_buffers"),
     (moved(errno.EBUSY), {"n_release": 1}, "private_not_released", "move_EBUSY"),
     (AGAIN, {**OF_FILE, "writeback": True}, "writeback", "references_or_buffers"),
-    (AGAIN, {"extra_known": True, "private": True}, "buffers_busy", "references_or_buffers"),
+    (
+        {**AGAIN, "extra_known": True, "private": True},
+        {"moves_buffers": True},
+        "buffers_busy",
+        "references_or_buffers",
+    ),
     (moved(errno.EINVAL), {**OF_FILE, "dirty": True}, "dirty_no_migration", "move_EINVAL"),
     (moved(errno.EBUSY), {**OF_FILE, "dirty": True}, "dirty_no_migration", "move_EBUSY"),
     (moved(errno.EIO), OF_FILE, "write_failed", "move_EIO"),
     (
         moved(errno.EBUSY),
-        {**OF_FILE, "has_migrate_op": True},
+        MIGRATED_BY_FILE,
         "refused_by_filesystem",
         "move_EBUSY",
+    ),
+    (
+        {**moved(errno.EBUSY), **MIGRATED_BY_FILE},
+        {"private_2": True},
+        "private_in_use",
+        "refused_by_filesystem",
     ),
     (moved(errno.EIO), moved(133), "poisoned", "move_EIO"),
 ]
@@ -217,6 +241,20 @@ def test_every_rule_has_a_case() -> None:
         ([AGAIN, {"pinned": True, "extra_known": True, "extra": 1025}], "pinned"),
         # folio_migrate_mapping() counts before the buffers are looked at
         ([AGAIN, {"extra_known": True, "extra": 1, "private": True}], "extra_references"),
+        # the last refusal counts, not that of an earlier pass
+        (
+            [
+                AGAIN,
+                {"extra_known": True, "extra": 1},
+                {"stage": STAGE_ALLOCATE, "flags": FOLIO_ALLOC_FAILED},
+            ],
+            "no_memory",
+        ),
+        # a folio that is split beforehand, in vain, goes on whole
+        ([UNMAPPED, {"stage": STAGE_UNMAP, "pinned": True, "n_split": 1}], "pinned"),
+        ([FAILED_ALLOCATION, {"allowed": 0, "n_split": 1}], "node_outside_callers_cpuset"),
+        # writeout() restores the mappings before it answers
+        ([AGAIN, OF_FILE, {"writeback": True, "extra_known": True, "extra": 1}], "writeback"),
         # the allocation fails before any lock is taken
         ([FAILED_ALLOCATION, {"allowed": 0, "locked": True}], "node_outside_callers_cpuset"),
     ],

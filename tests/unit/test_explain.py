@@ -43,7 +43,14 @@ from mptrace.statuses import MISLEADING
 
 GOLDEN = Path(__file__).parent / "golden" / "explain.txt"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_explain.py -k golden"
-FLAGS = {"PG_locked": 0, "PG_writeback": 1, "PG_dirty": 4, "PG_private": 14}
+FLAGS = {
+    "PG_locked": 0,
+    "PG_writeback": 1,
+    "PG_dirty": 4,
+    "PG_swapcache": 10,
+    "PG_private": 14,
+    "PG_swapbacked": 17,
+}
 META = {
     "kernel": {"machine": "x86_64", "page_size": PAGE},
     "page_flags": FLAGS,

@@ -54,6 +54,9 @@ class PlayedTracer:
         sides = chunk_rows(np.empty(0, CHUNK_SMALL))
         return Drained(np.empty(0, FOLIO), rows, np.empty(0, MIGRATION), np.empty(0, CALL), sides)
 
+    def open_obstacles(self) -> Rows:
+        return np.empty(0, OBSTACLE)
+
     def open_folios(self) -> Rows:
         """None."""
         return np.empty(0, FOLIO)

@@ -76,6 +76,13 @@ _Static_assert(sizeof(struct obstacle_record) == 232, "records.OBSTACLE");
 #define SEEN_ZERO	(1 << 4)	/* the PTE maps the zero page */
 #define SEEN_HUGE_ZERO	(1 << 5)
 
+#define VM_HUGETLB	0x400000
+
+/* Whether the map count of a large folio leaves out mappings of single pages (until 6.9). */
+#ifndef WHOLE_MAPCOUNT
+#define WHOLE_MAPCOUNT	0
+#endif
+
 #define PAGE_WORDS	8
 
 /* A struct page (or the head of a folio), as far as it is used here: 64 bytes. */
@@ -195,7 +202,7 @@ static __always_inline void read_vma(struct obstacle_record *o, u64 vma)
 static __always_inline void read_pte(struct obstacle_record *o, u64 vma, u64 address)
 {
 #ifdef PTE_WALK
-	u64 entry, table, base, zero;
+	u64 entry, table, base;
 	int level, shift;
 
 	if (!vma)
@@ -221,11 +228,14 @@ static __always_inline void read_pte(struct obstacle_record *o, u64 vma, u64 add
 	if (!(o->pte & 1))
 		return;
 	entry = (o->pte & 0x000ffffffffff000ULL) >> 12;
+#ifdef ZERO_PFN
 	if (o->pte_level == 1 && entry == read_word(ZERO_PFN))
 		o->seen |= SEEN_ZERO;
-	zero = read_word(HUGE_ZERO_PFN);
-	if (o->pte_level == 2 && entry == zero)
+#endif
+#ifdef HUGE_ZERO_PFN
+	if (o->pte_level == 2 && entry == read_word(HUGE_ZERO_PFN))
 		o->seen |= SEEN_HUGE_ZERO;
+#endif
 #endif
 }
 
