@@ -433,6 +433,20 @@ def test_what_a_killed_process_changed_is_restored(
     conform._check_outstanding(journal)
 
 
+def test_a_line_cut_short_hides_no_other(journal: Journal, tmp_path: Path) -> None:
+    """A writer that was killed in the middle of a line had not made that change yet."""
+    settings = [tmp_path / name for name in ("first", "second")]
+    for setting in settings:
+        setting.write_text("old")
+        journal.note("write", str(setting), "old")
+        setting.write_text("changed")
+    with journal.path.open("a") as file:
+        file.write('{"id": 2, "undo": ["wri')
+    assert len(journal.restore()) == 2
+    assert [setting.read_text() for setting in settings] == ["old", "old"]
+    assert not journal.path.exists()
+
+
 def test_two_runs_at_once_are_refused(victim: subprocess.Popen[str], journal: Journal) -> None:
     """The lock is a live process's; it is free at once when that is killed."""
     with pytest.raises(HostError, match=f"process {victim.pid}"):
