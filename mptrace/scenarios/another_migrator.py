@@ -33,6 +33,6 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="isolated_by_other",
-    changes="a loop device and a device-mapper device; mounts a file system of its own on it",
+    changes="a loop device and a device-mapper device, and a mount of it that nobody else sees",
     everyone=True,
 )

@@ -41,5 +41,5 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="private_not_released",
-    changes="a loop device; mounts a file system of its own on it",
+    changes="a loop device, and a mount of it that nobody else sees",
 )

@@ -31,5 +31,5 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="shared_ksm",
-    changes="switches KSM on for a moment",
+    changes="the switch of KSM",
 )

@@ -49,6 +49,6 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="special_entry",
-    changes="a loop device and a device-mapper device; mounts a file system of its own on it",
+    changes="a loop device and a device-mapper device, and a mount of it that nobody else sees",
     everyone=True,
 )

@@ -34,5 +34,5 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="no_memory",
-    changes="fills the target node's memory; vm.min_free_kbytes",
+    changes="the target node (filled); vm.min_free_kbytes and compaction_proactiveness",
 )

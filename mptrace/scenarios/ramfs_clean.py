@@ -34,5 +34,5 @@ SCENARIO = Scenario(
     source="move_pages(2), page states; fallback_migrate_folio() in mm/migrate.c",
     provoke=_provoke,
     expect=_expect,
-    changes="mounts a ramfs of its own that nobody else sees",
+    changes="a mount (ramfs) that nobody else sees",
 )

@@ -35,5 +35,5 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="dirty_no_migration",
-    changes="mounts a ramfs of its own that nobody else sees",
+    changes="a mount (ramfs) that nobody else sees",
 )

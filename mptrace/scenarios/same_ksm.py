@@ -34,5 +34,5 @@ SCENARIO = Scenario(
     source="move_pages(2), page states; folio_migrate_ksm() in mm/ksm.c",
     provoke=_provoke,
     expect=_expect,
-    changes="switches KSM on for a moment",
+    changes="the switch of KSM",
 )

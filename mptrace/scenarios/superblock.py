@@ -36,5 +36,5 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="buffers_busy",
-    changes="a loop device; mounts a file system of its own on it",
+    changes="a loop device, and a mount of it that nobody else sees",
 )

@@ -31,5 +31,5 @@ SCENARIO = Scenario(
     source="move_pages(2), page states; folio_migrate_mapping() in mm/migrate.c",
     provoke=_provoke,
     expect=_expect,
-    changes="adds swap on a loop device",
+    changes="swap (one more, on a loop device)",
 )

@@ -38,5 +38,5 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="extra_references",
-    changes="adds swap on a loop device",
+    changes="swap (one more, on a loop device)",
 )

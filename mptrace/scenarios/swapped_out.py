@@ -31,5 +31,5 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="swapped_out",
-    changes="adds swap on a loop device",
+    changes="swap (one more, on a loop device)",
 )

@@ -34,5 +34,5 @@ SCENARIO = Scenario(
     source="move_pages(2), return value; try_split_folio() in mm/migrate.c",
     provoke=_provoke,
     expect=_expect,
-    changes="fills the target node with hugetlb pages; vm.min_free_kbytes",
+    changes="the target node (filled); vm.min_free_kbytes and compaction_proactiveness",
 )

@@ -39,5 +39,5 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="split_failed",
-    changes="fills the target node with hugetlb pages; vm.min_free_kbytes",
+    changes="the target node (filled); vm.min_free_kbytes and compaction_proactiveness",
 )

@@ -48,5 +48,5 @@ SCENARIO = Scenario(
     provoke=_provoke,
     expect=_expect,
     cause="write_failed",
-    changes="mounts an ecryptfs and a tmpfs of its own that nobody else sees",
+    changes="mounts (ecryptfs, tmpfs) that nobody else sees",
 )

@@ -33,5 +33,5 @@ SCENARIO = Scenario(
     source="move_pages(2), page states; migrate_folio_unmap() in mm/migrate.c",
     provoke=_provoke,
     expect=_expect,
-    changes="a loop device and a device-mapper device; mounts a file system of its own on it",
+    changes="a loop device and a device-mapper device, and a mount of it that nobody else sees",
 )
