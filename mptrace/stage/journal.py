@@ -226,11 +226,6 @@ def _command(*argv: str) -> Callable[[str], None]:
     return run
 
 
-def _umount(path: str) -> None:
-    if os.path.ismount(path):
-        _command("umount")(path)
-
-
 def _swapoff(path: str) -> None:
     swaps = Path("/proc/swaps").read_text().splitlines()[1:]
     if any(line.split()[0] == path for line in swaps):
@@ -243,19 +238,12 @@ def _remove_dm(name: str) -> None:
         _command("env", "DM_DISABLE_UDEV=1", "dmsetup", "remove", "--force", "--retry")(name)
 
 
-def _detach_loop(device: str) -> None:
-    if Path(f"/sys/block/{Path(device).name}/loop/backing_file").exists():
-        _command("losetup", "-d")(device)
-
-
 _UNDO: dict[str, Callable[..., None]] = {
     "write": _write,
     "rmdir": _rmdir,
     "rmtree": _rmtree,
-    "umount": _umount,
     "swapoff": _swapoff,
     "dm-remove": _remove_dm,
-    "loop-detach": _detach_loop,
 }
 
 
