@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def run(
             "run it with sudo, or in a guest: mptrace lab -- mptrace conform",
         )
     host = read_host_facts()
-    nodes = tuple(nid for nid in host.memory_nodes if nid in allowed_nodes(Path("/")))
+    nodes = _ordered(host, allowed_nodes(Path("/")))
     if len(nodes) < 2:
         raise HostError(
             f"there is memory on one node only ({', '.join(map(str, nodes))}): "
@@ -117,6 +117,18 @@ def run(
         return _Run(request, host, nodes, house, watch, reason, journal).run(
             progress, began, performed
         )
+
+
+def _ordered(host: HostFacts, allowed: Collection[int]) -> tuple[int, ...]:
+    """Nodes with memory that this process may use, the one with the most free memory last.
+
+    The last is the target of most scenarios: a small node may have no huge page to give.
+    The first node, whose pages are moved, stays the first.
+    """
+    usable = [node for node in host.nodes if node.memory_bytes and node.nid in allowed]
+    return tuple(
+        node.nid for node in usable[:1] + sorted(usable[1:], key=lambda node: node.free_bytes)
+    )
 
 
 def restore(journal: Journal | None = None) -> list[str]:

@@ -49,6 +49,8 @@ def _nodes(item: pytest.Item) -> str:
     return marker.args[0] if marker else DEFAULT_NODES
 
 
+# before xdist's own, which writes the groups into the tests' names
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this directory and bring those that share a guest together."""
     for item in items:
