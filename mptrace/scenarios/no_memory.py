@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def _provoke(stage: "Stage") -> None:
-    hugepages.fill(stage, stage.target)
-    stage.move(stage.anonymous(3))
+    hugepages.fill(stage, stage.smallest)
+    stage.move(stage.anonymous(3), stage.smallest)
 
 
 def _expect(known: Known) -> Expectation:

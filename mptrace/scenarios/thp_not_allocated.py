@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def _provoke(stage: "Stage") -> None:
     first, last = stage.anonymous(2)
     huge = hugepages.thp(stage)
-    hugepages.leave_base_pages(stage, stage.target)
-    stage.move([first, huge, last])
+    hugepages.leave_base_pages(stage, stage.smallest)
+    stage.move([first, huge, last], stage.smallest)
     if not hugepages.was_split(huge):
         raise StageError("the target node had a huge page after all")
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def _provoke(stage: "Stage") -> None:
     first, last = stage.anonymous(2)
     huge = hugepages.thp(stage, held=(7,))
-    hugepages.leave_base_pages(stage, stage.target)
-    stage.move([first, huge, last])
+    hugepages.leave_base_pages(stage, stage.smallest)
+    stage.move([first, huge, last], stage.smallest)
 
 
 def _expect(known: Known) -> Expectation:

@@ -71,7 +71,9 @@ class Made:
 class Stage:
     """Facilities of one scenario; ``undo`` takes everything back in reverse order.
 
-    ``nodes`` have memory; ``source`` and ``target`` are the first and the last.
+    ``nodes`` have memory; ``source`` and ``target`` are the first and the last, which
+    has the most that is free; ``smallest`` is the other end of that: where a node is
+    to be filled, the less goes on there the better.
     ``begin`` is called right before the judged call, with the caller's process
     id, and returns when it may be made; ``finish`` right after it.
     """
@@ -85,7 +87,7 @@ class Stage:
         finish: Callable[[Made], None] = lambda _: None,
     ) -> None:
         self.nodes = tuple(nodes)
-        self.source, self.target = self.nodes[0], self.nodes[-1]
+        self.source, self.smallest, self.target = self.nodes[0], self.nodes[1], self.nodes[-1]
         self.journal = journal
         self.undo = contextlib.ExitStack()
         self._begin = begin
