@@ -87,7 +87,8 @@ class Stage:
         finish: Callable[[Made], None] = lambda _: None,
     ) -> None:
         self.nodes = tuple(nodes)
-        self.source, self.smallest, self.target = self.nodes[0], self.nodes[1], self.nodes[-1]
+        self.source, self.target = self.nodes[0], self.nodes[-1]
+        self.smallest = self.nodes[min(1, len(self.nodes) - 1)]
         self.journal = journal
         self.undo = contextlib.ExitStack()
         self._begin = begin

@@ -21,6 +21,7 @@ from mptrace.cli import main
 from mptrace.correlate import ROW
 from mptrace.diagnose import cause_code
 from mptrace.errors import HostError
+from mptrace.facts import HostFacts, Node
 from mptrace.records import FOLIO, OBSTACLE, OUTCOMES
 from mptrace.scenarios import catalogue
 from mptrace.scenarios.base import MOVED, Entry, Expectation
@@ -381,6 +382,17 @@ def test_it_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
         conform.run(conform.ConformRequest(()), lambda _: None)
     with pytest.raises(HostError, match="needs root"):
         conform.restore()
+
+
+def test_the_node_with_the_most_free_memory_is_the_target() -> None:
+    """The first node stays the source; nodes without memory or not allowed are left out."""
+    free = {0: 5, 1: 9, 2: 7, 3: 2, 4: 99}
+    nodes = tuple(
+        Node(nid, (nid,), 0 if nid == 4 else 1 << 30, amount) for nid, amount in free.items()
+    )
+    host = HostFacts(nodes, "TCG", True)
+    assert conform._ordered(host, range(5)) == (0, 3, 2, 1)
+    assert conform._ordered(host, (0, 2, 3)) == (0, 3, 2)
 
 
 # ---- the way back ------------------------------------------------------------------
