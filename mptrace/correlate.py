@@ -39,6 +39,8 @@ from mptrace.records import (
     NO_LOOKUP,
     READ_STATUS,
     SEEN_STATE,
+    SEEN_VMA,
+    STAGE_VMA,
     WITNESSES,
 )
 from mptrace.replay import replay_loop
@@ -298,9 +300,12 @@ def _vma_answers(
     lost = meta.get("lost") or {}
     if phases.get("vma", {}).get("state") != "proved" or lost.get("obstacle_ring_full"):
         return answers
-    answers[:] = 0
-    addresses = entries.address[which]
-    answers[obstacles.of_addresses(tables, calls.ids[entries.call[which]], addresses) >= 0] = 1
+    table = obstacles.of(tables)
+    # one that was refused, and it could not be read which: it may be any entry's
+    blind = (table["stage"] == STAGE_VMA) & ((table["seen"] & SEEN_VMA) == 0)
+    call_ids = calls.ids[entries.call[which]]
+    answers[~np.isin(call_ids, table["call_id"][blind])] = 0
+    answers[obstacles.of_addresses(tables, call_ids, entries.address[which]) >= 0] = 1
     return answers
 
 

@@ -530,6 +530,7 @@ static __always_inline bool is_obstacle(struct pending *p, s32 isolate_rc)
 
 static __always_inline void emit_lookup_obstacle(struct thread *t, s32 isolate_rc)
 {
+#ifdef EVIDENCE
 	struct pending *p = &t->pending;
 	struct folio_record *holder;
 	struct obstacle_record *o;
@@ -582,6 +583,7 @@ static __always_inline void emit_lookup_obstacle(struct thread *t, s32 isolate_r
 	if (needs_pte(p))
 		read_pte(o, p->vma, p->address);
 	obstacle_ring.ringbuf_submit(o, NO_WAKEUP);
+#endif
 }
 
 /* A lookup after which its folio was not isolated: its record ends here. */

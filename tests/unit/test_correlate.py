@@ -24,6 +24,8 @@ from mptrace.records import (
     READ_NODES,
     READ_PAGES,
     READ_STATUS,
+    SEEN_VMA,
+    STAGE_VMA,
     TABLES,
     WITNESSES,
 )
@@ -279,6 +281,30 @@ def test_the_abort_of_the_manual() -> None:
     assert words(rows) == ["moved", "moved", "failed", "failed", "moved", "failed"]
     assert rows["has_status"].tolist() == [1, 1, 1, 0, 0, 1]
     assert causes(rows)[2] == "no_vma_or_unsuitable"
+
+
+@pytest.mark.parametrize(
+    ("refused", "cause"),
+    [
+        (None, "no_vma"),
+        ({"seen": SEEN_VMA, "vm_start": address(1), "vm_end": address(2)}, "unsuitable_vma"),
+        ({"seen": SEEN_VMA, "vm_start": address(5), "vm_end": address(9)}, "no_vma"),
+        # refused without saying which mapping: it may be this one's
+        ({"seen": 0}, "no_vma_or_unsuitable"),
+    ],
+)
+def test_a_mapping_that_was_refused_and_none_are_told_apart(
+    refused: dict[str, int] | None, cause: str
+) -> None:
+    """Where vma_migratable() is seen; a refusal of an unknown mapping leaves both open."""
+    kernel = plain(1)
+    kernel.move_pages([address(0), address(1)], [1, 1])
+    if refused is not None:
+        call_id = kernel.rows["calls"][0]["call_id"]
+        kernel.add("obstacles", call_id=call_id, stage=STAGE_VMA, **refused)
+    meta = kernel.meta()
+    meta["coverage"] += [{"phase": "vma", "state": "proved"}]
+    assert causes(correlate(kernel.tables(), meta).rows) == ["", cause]
 
 
 def test_entries_after_a_failed_group_are_not_attempted() -> None:

@@ -163,6 +163,7 @@ static __always_inline void read_mapping(struct obstacle_record *o)
 
 static __always_inline void read_state(struct obstacle_record *o, u64 folio, u32 nr_pages)
 {
+#ifdef EVIDENCE
 	struct page_image image = {};
 
 	read_page(&image, folio);
@@ -176,6 +177,7 @@ static __always_inline void read_state(struct obstacle_record *o, u64 folio, u32
 		read_large(o, folio);
 	read_mapping(o);
 	o->seen |= SEEN_STATE;
+#endif
 }
 
 static __always_inline void read_vma(struct obstacle_record *o, u64 vma)
