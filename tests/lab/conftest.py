@@ -105,6 +105,9 @@ def pool() -> Iterator[Pool]:
 @pytest.fixture
 def guest(pool: Pool, kernel: str, request: pytest.FixtureRequest) -> Guest:
     """A booted guest; the state that a test leaves in it is the next test's too."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # else each worker boots each kernel, and what is shared is done twice
+        assert request.node.nodeid.endswith(f"@kernel-{kernel}"), "use --dist loadgroup"
     return pool.get(kernel, _nodes(request.node))
 
 
