@@ -29,10 +29,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mptrace.errors import RecordingError
-from mptrace.records import PADDING, TABLES
+from mptrace.records import NOT_COUNTED, PADDING, SYSCALL_UNKNOWN, TABLES
 
-#: The version of the format that this module writes, and the only one it reads.
-FORMAT_VERSION = 2
+#: The version of the format that this module writes.
+FORMAT_VERSION = 3
+#: Columns that came with version 3, and what they are in a recording of version 2.
+_NEW_COLUMNS: dict[str, dict[str, int]] = {
+    "calls": {"target_tgid": 0},
+    "folios": {"n_maps": 0, "owner_tgid": 0},
+    "migrations": {
+        "cgroup_id": 0,
+        "flags": 0,
+        "syscall": SYSCALL_UNKNOWN,
+        "succeeded": NOT_COUNTED,
+        "failed": NOT_COUNTED,
+    },
+}
+_READABLE = (2, FORMAT_VERSION)
 META = "meta.json"
 #: A part is closed when it has this many rows or when its first row is this old.
 PART_ROWS = 1 << 18
@@ -225,9 +238,10 @@ class Recording:
             )
         meta = _read_meta(where)
         version = meta.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in _READABLE:
             raise RecordingError(
-                f"'{where}' has format version {version!r}; this mptrace reads {FORMAT_VERSION}",
+                f"'{where}' has format version {version!r}; this mptrace reads "
+                + " and ".join(map(str, _READABLE)),
                 f"read it with the mptrace that wrote it ({meta.get('tool_version', 'unknown')})",
             )
         parts: dict[str, dict[int, str]] = {table: {} for table in TABLES}
@@ -252,9 +266,10 @@ class Recording:
             files = [_open_part(path) for path in paths]
             rows = np.zeros(sum(file.metadata.num_rows for file in files), TABLES[name])
             start = 0
+            old = self.meta.get("format_version") != FORMAT_VERSION
             for path, file in zip(paths, files, strict=True):
                 stop = start + file.metadata.num_rows
-                _read_part(path, file, name, rows[start:stop])
+                _read_part(path, file, name, rows[start:stop], old=old)
                 start = stop
             self._tables[name] = rows
         return self._tables[name]
@@ -478,12 +493,15 @@ def _open_part(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, memory_map=True)
 
 
-def _read_part(path: Path, file: pq.ParquetFile, table: str, rows: Table) -> None:
+def _read_part(path: Path, file: pq.ParquetFile, table: str, rows: Table, *, old: bool) -> None:
     with _undamaged(path):
-        content = file.read(columns=list(stored_fields(table)))
+        defaults = _NEW_COLUMNS.get(table, {}) if old else {}
+        content = file.read(columns=[n for n in stored_fields(table) if n not in defaults])
+        for name, value in defaults.items():
+            rows[name] = value
         if content.num_rows != rows.size:
             raise ValueError(f"it has {content.num_rows} rows, not {rows.size}")
-        _fill(rows, content)
+        _fill(rows, content, without=(*PADDING, *defaults))
 
 
 @contextmanager
@@ -498,10 +516,10 @@ def _undamaged(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _fill(rows: Table, content: pa.Table) -> None:
+def _fill(rows: Table, content: pa.Table, *, without: tuple[str, ...]) -> None:
     # Column by column into structured rows that are there already.
     for name in _names(rows.dtype):
-        if name in PADDING:
+        if name in without:
             continue
         kind = rows.dtype[name]
         column = content.column(name)

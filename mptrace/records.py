@@ -42,6 +42,22 @@ FOLIO_ALLOC_FAILED = 1 << 2  # the last allocation of a target returned NULL
 FOLIO_UNEXPECTED = 1 << 3  # first seen inside a migration (a split's tail, or not from a lookup)
 FOLIO_PMD = 1 << 4  # a PMD that maps it became a migration entry
 FOLIO_OBSTACLE = 1 << 5  # something refused or delayed it: a row of `obstacles` says what
+FOLIO_CHOSEN = 1 << 6  # a process that was asked for maps it
+
+# Bits of `flags` of a migration.
+MIGRATION_KTHREAD = 1 << 0  # a kernel thread migrates
+MIGRATION_COMPAT = 1 << 1  # in a 32-bit system call: `syscall` is of that table
+# `syscall` of a migration in no system call (a page fault, a kernel thread), and unknown.
+SYSCALL_NONE = -1
+SYSCALL_UNKNOWN = -2
+#: `succeeded` and `failed` of a migration whose tracepoint was not seen.
+NOT_COUNTED = 0xFFFFFFFF
+
+# What a thread waited on (`kind` of a wait).
+WAIT_PTE = 0
+WAIT_PMD = 1
+WAIT_HUGETLB = 2
+WAIT_NAMES = ("pte", "pmd", "hugetlb")
 
 # Where a folio was refused last (`stage` of an obstacle); 0: it only had to wait.
 STAGE_NONE = 0
@@ -122,7 +138,9 @@ FOLIO = np.dtype(
         ("dst_nid", "<i2"),
         ("end", "u1"),
         ("flags", "u1"),
-        ("pad", "<u2"),
+        ("n_maps", "<u2"),  # mappings met by the unmap, over all attempts
+        ("owner_tgid", "<u4"),  # process that maps it (one that was asked for, if any); 0: none
+        ("pad", "<u4"),
     ]
 )
 
@@ -182,6 +200,7 @@ MIGRATION = np.dtype(
         ("enter_ns", "<u8"),
         ("exit_ns", "<u8"),
         ("flush_ns", "<u8"),  # TLB flushes per batch
+        ("cgroup_id", "<u8"),  # of the initiator (cgroup v2), 0: unknown
         ("tid", "<u4"),
         ("tgid", "<u4"),
         ("rc", "<i4"),  # return value: 0, folios left behind, or -errno
@@ -191,6 +210,11 @@ MIGRATION = np.dtype(
         ("n_flush", "<u4"),
         ("dst_nid", "<i4"),
         ("lost", "<u4"),  # records lost inside this migration
+        ("flags", "<u4"),
+        ("syscall", "<i4"),  # number of the system call the initiator was in, or SYSCALL_*
+        # base pages as the kernel's own tracepoint counts them, or NOT_COUNTED
+        ("succeeded", "<u4"),
+        ("failed", "<u4"),
         ("pad", "<u4"),
         ("comm", "S16"),
     ]
@@ -216,7 +240,7 @@ CALL = np.dtype(
         ("n_drain", "<u4"),
         ("lost", "<u4"),  # records lost inside this call
         ("n_vmas", "<u4"),  # mappings that vma_migratable() was asked about
-        ("pad", "<u4"),
+        ("target_tgid", "<u4"),  # process whose pages they are, 0: no mapping was looked up
         ("comm", "S16"),
     ]
 )
@@ -296,6 +320,35 @@ MAPPER = np.dtype(
     ]
 )
 
+#: One row per time that a thread waited for a page under migration.
+WAIT = np.dtype(
+    [
+        ("start_ns", "<u8"),
+        ("end_ns", "<u8"),
+        ("address", "<u8"),  # user address that was touched; 0: unknown (PMD, hugetlb)
+        ("folio", "<u8"),  # the source folio, 0: unknown
+        ("holder_id", "<u8"),  # migration that had it (a call before any migration), 0: unknown
+        ("tid", "<u4"),  # the thread that waited
+        ("tgid", "<u4"),
+        ("holder_tid", "<u4"),  # the thread that migrated
+        ("kind", "u1"),
+        ("pad1", "u1"),
+        ("pad", "<u2"),
+        ("comm", "S16"),
+    ]
+)
+
+#: One row per process met as initiator, owner or waiter: what /proc said of it then.
+PROCESS = np.dtype(
+    [
+        ("seen_ns", "<u8"),
+        ("cgroup_id", "<u8"),  # 0: unknown; meta `cgroups` has its path
+        ("tgid", "<u4"),
+        ("uid", "<u4"),
+        ("comm", "S16"),  # "" where it was gone before it was asked
+    ]
+)
+
 #: Name of every table of a recording -> its row layout.
 TABLES = {
     "calls": CALL,
@@ -303,12 +356,14 @@ TABLES = {
     "folios": FOLIO,
     "obstacles": OBSTACLE,
     "mappers": MAPPER,
+    "waits": WAIT,
+    "processes": PROCESS,
     "entries": ENTRY,
     "driver_calls": DRIVER_CALL,
     "locations": LOCATION,
 }
 #: Fields that only align the ring layout and are not stored.
-PADDING = ("pad",)
+PADDING = ("pad", "pad1")
 
 # The correlator's verdicts, stored as small integers, printed as words.
 OUTCOMES = ("unknown", "moved", "already_there", "failed", "not_attempted")

@@ -92,9 +92,11 @@ struct folio_record {
 	s16 dst_nid;
 	u8 end;
 	u8 flags;
-	u16 pad;
+	u16 n_maps;
+	u32 owner_tgid;
+	u32 pad;
 };
-_Static_assert(sizeof(struct folio_record) == 208, "records.FOLIO");
+_Static_assert(sizeof(struct folio_record) == 216, "records.FOLIO");
 
 struct migration_record {
 	u64 migration_id;
@@ -102,6 +104,7 @@ struct migration_record {
 	u64 enter_ns;
 	u64 exit_ns;
 	u64 flush_ns;
+	u64 cgroup_id;
 	u32 tid;
 	u32 tgid;
 	s32 rc;
@@ -111,10 +114,14 @@ struct migration_record {
 	u32 n_flush;
 	s32 dst_nid;
 	u32 lost;
+	u32 flags;
+	s32 syscall;
+	u32 succeeded;
+	u32 failed;
 	u32 pad;
 	char comm[16];
 };
-_Static_assert(sizeof(struct migration_record) == 96, "records.MIGRATION");
+_Static_assert(sizeof(struct migration_record) == 120, "records.MIGRATION");
 
 struct call_record {
 	u64 call_id;
@@ -135,10 +142,26 @@ struct call_record {
 	u32 n_drain;
 	u32 lost;
 	u32 n_vmas;
-	u32 pad;
+	u32 target_tgid;
 	char comm[16];
 };
 _Static_assert(sizeof(struct call_record) == 128, "records.CALL");
+
+struct wait_record {
+	u64 start_ns;
+	u64 end_ns;
+	u64 address;
+	u64 folio;
+	u64 holder_id;
+	u32 tid;
+	u32 tgid;
+	u32 holder_tid;
+	u8 kind;
+	u8 pad1;
+	u16 pad;
+	char comm[16];
+};
+_Static_assert(sizeof(struct wait_record) == 72, "records.WAIT");
 
 #define CHUNK_STRUCT(name, entries)					\
 struct name {								\
