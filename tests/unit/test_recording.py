@@ -323,7 +323,10 @@ def test_a_recording_of_version_2_is_read_and_says_what_it_does_not_know() -> No
     old = Recording.open(Path(__file__).parents[1] / "fixtures" / "recording-v2")
     assert old.meta["format_version"] == 2
     migrations, folios = old.table("migrations"), old.table("folios")
-    assert migrations.size and (migrations["syscall"] == SYSCALL_UNKNOWN).all()
+    assert migrations.size
+    assert (migrations["syscall"] == SYSCALL_UNKNOWN).all()
     assert (migrations["succeeded"] == NOT_COUNTED).all()
-    assert folios.size and not folios["owner_tgid"].any() and folios["nr_pages"].any()
+    assert folios.size
+    assert not folios["owner_tgid"].any()
+    assert folios["nr_pages"].any()
     assert old.table("waits").size == 0
