@@ -14,7 +14,6 @@ from mptrace.candidates import (
     EVIDENCE,
     EVIDENCE_OPTIONAL,
     PAGE_IMAGE_BYTES,
-    PHASES,
     WALK,
     WALK_OPTIONAL,
     WALK_VARIABLES,
@@ -96,30 +95,46 @@ def make_plan(
     """
     request = request or Request()
     excluded = excluded or {}
-    defines: dict[str, int | str] = dict(_DEFAULT_MACROS)
-    phases = tuple(_plan_phase(phase, facts, excluded, defines) for phase in PHASES)
+    phases, macros = plan_phases(CANDIDATES, facts, excluded)
+    defines: dict[str, int | str] = {**_DEFAULT_MACROS, **macros}
     notes = _add_struct_macros(facts, defines, evidence=request.evidence)
     _add_bounds(request, facts.page_size, defines)
     return Plan(phases, defines, request, _memory_bound(request, facts.page_size), notes)
 
 
 # Handlers that are not attached must compile all the same.
-_DEFAULT_MACROS: dict[str, int | str] = {
-    "LOOKUP_ADDRESS": 1,
-    "LOOKUP_VMA": 0,
-    "MOVE_SRC": 1,
-    **{c.nargs: c.min_parameters for c in CANDIDATES if c.nargs},
-    **{f"{phase.upper()}_METHOD": "FENTRY" for phase in PHASES},
-}
+_DEFAULT_MACROS: dict[str, int | str] = {"LOOKUP_ADDRESS": 1, "LOOKUP_VMA": 0, "MOVE_SRC": 1}
+
+
+def plan_phases(
+    table: Sequence[Candidate],
+    facts: KernelFacts,
+    excluded: Mapping[tuple[str, str, str], str],
+) -> tuple[tuple[PhasePlan, ...], dict[str, int | str]]:
+    """The first candidate of each phase of ``table`` that this kernel offers.
+
+    Returns the phases in the table's order and the macros of their handlers,
+    of those that stay missing too.  ``excluded`` as for `make_plan`.
+    """
+    names = tuple(dict.fromkeys(candidate.phase for candidate in table))
+    defines: dict[str, int | str] = {
+        **{c.nargs: c.min_parameters for c in table if c.nargs},
+        **{f"{name.upper()}_METHOD": "FENTRY" for name in names},
+    }
+    phases = tuple(
+        _plan_phase([c for c in table if c.phase == name], facts, excluded, defines)
+        for name in names
+    )
+    return phases, defines
 
 
 def _plan_phase(
-    phase: str,
+    candidates: Sequence[Candidate],
     facts: KernelFacts,
     excluded: Mapping[tuple[str, str, str], str],
     defines: dict[str, int | str],
 ) -> PhasePlan:
-    candidates = [c for c in CANDIDATES if c.phase == phase]
+    phase = candidates[0].phase
     reasons = []
     for candidate in candidates:
         methods, reason = _methods(candidate, facts)

@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,21 +78,28 @@ class HandlerCost:
     run_ns: int
 
 
-class Tracer:
-    """One loaded and attached BPF program; its gate is closed until `open_gate`.
+class Program:
+    """One file of `bpf/`, compiled, loaded and attached as its phases say.
 
     Nothing of it outlives the process: maps, programs and attachments hang on
     file descriptors (kprobes through the perf PMU, no event in tracefs).
     """
 
-    def __init__(self, plan: Plan, release: str) -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        source: str,
+        phases: Sequence[PhasePlan],
+        defines: Mapping[str, int | str],
+        release: str,
+    ) -> None:
+        self._source = source
+        self._phases = phases
+        self._defines = defines
         self._release = release
         self._bpf: Any = None
         self._lib: Any = None
         self._program_fds: dict[str, int] = {}
         self._fds: list[int] = []
-        self._rings: dict[str, Ring] = {}
 
     def open(self) -> dict[tuple[str, str, str], str]:
         """Compile, load and attach.
@@ -104,7 +111,7 @@ class Tracer:
         refused: dict[tuple[str, str, str], str] = {}
         try:
             self._compile()
-            for phase in self.plan.phases:
+            for phase in self._phases:
                 if not phase.method:
                     continue
                 opened = len(self._fds)
@@ -124,30 +131,18 @@ class Tracer:
     def _compile(self) -> None:
         bcc = _import_bcc()
         os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIRECTORY)
-        flags = [f"-D{name}={value}" for name, value in sorted(self.plan.defines.items())]
+        flags = [f"-D{name}={value}" for name, value in sorted(self._defines.items())]
         flags.append(f"-DLINUX_VERSION_CODE={_version_code(self._release)}")
         flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
         with _captured_stderr() as chatter:
             try:
-                self._bpf = bcc.BPF(src_file=str(BPF_DIRECTORY / "move_pages.c"), cflags=flags)
+                self._bpf = bcc.BPF(src_file=str(BPF_DIRECTORY / self._source), cflags=flags)
             except Exception as error:
                 raise HostError(
-                    f"bcc could not build 'move_pages.c': {error}{_tail(chatter())}",
+                    f"bcc could not build '{self._source}': {error}{_tail(chatter())}",
                     "run 'mptrace doctor'; where it finds nothing, this is a defect of mptrace",
                 ) from error
         self._lib = bcc.libbcc.lib
-        defines = self.plan.defines
-        page = self.page_size
-        for name, pages, dtype in (
-            ("folio_ring", defines["FOLIO_RING_PAGES"], FOLIO),
-            ("obstacle_ring", defines["OBSTACLE_RING_PAGES"], OBSTACLE),
-            ("migration_ring", defines["CALL_RING_PAGES"], MIGRATION),
-            ("call_ring", defines["CALL_RING_PAGES"], CALL),
-            ("small_ring", defines["SMALL_RING_PAGES"], CHUNK_SMALL),
-            ("medium_ring", defines["MEDIUM_RING_PAGES"], CHUNK_MEDIUM),
-            ("large_ring", defines["LARGE_RING_PAGES"], CHUNK_LARGE),
-        ):
-            self._rings[name] = Ring(self._bpf[name].map_fd, int(pages) * page, dtype)
 
     @property
     def page_size(self) -> int:
@@ -184,7 +179,7 @@ class Tracer:
         lib, module = self._lib, self._bpf.module
         start = lib.bpf_function_start(module, function.encode())
         if not start:
-            raise HostError(f"'move_pages.c' has no handler '{function}'")
+            raise HostError(f"'{self._source}' has no handler '{function}'")
         size = lib.bpf_function_size(module, function.encode())
         fd, _ = self._try_load(name, program_type, start, size, 0)
         if fd < 0:
@@ -226,6 +221,78 @@ class Tracer:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         self._fds.append(fd)
+
+    # ---- what it costs ------------------------------------------------------
+
+    @contextlib.contextmanager
+    def statistics(self) -> Iterator[bool]:
+        """BPF run-time statistics on while inside (since 5.8); yields whether they are."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        attribute = ctypes.create_string_buffer(8)
+        fd = libc.syscall(_SYS_BPF, _BPF_ENABLE_STATS, attribute, len(attribute))
+        try:
+            yield fd >= 0
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def handler_costs(self) -> list[HandlerCost]:
+        """Runs and run time of each attached program since statistics were first on."""
+        costs = []
+        for label, fd in self._program_fds.items():
+            fields = dict(
+                line.split(":", 1)
+                for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+                if ":" in line
+            )
+            costs.append(
+                HandlerCost(label, int(fields.get("run_cnt", 0)), int(fields.get("run_time_ns", 0)))
+            )
+        return costs
+
+    # ---- the end ------------------------------------------------------------
+
+    def close(self) -> None:
+        """Detach and free everything; harmless when called again."""
+        for fd in reversed(self._fds):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._fds.clear()
+        self._program_fds.clear()
+        if self._bpf is not None:
+            self._bpf.cleanup()
+            self._bpf = None
+
+
+class Tracer(Program):
+    """The program that traces; its gate is closed until `open_gate`."""
+
+    def __init__(self, plan: Plan, release: str) -> None:
+        super().__init__("move_pages.c", plan.phases, plan.defines, release)
+        self.plan = plan
+        self._rings: dict[str, Ring] = {}
+
+    def _compile(self) -> None:
+        super()._compile()
+        defines = self.plan.defines
+        page = self.page_size
+        for name, pages, dtype in (
+            ("folio_ring", defines["FOLIO_RING_PAGES"], FOLIO),
+            ("obstacle_ring", defines["OBSTACLE_RING_PAGES"], OBSTACLE),
+            ("migration_ring", defines["CALL_RING_PAGES"], MIGRATION),
+            ("call_ring", defines["CALL_RING_PAGES"], CALL),
+            ("small_ring", defines["SMALL_RING_PAGES"], CHUNK_SMALL),
+            ("medium_ring", defines["MEDIUM_RING_PAGES"], CHUNK_MEDIUM),
+            ("large_ring", defines["LARGE_RING_PAGES"], CHUNK_LARGE),
+        ):
+            self._rings[name] = Ring(self._bpf[name].map_fd, int(pages) * page, dtype)
+
+    def close(self) -> None:
+        """Detach and free everything; harmless when called again."""
+        for ring in self._rings.values():
+            ring.close()
+        self._rings.clear()
+        super().close()
 
     # ---- the gate -----------------------------------------------------------
 
@@ -278,50 +345,6 @@ class Tracer:
         """Count per cause of everything that was not recorded, zeros included."""
         table = self._bpf["lost"]
         return {cause: int(sum(table[table.Key(index)])) for index, cause in enumerate(LOST_CAUSES)}
-
-    # ---- what it costs ------------------------------------------------------
-
-    @contextlib.contextmanager
-    def statistics(self) -> Iterator[bool]:
-        """BPF run-time statistics on while inside (since 5.8); yields whether they are."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        attribute = ctypes.create_string_buffer(8)
-        fd = libc.syscall(_SYS_BPF, _BPF_ENABLE_STATS, attribute, len(attribute))
-        try:
-            yield fd >= 0
-        finally:
-            if fd >= 0:
-                os.close(fd)
-
-    def handler_costs(self) -> list[HandlerCost]:
-        """Runs and run time of each attached program since statistics were first on."""
-        costs = []
-        for label, fd in self._program_fds.items():
-            fields = dict(
-                line.split(":", 1)
-                for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
-                if ":" in line
-            )
-            costs.append(
-                HandlerCost(label, int(fields.get("run_cnt", 0)), int(fields.get("run_time_ns", 0)))
-            )
-        return costs
-
-    # ---- the end ------------------------------------------------------------
-
-    def close(self) -> None:
-        """Detach and free everything; harmless when called again."""
-        for fd in reversed(self._fds):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._fds.clear()
-        self._program_fds.clear()
-        for ring in self._rings.values():
-            ring.close()
-        self._rings.clear()
-        if self._bpf is not None:
-            self._bpf.cleanup()
-            self._bpf = None
 
 
 def _import_bcc() -> Any:
