@@ -182,7 +182,7 @@ def test_nothing_is_tried_twice() -> None:
 
     settled = doctor.settle(KERNEL, try_attach)
 
-    assert len(tried) == len(set(tried)) > len(plan.PHASES)
+    assert len(tried) == len(set(tried)) > len(candidates.PHASES)
     assert not any(phase.method for phase in settled.phases)
 
 
@@ -355,7 +355,7 @@ def test_json_says_what_the_text_says() -> None:
     assert value["can_trace"] is True
     assert value["memory_nodes"] == [0, 1]
     assert [c["name"] for c in value["checks"]] == [c.name for c in diagnosis.checks]
-    assert [p["phase"] for p in value["phases"]] == list(plan.PHASES)
+    assert [p["phase"] for p in value["phases"]] == list(candidates.PHASES)
 
 
 RUN = "from mptrace.cli import main; main()"
