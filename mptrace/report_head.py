@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The head of a report: the host, what was traced, and how well.  Pure."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from mptrace.report_text import Numbers, clip, item, table, wrapped
+from mptrace.units import format_bytes, format_count, format_ns
+
+
+def head(profile: Numbers) -> list[str]:
+    kernel = profile["kernel"]
+    page_size = format_bytes(kernel["page_size"]) if kernel.get("page_size") else "unknown size"
+    lines = item(
+        "kernel",
+        f"{kernel.get('release', 'unknown')} ({kernel.get('machine', 'unknown')}), "
+        f"pages of {page_size}",
+    )
+    nodes = [
+        f"{node['nid']}: {format_bytes(node.get('memory_bytes', 0))}, {_cpus(node.get('cpus'))}"
+        for node in profile["nodes"]
+    ]
+    lines += item("nodes", "; ".join(nodes) or "not recorded")
+    hypervisor = profile["hypervisor"]
+    if profile["emulated"]:
+        lines += item(
+            "times", f"emulated ({hypervisor or 'unknown'}): times are ratios, not hardware's"
+        )
+    elif profile["emulated"] is None:
+        lines += item("times", "not recorded whether emulated: take them as ratios")
+    elif hypervisor:
+        lines += item("times", f"not emulated, under {hypervisor}")
+    else:
+        lines += item("times", "not emulated, no hypervisor")
+    lines += item("started", _when(profile["started"]))
+    for state in _state_of_recording(profile):
+        lines += item("recording", state)
+    lines += item("lost", _lost(profile))
+    lines += item("tracing", _cost(profile["cost"]))
+    return lines
+
+
+def _cpus(cpus: Sequence[int] | None) -> str:
+    if cpus is None:
+        return "CPUs unknown"
+    return f"{len(cpus)} CPU{'' if len(cpus) == 1 else 's'}"
+
+
+def _when(started: Numbers | None) -> str:
+    if not started or not started.get("wall_ns"):
+        return "not recorded"
+    wall = datetime.fromtimestamp(started["wall_ns"] // 10**9, UTC)
+    return f"{wall:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _state_of_recording(profile: Numbers) -> list[str]:
+    states = []
+    if profile["interrupted"]:
+        states.append("interrupted: what was seen until then")
+    if not profile["complete"]:
+        states.append("not complete: the session did not end in order")
+    if profile["missing_parts"]:
+        states.append("parts are missing: " + ", ".join(profile["missing_parts"]))
+    return states
+
+
+def _lost(profile: Numbers) -> str:
+    lost = profile["lost"]
+    if not lost:
+        return "not recorded"
+    some = [f"{cause} {format_count(count)}" for cause, count in lost.items() if count]
+    if some:
+        return "; ".join(some)
+    return "nothing (" + ", ".join(lost) + ": 0)"
+
+
+def _cost(cost: Numbers) -> str:
+    if not cost["measured"]:
+        return f"what it cost was not measured: {cost['reason']}"
+    parts = []
+    if cost["ratio"]:
+        parts.append(
+            f"{cost['ratio']:.2f} x the calls' time ({format_ns(cost['median_open_ns'])} with, "
+            f"{format_ns(cost['median_closed_ns'])} without; medians of "
+            f"{len(cost['open_ns'])} and {len(cost['closed_ns'])} rounds in turn)"
+        )
+    if cost["bpf"]:
+        parts.append(
+            f"BPF ran {format_ns(cost['bpf_run_ns'])} in "
+            f"{format_count(cost['bpf_run_count'])} runs of {len(cost['bpf'])} handlers per round"
+        )
+    return "; ".join(parts) or "what it cost was not measured"
+
+
+def coverage(profile: Numbers) -> list[str]:
+    if not profile["coverage"]:
+        return ["coverage   not recorded"]
+    rows = []
+    for phase in profile["coverage"]:
+        attach = str(phase.get("attach") or "-")
+        method = str(phase.get("method") or "").replace("raw_tracepoint", "raw_tp")
+        proof = str(phase.get("state", ""))
+        if phase.get("expected") is not None and phase.get("seen") is not None:
+            proof += f" {phase['seen']}/{phase['expected']}"
+        rows.append(
+            [
+                clip(str(phase.get("phase", "")), 15),
+                clip(attach + (f" ({method})" if method else ""), 35),
+                clip(str(phase.get("unit", "")), 9),
+                clip(proof, 15),
+            ]
+        )
+    lines = table(rows, ["coverage", "attach point", "unit", "proof"])
+    reasons = [
+        f"{phase['phase']}: {phase['reason']}"
+        for phase in profile["coverage"]
+        if phase.get("reason") and phase.get("state") in ("missing", "not_separable")
+    ]
+    for reason in reasons:
+        lines += wrapped("  ", reason)
+    if profile["unproved_kinds"]:
+        lines += wrapped("  ", "not calibrated: " + ", ".join(profile["unproved_kinds"]))
+    return lines

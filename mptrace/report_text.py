@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pieces of reports: labelled lines, wrapped text, tables, short numbers.  Pure."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from mptrace.statuses import status_text
+from mptrace.units import format_count, format_ns
+
+WIDTH = 80
+#: Width of the labels at the left.
+LABEL = 11
+
+Numbers = Mapping[str, Any]
+
+
+def item(label: str, text: str) -> list[str]:
+    return wrapped(f"{label:<{LABEL}}", text)
+
+
+def wrapped(head: str, text: str, *, keep_spaces: bool = False) -> list[str]:
+    if keep_spaces and len(head) + len(text) <= WIDTH:
+        return [(head + text).rstrip()]
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_on_hyphens=False,
+    ) or [head.rstrip()]
+
+
+def table(
+    rows: Sequence[Sequence[str]], headers: Sequence[str], align: Sequence[str] = ()
+) -> list[str]:
+    text = tabulate(
+        rows,
+        headers=headers,
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=tuple(align) or ("left",) * len(headers),
+    )
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def clip(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "~"
+
+
+def short(count: int) -> str:
+    """A count in at most 7 characters: 200,003 or 1.05M."""
+    text = format_count(count)
+    if len(text) <= 7:
+        return text
+    for unit, scale in (("M", 10**6), ("G", 10**9)):
+        if count < 1000 * scale:
+            return f"{count / scale:.2f}{unit}"
+    return f"{count:.1e}"
+
+
+def big(count: int) -> str:
+    return format_count(count) if count < 10**12 else f"{count:.3e}"
+
+
+def place(nid: int) -> str:
+    return f"node {nid}" if nid >= 0 else status_text(nid)
+
+
+def quantiles(numbers: Numbers) -> list[str]:
+    return [ns_text(numbers[name]) for name in ("p50", "p90", "p99", "max")]
+
+
+def ns_text(value: int | None) -> str:
+    return "" if value is None else format_ns(value)
