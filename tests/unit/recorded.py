@@ -27,7 +27,7 @@ META: dict[str, Any] = {
     "ended": {"wall_ns": 1_700_000_001 * 10**9, "monotonic_ns": 10**9 + 5},
     "settings": {"numa_balancing": "0"},
     "workload": {"pages": 23},
-    "reasons": {"0": "compaction"},
+    "reasons": {"0": "compaction", "3": "syscall"},
     "page_flags": {"PG_swapcache": 10, "PG_private": 13, "PG_swapbacked": 17},
     "coverage": [
         {

@@ -462,6 +462,7 @@ class _Call:
             rc=rc,
             lookups_before=self.lookups,
             dst_nid=node,
+            reason=3,
         )
         return rc
 
