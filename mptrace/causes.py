@@ -136,6 +136,12 @@ CAUSES: tuple[Cause, ...] = (
         "alloc_migration_target()",
     ),
     Cause(
+        "no_free_page",
+        "compaction found no free page to move it to",
+        "normal where memory is nearly full or its free pages are scattered",
+        "compaction_alloc()",
+    ),
+    Cause(
         "node_outside_callers_cpuset",
         "the caller's cpuset does not allow the target node",
         "move the caller, or widen its cpuset.mems",

@@ -38,11 +38,11 @@ from mptrace.evidence import (
 from mptrace.records import (
     NO_LOOKUP,
     READ_STATUS,
-    SEEN_STATE,
     SEEN_VMA,
     STAGE_VMA,
     WITNESSES,
 )
+from mptrace.refusals import state_of
 from mptrace.replay import replay_loop
 
 __all__ = [
@@ -237,7 +237,7 @@ def _causes(
                 migration_rc=rc,
                 vma=_vma_answers(tables, meta, calls, entries, failed),
                 **fields,
-                **_state(tables, meta, obstacle),
+                **state_of(tables, meta, obstacle),
             )
         )
     left = np.flatnonzero(replay.outcome == NOT_ATTEMPTED)
@@ -250,45 +250,6 @@ def _causes(
             replay.refused[call],
         )
     return cause
-
-
-def _state(tables: Tables, meta: Mapping[str, Any], rows: Ints) -> dict[str, Any]:
-    """Fields of ``diagnose.Evidence`` that rows of `obstacles` give; -1 where there is none."""
-    table = obstacles.of(tables)
-    has = rows >= 0
-    # a row of zeros stands for those without
-    states = np.zeros(rows.size, table.dtype)
-    states[has] = table[rows[has]]
-    states["allowed"][~has] = -1
-    expected = obstacles.expected_references(states, meta)
-    seen = has & ((states["seen"] & SEEN_STATE) != 0)
-    mapped = np.maximum(states["mapcount"].astype(np.int64), 0)
-    mapcount = np.maximum(states["mapcount"], states["page_mapcount"])
-    return {
-        "seen": seen,
-        "stage": states["stage"].astype(np.int64),
-        "pte": obstacles.pte_kind(states, str((meta.get("kernel") or {}).get("machine"))),
-        "mapping": obstacles.mapping_kind(states),
-        "mapcount": mapcount.astype(np.int64),
-        "extra": states["refcount"].astype(np.int64) - expected - mapped,
-        "extra_known": seen & (expected >= 0),
-        "pinned": has & obstacles.is_pinned(states, meta),
-        "locked": obstacles.flag(states, meta, "PG_locked"),
-        "writeback": obstacles.flag(states, meta, "PG_writeback"),
-        "dirty": obstacles.flag(states, meta, "PG_dirty"),
-        "private": obstacles.flag(states, meta, "PG_private"),
-        "private_2": obstacles.flag(states, meta, "PG_private_2"),
-        "reserved": obstacles.flag(states, meta, "PG_reserved"),
-        "allowed": states["allowed"].astype(np.int64),
-        "n_release": states["n_release"].astype(np.int64),
-        "n_split": states["n_split"].astype(np.int64),
-        "has_ops": states["a_ops"] != 0,
-        "has_migrate_op": states["migrate_op"] != 0,
-        "moves_buffers": obstacles.named(states["migrate_op"], meta, "buffer_migrate_folio"),
-        "is_hugetlb": obstacles.in_hugetlb(states),
-        "has_holder": states["holder_id"] != 0,
-        "fs": states["fs"],
-    }
 
 
 def _vma_answers(

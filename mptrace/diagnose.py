@@ -160,6 +160,12 @@ class Evidence:
         """Isolated, and never came to its move, or was refused before it in the last pass."""
         return _mask(self.queued & ((self.move_rc == MOVE_NOT_TRIED) | self._stopped_before))
 
+    @property
+    def unstarted(self) -> Bools:
+        """Nothing was seen done to it; some paths' allocations are not, their refusals are."""
+        seen = (self.n_alloc > 0) | (self.n_unmap > 0)
+        return _mask(self.unmoved & ~seen & ~np.isin(self.stage, (STAGE_LOCK, STAGE_UNMAP)))
+
     def move(self, *numbers: int) -> Bools:
         """Its last refusal was that of its move, with one of these errnos."""
         refused = np.isin(-self.move_rc, numbers) & ~self._stopped_before
@@ -288,9 +294,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "ended_before_its_turn",
         "the migration's return value",
-        lambda e: e.unmoved & ((e.n_alloc == 0) | (e.stage == STAGE_LOCK)) & (e.migration_rc < 0),
+        lambda e: (e.unstarted | (e.unmoved & (e.stage == STAGE_LOCK))) & (e.migration_rc < 0),
     ),
-    Rule("cant_tell", "", lambda e: e.unmoved & (e.n_alloc == 0)),
+    Rule("cant_tell", "", lambda e: e.unstarted),
     Rule("locked", _STATE, lambda e: e.not_unmapped & e.locked & ~e.writeback),
     Rule("writeback", _STATE, lambda e: e.not_unmapped & e.writeback & ~e.locked),
     Rule(

@@ -52,7 +52,7 @@ STRUCT_PAGE_BYTES = 64
 FAR = np.int64(1) << 32  # beyond every lookup_seq
 
 
-def _is_seen(phase: Mapping[str, Any]) -> bool:
+def is_seen(phase: Mapping[str, Any]) -> bool:
     """Whether a phase of the coverage is attached, and no calibration refuted it."""
     refuted = phase.get("state") == "unproved" and phase.get("expected") != phase.get("seen")
     return phase.get("state") != "missing" and not refuted
@@ -109,7 +109,7 @@ class Calls:
         reason = np.zeros(ids.size, np.uint16)
         closed = has & (column("exit_ns") != 0)
         reason[~closed] = cause_code("lost" if lost_anything else "call_open")
-        unseen = {phase.get("phase") for phase in meta.get("coverage") or () if not _is_seen(phase)}
+        unseen = {phase.get("phase") for phase in meta.get("coverage") or () if not is_seen(phase)}
         if unseen & _ESSENTIAL_PHASES:
             reason[:] = cause_code("no_coverage")
         # Lookups were counted, and not one folio record of the session is here.

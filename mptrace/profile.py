@@ -13,7 +13,9 @@ import numpy as np
 
 from mptrace.correlate import ENTRY_REASONS, Correlation, correlate
 from mptrace.folio_times import FolioTimes
+from mptrace.initiators import Processes
 from mptrace.places import Mappings
+from mptrace.profile_callers import callers_of
 from mptrace.profile_calls import (
     agreement_of,
     calls_of,
@@ -23,8 +25,10 @@ from mptrace.profile_calls import (
     failures_of,
     unknown_reasons_of,
 )
+from mptrace.profile_paths import paths_of
 from mptrace.profile_phases import phases_of
 from mptrace.records import OUTCOMES
+from mptrace.refusals import Fates, fates
 from mptrace.sums import Numbers, Table, count_codes, distribution, span, without
 
 __all__ = ["SCHEMA_VERSION", "distribution", "is_clean", "profile"]
@@ -57,6 +61,8 @@ def profile(
     outcomes = count_codes(rows["outcome"], OUTCOMES)
     outcomes["unknown"] += found.beyond_bound
     call_ns = span(closed, "enter_ns", "exit_ns")
+    fate = fates(tables, meta)
+    processes = Processes(tables, meta)
     return {
         "schema_version": SCHEMA_VERSION,
         "tool_version": meta.get("tool_version", ""),
@@ -72,6 +78,11 @@ def profile(
         "ended": meta.get("ended"),
         "settings": dict(meta.get("settings") or {}),
         "workload": meta.get("workload"),
+        "scope": meta.get("scope"),
+        "filters": dict(meta.get("filters") or {}),
+        "tier": meta.get("tier"),
+        "unseen": list(meta.get("unseen") or ()),
+        "rotation": meta.get("rotation"),
         "coverage": list(meta.get("coverage") or ()),
         "unproved_kinds": list(meta.get("unproved_kinds") or ()),
         "lost": lost,
@@ -79,6 +90,9 @@ def profile(
         "memory_bound_bytes": meta.get("memory_bound_bytes"),
         "calls": calls_of(calls, closed, rows, call_ns),
         "migrations": _migrations(tables["migrations"], tables["folios"], meta),
+        "paths": paths_of(tables, meta, fate, processes),
+        "folios_without_migration": _strays(fate),
+        "callers": callers_of(tables, found, processes),
         "entries": entries_of(closed, rows, found.beyond_bound),
         "outcomes": outcomes,
         "entry_reasons": without(count_codes(rows["entry_reason"], ENTRY_REASONS), ""),
@@ -102,8 +116,16 @@ def is_clean(numbers: Numbers) -> bool:
         and not numbers["calls"]["lost"]
         and not numbers["missing_parts"]
         and not numbers["outcomes"]["unknown"]
+        and not any(path["lost"] or path["pages"]["unknown"] for path in numbers["paths"])
+        and not numbers["folios_without_migration"]["folios"]
         and numbers["complete"]
     )
+
+
+def _strays(found: Fates) -> Numbers:
+    """Folios whose migration has no record: nobody can say who moved them, and why."""
+    lone = found.migration < 0
+    return {"folios": int(lone.sum()), "pages": int(found.pages[lone].sum())}
 
 
 def _migrations(migrations: Table, folios: Table, meta: Mapping[str, Any]) -> Numbers:

@@ -58,3 +58,10 @@ def nonzero(counts: dict[str, int]) -> dict[str, int]:
 
 def without(counts: dict[str, int], key: str) -> dict[str, int]:
     return {name: count for name, count in counts.items() if name != key}
+
+
+def members(group: Ints, count: int) -> list[Ints]:
+    """Rows of each of ``count`` groups, in order; ``group``: that of each row, -1: none."""
+    order = np.argsort(group, kind="stable")
+    bounds = np.searchsorted(group[order], np.arange(count + 1))
+    return [order[bounds[each] : bounds[each + 1]] for each in range(count)]

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who migrated, by which path, what and with what success: the numbers.  Pure.
+
+One row for each (path, process or kernel thread): a call's migrations and
+everybody else's alike.  Outcomes are the folios' (``refusals``); the kernel's own
+count of base pages stands beside them, and a difference is shown.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mptrace.align import ranks
+from mptrace.diagnose import cause_name
+from mptrace.evidence import FAILED, MOVED, UNKNOWN
+from mptrace.explain import cause_of
+from mptrace.initiators import Processes, text
+from mptrace.paths import PATHS, mode_name, of_migrations, reason_name
+from mptrace.records import MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
+from mptrace.refusals import Fates
+from mptrace.sums import Ints, Numbers, Table, distribution, members, span
+from mptrace.syscalls import syscall_name
+
+#: Processes named as owners of one row's pages; the rest is summed.
+MAX_OWNERS = 50
+
+
+def paths_of(
+    tables: Mapping[str, Table], meta: Mapping[str, Any], found: Fates, processes: Processes
+) -> list[Numbers]:
+    """One dict for each path and initiator, the most time first; all times in ns."""
+    migrations, folios = tables["migrations"], tables["folios"]
+    if not migrations.size:
+        return []
+    group, first = _groups(migrations, of_migrations(migrations, meta))
+    of_folio = np.where(found.migration >= 0, group[np.maximum(found.migration, 0)], -1)
+    of_group, folios_of = members(group, first.size), members(of_folio, first.size)
+    codes = of_migrations(migrations[first], meta)
+    rows = []
+    for number, code in enumerate(codes.tolist()):
+        mine = migrations[of_group[number]]
+        part = found.select(folios_of[number])
+        rows.append(
+            {
+                "path": PATHS[code].key,
+                "label": PATHS[code].label,
+                "meaning": PATHS[code].meaning,
+                "initiator": _initiator(mine, processes),
+                **_of_migrations(mine, meta),
+                **_of_folios(mine, folios, part, processes),
+            }
+        )
+    return sorted(rows, key=lambda row: -int(row["time_ns"]))
+
+
+def _groups(migrations: Table, path: Ints) -> tuple[Ints, Ints]:
+    """Group of each migration, and the first migration of each group."""
+    # With its index np.unique sorts stably: see align.ranks().
+    _, _, comm = np.unique(migrations["comm"], return_index=True, return_inverse=True)
+    group = comm.astype(np.int64)
+    for column in (
+        path,
+        migrations["tgid"].astype(np.int64),
+        migrations["cgroup_id"],
+        (migrations["flags"] & MIGRATION_KTHREAD).astype(np.int64),
+    ):
+        values, place = ranks(column)
+        group = ranks(group * values.size + place)[1]
+    first = np.zeros(int(group.max()) + 1, np.int64)
+    first[group[::-1]] = np.arange(group.size)[::-1]
+    return group, first
+
+
+def _initiator(mine: Table, processes: Processes) -> Numbers:
+    row = mine[0]
+    tgid, cgroup_id = int(row["tgid"]), int(row["cgroup_id"])
+    return {
+        "tgid": tgid,
+        "comm": text(row["comm"]),
+        "process": processes.comm(tgid) or text(row["comm"]),
+        "kernel_thread": bool(row["flags"] & MIGRATION_KTHREAD),
+        "threads": int(np.unique(mine["tid"]).size),
+        "cgroup_id": cgroup_id,
+        "cgroup": processes.cgroup(cgroup_id) if cgroup_id else None,
+    }
+
+
+def _of_migrations(mine: Table, meta: Mapping[str, Any]) -> Numbers:
+    machine = str((meta.get("kernel") or {}).get("machine") or "x86_64")
+    counted = (mine["succeeded"] != NOT_COUNTED) & (mine["failed"] != NOT_COUNTED)
+    bad = (mine["rc"] != 0) | (counted & (mine["failed"] != 0))
+    closed = mine[mine["exit_ns"] != 0]
+    syscalls: dict[str, int] = {}
+    pairs = mine["syscall"].astype(np.int64) * 4 + (mine["flags"] & MIGRATION_COMPAT)
+    for pair, count in _counted(pairs):
+        name = syscall_name(pair >> 2, is_compat=bool(pair & 3), machine=machine)
+        known = "unknown" if name is None else name or "none"
+        syscalls[known] = syscalls.get(known, 0) + count
+    return {
+        "migrations": int(mine.size),
+        "failed_migrations": int(bad.sum()),
+        "lost": int(mine["lost"].astype(np.int64).sum()),
+        "reasons": {reason_name(meta, code): n for code, n in _counted(mine["reason"])},
+        "modes": {mode_name(meta, code): n for code, n in _counted(mine["mode"])},
+        "syscalls": syscalls,
+        "time_ns": span(closed, "enter_ns", "exit_ns"),
+        "duration": distribution((closed["exit_ns"] - closed["enter_ns"]).astype(np.int64)),
+        "kernel_counted": {
+            "migrations": int(counted.sum()),
+            "moved_pages": int(mine["succeeded"][counted].astype(np.int64).sum()),
+            "failed_pages": int(mine["failed"][counted].astype(np.int64).sum()),
+        },
+    }
+
+
+def _of_folios(mine: Table, folios: Table, part: Fates, processes: Processes) -> Numbers:
+    records = folios[part.row]
+    moved, failed = part.outcome == MOVED, part.outcome == FAILED
+    unknown = part.outcome == UNKNOWN
+
+    def sums(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+        return int(mask.sum()), int(part.pages[mask].sum())
+
+    counts = {
+        name: sums(mask)
+        for name, mask in (("moved", moved), ("failed", failed), ("unknown", unknown))
+    }
+    dark = records["n_dark"] > 0
+    blackout = records["blackout_ns"].astype(np.int64)
+    whole = dark & (blackout >= 0)
+    return {
+        "folios": {"seen": int(part.row.size), **{name: n for name, (n, _) in counts.items()}},
+        "pages": {name: pages for name, (_, pages) in counts.items()},
+        "difference": _difference(mine, counts["moved"][1], counts["failed"][1]),
+        "matrix": _matrix(records[moved], part.pages[moved]),
+        "owners": _owners(records, part, processes),
+        "blackout": {
+            "unit": "folio",
+            "folios": int(whole.sum()),
+            "open": int((dark & ~whole).sum()),
+            "total_ns": int(blackout[whole].sum()),
+            **distribution(blackout[whole]),
+        },
+        "failures": _failures(records, part),
+    }
+
+
+def _difference(mine: Table, moved: int, failed: int) -> Numbers | None:
+    """Base pages of the folios' records less the kernel's; None where it did not count all."""
+    if ((mine["succeeded"] == NOT_COUNTED) | (mine["failed"] == NOT_COUNTED)).any():
+        return None
+    return {
+        "moved_pages": moved - int(mine["succeeded"].astype(np.int64).sum()),
+        "failed_pages": failed - int(mine["failed"].astype(np.int64).sum()),
+    }
+
+
+def _matrix(records: Table, pages: Ints) -> list[Numbers]:
+    source, target = records["src_nid"].astype(np.int64), records["dst_nid"].astype(np.int64)
+    pairs, place = ranks((source << 16) + (target & 0xFFFF))
+    sums = np.bincount(place, weights=pages, minlength=pairs.size)
+    return [
+        {"from": int(pair >> 16), "to": int(np.int16(pair & 0xFFFF)), "pages": int(count)}
+        for pair, count in zip(pairs, sums, strict=True)
+    ]
+
+
+def _owners(records: Table, part: Fates, processes: Processes) -> list[Numbers]:
+    """Processes whose pages they were; tgid 0: mapped by none, or by one that was not seen."""
+    tgids, place = ranks(records["owner_tgid"].astype(np.int64))
+    columns = [
+        np.bincount(place, weights=part.pages * (part.outcome == code), minlength=tgids.size)
+        for code in (MOVED, FAILED, UNKNOWN)
+    ]
+    folios = np.bincount(place, minlength=tgids.size)
+    found: list[Numbers] = [
+        {
+            "tgid": int(tgid),
+            "comm": processes.comm(int(tgid)) if tgid else "",
+            "folios": int(folios[number]),
+            "moved_pages": int(columns[0][number]),
+            "failed_pages": int(columns[1][number]),
+            "unknown_pages": int(columns[2][number]),
+        }
+        for number, tgid in enumerate(tgids)
+    ]
+    found.sort(key=lambda each: -(each["moved_pages"] + each["failed_pages"]))
+    rest = found[MAX_OWNERS:]
+    if rest:
+        summed = {
+            name: sum(each[name] for each in rest)
+            for name in ("folios", "moved_pages", "failed_pages", "unknown_pages")
+        }
+        found[MAX_OWNERS:] = [{"tgid": None, "comm": f"{len(rest)} more", **summed}]
+    return found
+
+
+def _failures(records: Table, part: Fates) -> list[Numbers]:
+    """Folios that stayed, and those unknown, by cause; most pages first."""
+    where = np.flatnonzero(part.outcome != MOVED)
+    codes, place = ranks(part.cause[where].astype(np.int64) * 2 + (part.outcome[where] == UNKNOWN))
+    groups: list[Numbers] = []
+    for number, code in enumerate(codes.tolist()):
+        members = where[place == number]
+        cause = cause_of(cause_name(code >> 1))
+        example = records[members[0]]
+        groups.append(
+            {
+                "outcome": "unknown" if code & 1 else "failed",
+                "cause": cause.name,
+                "meaning": cause.meaning,
+                "remedy": cause.remedy,
+                "source": cause.source,
+                "folios": int(members.size),
+                "pages": int(part.pages[members].sum()),
+                "example": {
+                    "folio": int(part.row[members[0]]),
+                    "migration": int(part.migration[members[0]]),
+                    "address": hex(int(example["address"])) if example["address"] else None,
+                    "owner_tgid": int(example["owner_tgid"]),
+                },
+            }
+        )
+    return sorted(groups, key=lambda group: -int(group["pages"]))
+
+
+def _counted(values: npt.NDArray[Any]) -> list[tuple[int, int]]:
+    """Distinct values with their counts, most frequent first."""
+    distinct, place = ranks(values.astype(np.int64))
+    counts = np.bincount(place, minlength=distinct.size)
+    order = np.argsort(-counts, kind="stable")
+    return [(int(distinct[at]), int(counts[at])) for at in order]

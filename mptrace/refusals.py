@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What became of each folio that a migration had, and why it stayed.  Pure, vectorized.
+
+By the rules of ``diagnose``, as for the entries of calls: compaction, NUMA
+balancing and the other paths have folios and no entries.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mptrace import diagnose, obstacles
+from mptrace.align import pair_ids, ranks
+from mptrace.evidence import (
+    FAILED,
+    STRUCT_PAGE_BYTES,
+    UNKNOWN,
+    Bools,
+    Bytes,
+    Ints,
+    Table,
+    Tables,
+    fates_of,
+    is_seen,
+)
+from mptrace.paths import reason_name
+from mptrace.records import END_OPEN, SEEN_STATE
+
+# Phases without which nobody can say whether a folio moved.
+_ESSENTIAL = frozenset({"migration", "move"})
+#: The tier in which the kernel's tracepoints are all that is seen.
+TRACEPOINTS = "tracepoints"
+
+
+@dataclass(frozen=True)
+class Fates:
+    """Folios that migrations had, one element for each; of calls, too.
+
+    ``row``: in `folios`; ``migration``: row in `migrations`, -1 where its record is
+    missing; ``outcome``: index into ``records.OUTCOMES`` (moved, failed, unknown);
+    ``cause``: ``diagnose.cause_name()`` of those that failed or are unknown;
+    ``pages``: base pages, of a folio that was split its first page alone (its
+    other pages have records of their own).
+    """
+
+    row: Ints
+    migration: Ints
+    outcome: Bytes
+    cause: npt.NDArray[np.uint16]
+    pages: Ints
+    is_split: Bools
+
+    def select(self, which: Any) -> "Fates":
+        """Those of an index or a mask."""
+        return Fates(
+            self.row[which],
+            self.migration[which],
+            self.outcome[which],
+            self.cause[which],
+            self.pages[which],
+            self.is_split[which],
+        )
+
+
+def fates(tables: Tables, meta: Mapping[str, Any]) -> Fates:
+    """What became of every folio that a migration had, in the order of `folios`.
+
+    :param tables: tables of a recording by name, layouts of ``records.TABLES``.
+    :param meta: its meta.json; ``coverage``, ``tier``, ``lost``, ``reasons`` and
+        what ``obstacles`` decodes are used.
+    """
+    folios, migrations = tables["folios"], tables["migrations"]
+    row = np.flatnonzero(folios["migration_id"] != 0)
+    some = folios[row]
+    migration = _rows_of(migrations["migration_id"], some["migration_id"])
+    move_rc = some["move_rc"].astype(np.int64)
+    outcome, cause = fates_of(move_rc, some["end"], some["flags"])
+    if meta.get("tier") == TRACEPOINTS:
+        # A migration entry was set and removed: the page frame says whether it moved.
+        back = (move_rc != 0) & (some["light_last_ns"] != 0) & (some["end"] != END_OPEN)
+        outcome[back] = FAILED
+        cause[back] = diagnose.cause_code("no_coverage")
+    elif _lacks_coverage(meta):
+        outcome[:] = UNKNOWN
+        cause[:] = diagnose.cause_code("no_coverage")
+    is_split = split_heads(some)
+    pages = np.where(is_split, 1, some["nr_pages"].astype(np.int64))
+    failed = np.flatnonzero((outcome == FAILED) & (cause == 0))
+    if failed.size:
+        cause[failed] = _causes(tables, meta, row[failed], migration[failed])
+    return Fates(row, migration, outcome, cause, pages, is_split)
+
+
+def _causes(
+    tables: Tables, meta: Mapping[str, Any], row: Ints, migration: Ints
+) -> npt.NDArray[np.uint16]:
+    folios, migrations = tables["folios"][row], tables["migrations"]
+    yes, no = np.ones(row.size, np.bool_), np.zeros(row.size, np.bool_)
+    zero = np.zeros(row.size, np.int64)
+    rc, is_compaction = zero, no
+    if migrations.size:
+        known, safe = migration >= 0, np.maximum(migration, 0)
+        rc = np.where(known, migrations["rc"][safe].astype(np.int64), 0)
+        reasons, place = ranks(migrations["reason"][safe])
+        named = [reason_name(meta, int(reason)) == "compaction" for reason in reasons]
+        is_compaction = known & np.array(named, np.bool_)[place]
+    fields: dict[str, Any] = {
+        name: folios[name].astype(np.int64)
+        for name in ("lookup_rc", "isolate_rc", "move_rc", "flags", "nr_pages", "n_alloc")
+    }
+    cause = diagnose.causes_of_failure(
+        diagnose.Evidence(
+            looked_up=yes,
+            queued=yes,
+            told_zero=no,
+            call_flags=zero,
+            migration_rc=rc,
+            vma=zero - 1,
+            n_unmap=folios["n_unmap"].astype(np.int64),
+            **fields,
+            **state_of(tables, meta, obstacles.of_folios(tables)[row]),
+        )
+    )
+    # compaction takes its targets from the free pages that its scanner finds
+    none = is_compaction & (cause == diagnose.cause_code("no_memory"))
+    cause[none] = diagnose.cause_code("no_free_page")
+    return cause
+
+
+def split_heads(folios: Table) -> Bools:
+    """Whether each large folio was split in its migration: a page of it has its own record."""
+    found = np.zeros(folios.size, np.bool_)
+    large = folios["nr_pages"] > 1
+    if not large.any():
+        return found
+    _, migration = ranks(folios["migration_id"])
+    key = pair_ids(migration, folios["src"])
+    order = np.argsort(key, kind="stable")
+    here, after = order[:-1], order[1:]
+    src, pages = folios["src"], folios["nr_pages"].astype(np.uint64)
+    behind = src[after] - src[here]
+    inside = (behind > 0) & (behind < pages[here] * np.uint64(STRUCT_PAGE_BYTES))
+    found[here] = large[here] & inside & (migration[here] == migration[after])
+    return found
+
+
+def _rows_of(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:
+    """Row of each wanted id, -1 where it is not there."""
+    if not ids.size:
+        return np.full(wanted.size, -1, np.int64)
+    order = np.argsort(ids, kind="stable")
+    place = np.minimum(np.searchsorted(ids[order], wanted), ids.size - 1)
+    found: Ints = np.where(ids[order][place] == wanted, order[place], -1)
+    return found
+
+
+def _lacks_coverage(meta: Mapping[str, Any]) -> bool:
+    return any(
+        phase.get("phase") in _ESSENTIAL and not is_seen(phase)
+        for phase in meta.get("coverage") or ()
+    )
+
+
+def state_of(tables: Tables, meta: Mapping[str, Any], rows: Ints) -> dict[str, Any]:
+    """Fields of ``diagnose.Evidence`` that rows of `obstacles` (-1: none) give."""
+    table = obstacles.of(tables)
+    has = rows >= 0
+    # a row of zeros stands for those without
+    states = np.zeros(rows.size, table.dtype)
+    states[has] = table[rows[has]]
+    states["allowed"][~has] = -1
+    expected = obstacles.expected_references(states, meta)
+    seen = has & ((states["seen"] & SEEN_STATE) != 0)
+    mapped = np.maximum(states["mapcount"].astype(np.int64), 0)
+    mapcount = np.maximum(states["mapcount"], states["page_mapcount"])
+    return {
+        "seen": seen,
+        "stage": states["stage"].astype(np.int64),
+        "pte": obstacles.pte_kind(states, str((meta.get("kernel") or {}).get("machine"))),
+        "mapping": obstacles.mapping_kind(states),
+        "mapcount": mapcount.astype(np.int64),
+        "extra": states["refcount"].astype(np.int64) - expected - mapped,
+        "extra_known": seen & (expected >= 0),
+        "pinned": has & obstacles.is_pinned(states, meta),
+        "locked": obstacles.flag(states, meta, "PG_locked"),
+        "writeback": obstacles.flag(states, meta, "PG_writeback"),
+        "dirty": obstacles.flag(states, meta, "PG_dirty"),
+        "private": obstacles.flag(states, meta, "PG_private"),
+        "private_2": obstacles.flag(states, meta, "PG_private_2"),
+        "reserved": obstacles.flag(states, meta, "PG_reserved"),
+        "allowed": states["allowed"].astype(np.int64),
+        "n_release": states["n_release"].astype(np.int64),
+        "n_split": states["n_split"].astype(np.int64),
+        "has_ops": states["a_ops"] != 0,
+        "has_migrate_op": states["migrate_op"] != 0,
+        "moves_buffers": obstacles.named(states["migrate_op"], meta, "buffer_migrate_folio"),
+        "is_hugetlb": obstacles.in_hugetlb(states),
+        "has_holder": states["holder_id"] != 0,
+        "fs": states["fs"],
+    }
