@@ -4,7 +4,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace.records import ENTRY, READ_NODES, READ_PAGES, READ_STATUS
+from mptrace.records import ENTRY, READ_COMPAT, READ_NODES, READ_PAGES, READ_STATUS
 
 #: A row of a chunk before entry and exit are merged.
 _SIDE = np.dtype(
@@ -34,11 +34,22 @@ def chunk_rows(chunks: NDArray[np.void]) -> NDArray[np.void]:
     rows["call_id"] = chunks["call_id"][chunk_of]
     rows["entry"] = chunks["first"][chunk_of] + position
     rows["at_exit"] = chunks["at_exit"][chunk_of]
-    rows["failed"] = chunks["failed"][chunk_of]
-    rows["address"] = chunks["pages"][used]
+    rows["failed"] = chunks["failed"][chunk_of] & ~np.uint32(READ_COMPAT)
+    rows["address"] = _pages(chunks)[used]
     rows["target_nid"] = chunks["nodes"][used]
     rows["status"] = chunks["status"][used]
     return rows
+
+
+def _pages(chunks: NDArray[np.void]) -> NDArray[np.uint64]:
+    """The arrays of pages, shape (n, entries); a 32-bit caller's has pointers of 4 bytes."""
+    pages: NDArray[np.uint64] = chunks["pages"]
+    compat = (chunks["failed"] & READ_COMPAT) != 0
+    if compat.any():
+        pages = pages.copy()
+        halves = np.ascontiguousarray(pages[compat]).view("<u4")
+        pages[compat] = halves[:, : pages.shape[1]]
+    return pages
 
 
 class EntryMerger:
@@ -64,6 +75,11 @@ class EntryMerger:
         finished = np.isin(waiting["call_id"], ended)
         self._waiting = [waiting[~finished]]
         return merge_sides(waiting[finished])
+
+    def forget(self, call_ids: NDArray[np.uint64]) -> None:
+        """Drop what was read of these calls."""
+        if len(call_ids):
+            self._waiting = [rows[~np.isin(rows["call_id"], call_ids)] for rows in self._waiting]
 
     def rest(self) -> NDArray[np.void]:
         """Rows of calls whose exit was not seen, dtype ENTRY; empties the merger."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mptrace.candidates import UNPROVED_KINDS
 from mptrace.plan import PhasePlan, Plan
-from mptrace.records import END_DONE, END_PUTBACK, FOLIO_HUGETLB, NO_LOOKUP
+from mptrace.records import END_DONE, END_PUTBACK, FOLIO_HUGETLB, NO_LOOKUP, NOT_COUNTED
 
 #: Base pages of the calibration, and how many of them a pipe holds in its second part.
 PAGES = 23
@@ -71,6 +71,8 @@ def counts(seen: Seen) -> dict[str, int]:
         "move": int(folios["n_move"].sum()),
         "copy": int(folios["n_copy"].sum()),
         "remap": int(folios["n_remap"].sum()),
+        "outcome": int((migrations["succeeded"] != NOT_COUNTED).sum()),
+        "owner": int(folios["n_maps"].sum()),
         "done": int((folios["end"] == END_DONE).sum()),
         "putback": int((folios["end"] == END_PUTBACK).sum()),
     }
@@ -92,6 +94,8 @@ _PLAIN: Mapping[str, int] = {
     "move": 2 * PAGES,
     "copy": 2 * PAGES,
     "remap": 2 * PAGES,
+    "outcome": 2,
+    "owner": 2 * PAGES,
     "done": 2 * PAGES,
 }
 

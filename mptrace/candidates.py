@@ -37,6 +37,8 @@ class Candidate:
     needs: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("fentry", "kprobe")
     kprobe_enter: str = ""
+    #: Wanted only by a session that traces programs other than mptrace's own driver.
+    for_others: bool = False
 
     @property
     def is_tracepoint(self) -> bool:
@@ -227,6 +229,91 @@ CANDIDATES: tuple[Candidate, ...] = (
         2,
         nargs="RELEASE_NARGS",
     ),
+    # raw: the kernel's own count of base pages is in its first two arguments on all kernels
+    Candidate("outcome", "migrate:mm_migrate_pages", "migration", enter="outcome", for_others=True),
+    # the allocators of the other paths; each gets the folio to be replaced first
+    *(
+        Candidate(
+            phase,
+            function,
+            "folio",
+            f"enter_{phase}",
+            f"exit_{phase}",
+            2,
+            nargs=f"{phase.upper()}_NARGS",
+            for_others=True,
+        )
+        for phase, functions in (
+            ("allocate_compaction", ("compaction_alloc",)),
+            ("allocate_numa", ("alloc_misplaced_dst_folio", "alloc_misplaced_dst_page")),
+            (
+                "allocate_demotion",
+                ("alloc_migrate_folio", "alloc_demote_folio", "alloc_demote_page"),
+            ),
+            ("allocate_policy", ("alloc_migration_target_by_mpol", "new_folio", "new_page")),
+        )
+        for function in functions
+    ),
+    # whose page it is: each mapping that is taken away
+    Candidate("owner", "try_to_migrate_one", "mapping", "enter_owner", "", 3, for_others=True),
+    # threads that touch a page under migration; the last one knows the page
+    Candidate(
+        "wait_pte",
+        "migration_entry_wait",
+        "wait",
+        "enter_wait_pte",
+        "exit_wait_pte",
+        3,
+        nargs="WAIT_PTE_NARGS",
+        for_others=True,
+    ),
+    Candidate(
+        "wait_pmd",
+        "pmd_migration_entry_wait",
+        "wait",
+        "enter_wait_pmd",
+        "exit_wait_pmd",
+        2,
+        nargs="WAIT_PMD_NARGS",
+        for_others=True,
+    ),
+    Candidate(
+        "wait_hugetlb",
+        "migration_entry_wait_huge",
+        "wait",
+        "enter_wait_hugetlb",
+        "exit_wait_hugetlb",
+        2,
+        nargs="WAIT_HUGETLB_NARGS",
+        for_others=True,
+    ),
+    # it gets a struct of one word by value, which fentry can't
+    Candidate(
+        "wait_locked",
+        "migration_entry_wait_on_locked",
+        "wait",
+        "enter_wait_locked",
+        methods=("kprobe",),
+        defines=(("WAIT_LOCKED_SEEN", 1),),
+        for_others=True,
+    ),
+    # what a process that is followed forks
+    Candidate(
+        "fork",
+        "sched:sched_process_fork",
+        "process",
+        enter="fork",
+        methods=("raw_tracepoint",),
+        for_others=True,
+    ),
+    Candidate(
+        "end_process",
+        "sched:sched_process_exit",
+        "thread",
+        enter="end_process",
+        methods=("raw_tracepoint",),
+        for_others=True,
+    ),
     Candidate("done", "migrate_folio_done", "folio", enter="enter_done", min_parameters=1),
     Candidate("putback", "folio_putback_lru", "folio", enter="enter_putback", min_parameters=1),
     Candidate("putback", "putback_lru_page", "folio", enter="enter_putback", min_parameters=1),
@@ -248,6 +335,8 @@ CANDIDATES: tuple[Candidate, ...] = (
 
 #: Phases in order, each once.
 PHASES = tuple(dict.fromkeys(candidate.phase for candidate in CANDIDATES))
+#: Those of them that tracing one's own driver does without.
+PHASES_FOR_OTHERS = frozenset(c.phase for c in CANDIDATES if c.for_others)
 #: Without these no verdict about a page is possible: a session refuses to start.
 ESSENTIAL = frozenset({"call", "lookup", "isolate", "migration", "move"})
 #: Phases that a calibration with 4 KiB anonymous pages exercises.
@@ -260,6 +349,18 @@ UNPROVED_KINDS = {
     "writeback_wait": "folios under writeback",
     "split": "THP",
     "release": "pages with private data",
+    "outcome": "migrations of others",
+    "allocate_compaction": "compaction",
+    "allocate_numa": "NUMA balancing",
+    "allocate_demotion": "demotion",
+    "allocate_policy": "mbind(2)",
+    "owner": "mappings of others",
+    "wait_pte": "pages that others touch",
+    "wait_pmd": "THP that others touch",
+    "wait_hugetlb": "hugetlb that others touch",
+    "wait_locked": "pages that others touch",
+    "fork": "processes",
+    "end_process": "processes",
 }
 
 _OFFSETS = ("page.flags", "page.compound_head", "folio._folio_order", "folio._flags_1")
@@ -308,6 +409,36 @@ WALK_VARIABLES = {
     "PAGE_OFFSET_BASE": ("page_offset_base",),
     "PGDIR_SHIFT": ("pgdir_shift",),
 }
+#: Whose pages they are, which system call it is: each group where all of it can be had.
+INITIATORS = {
+    "owner": {
+        "OFF_MM_OWNER": "mm_struct.owner",
+        "OFF_TASK_TGID": "task_struct.tgid",
+        "OFF_VMA_MM": "vm_area_struct.vm_mm",
+    },
+    "fork": {
+        "OFF_TASK_TGID": "task_struct.tgid",
+        "OFF_TASK_SIGNAL": "task_struct.signal",
+        "OFF_SIGNAL_LIVE": "signal_struct.live",
+    },
+    "user": {"OFF_TASK_CRED": "task_struct.cred", "OFF_CRED_UID": "cred.uid"},
+    "cgroup": {
+        "OFF_TASK_CGROUPS": "task_struct.cgroups",
+        "OFF_CSS_SET_CGROUP": "css_set.dfl_cgrp",
+        "OFF_CGROUP_KN": "cgroup.kn",
+        "OFF_KN_ID": "kernfs_node.id",
+        "OFF_CGROUP_SELF": "cgroup.self",
+        "OFF_CSS_PARENT": "cgroup_subsys_state.parent",
+    },
+    "syscall": {
+        "OFF_TASK_STACK": "task_struct.stack",
+        "OFF_TASK_FLAGS": "task_struct.flags",
+        "OFF_TASK_INFO": "task_struct.thread_info",
+        "OFF_INFO_STATUS": "thread_info.status",
+    },
+}
+#: Finds the folio that a migration entry stands for.
+WAIT_VARIABLES = {"VMEMMAP_BASE": "vmemmap_base"}
 #: Without them a zero page is told by the kernel's answer alone.
 WALK_OPTIONAL = {
     "ZERO_PFN": ("zero_pfn", "zero_page_pfn"),
@@ -330,15 +461,17 @@ def candidate_tracepoints() -> tuple[str, ...]:
 def candidate_offsets() -> tuple[str, ...]:
     """Struct members whose offsets the plan may need, as ``struct.member``."""
     optional = [name for names in EVIDENCE_OPTIONAL.values() for name in names]
-    evidence = (*EVIDENCE.values(), *optional, *WALK.values())
+    initiators = [name for group in INITIATORS.values() for name in group.values()]
+    evidence = (*EVIDENCE.values(), *optional, *WALK.values(), *initiators)
     return tuple(dict.fromkeys((*_OFFSETS, *_OFFSETS_OPTIONAL, *_OFFSETS_IN_NEEDS, *evidence)))
 
 
 def candidate_variables() -> tuple[str, ...]:
     """Variables of the kernel whose addresses the plan may need."""
-    return tuple(n for names in (WALK_VARIABLES | WALK_OPTIONAL).values() for n in names)
+    walk = (n for names in (WALK_VARIABLES | WALK_OPTIONAL).values() for n in names)
+    return (*walk, *WAIT_VARIABLES.values())
 
 
 def candidate_sizes() -> tuple[str, ...]:
     """Types whose sizes the plan may need."""
-    return ("nodemask_t",)
+    return ("nodemask_t", "page")

@@ -48,3 +48,11 @@ class RecordingError(MptraceError):
 
 class LabError(MptraceError):
     """The lab guest could not be built, booted or reached."""
+
+
+class CommandError(MptraceError):
+    """The command to run can't be run; leaves with the status that a shell would give."""
+
+    def __init__(self, message: str, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code

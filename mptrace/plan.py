@@ -13,7 +13,10 @@ from mptrace.candidates import (
     ESSENTIAL,
     EVIDENCE,
     EVIDENCE_OPTIONAL,
+    INITIATORS,
     PAGE_IMAGE_BYTES,
+    PHASES_FOR_OTHERS,
+    WAIT_VARIABLES,
     WALK,
     WALK_OPTIONAL,
     WALK_VARIABLES,
@@ -27,7 +30,9 @@ from mptrace.records import (
     MEDIUM_CHUNK,
     OBSTACLE,
     SMALL_CHUNK,
+    WAIT,
 )
+from mptrace.scope import NODE_WORDS
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,11 @@ class Request:
     max_obstacles: int = 1 << 16
     #: Read the state of folios that are refused; False only to measure what that costs.
     evidence: bool = True
+    #: Trace programs other than mptrace's driver: every path, owners of pages, waits.
+    others: bool = False
+    #: Processes that can be followed by number, with what they fork.
+    max_chosen: int = 1 << 16
+    wait_ring_bytes: int = 4 << 20
     max_threads: int = 4096
     folio_ring_bytes: int = 32 << 20
     obstacle_ring_bytes: int = 8 << 20
@@ -96,14 +106,21 @@ def make_plan(
     request = request or Request()
     excluded = excluded or {}
     phases, macros = plan_phases(CANDIDATES, facts, excluded)
+    phases = tuple(p for p in phases if request.others or p.phase not in PHASES_FOR_OTHERS)
     defines: dict[str, int | str] = {**_DEFAULT_MACROS, **macros}
     notes = _add_struct_macros(facts, defines, evidence=request.evidence)
     _add_bounds(request, facts.page_size, defines)
+    notes += _add_initiator_macros(facts, defines)
     return Plan(phases, defines, request, _memory_bound(request, facts.page_size), notes)
 
 
 # Handlers that are not attached must compile all the same.
-_DEFAULT_MACROS: dict[str, int | str] = {"LOOKUP_ADDRESS": 1, "LOOKUP_VMA": 0, "MOVE_SRC": 1}
+_DEFAULT_MACROS: dict[str, int | str] = {
+    "LOOKUP_ADDRESS": 1,
+    "LOOKUP_VMA": 0,
+    "MOVE_SRC": 1,
+    "MOVE_DST": 0,
+}
 
 
 def plan_phases(
@@ -160,8 +177,7 @@ def _plan_phase(
 def _add_candidate_macros(
     candidate: Candidate, method: str, facts: KernelFacts, defines: dict[str, int | str]
 ) -> None:
-    if not candidate.is_tracepoint:
-        defines[f"{candidate.phase.upper()}_METHOD"] = method.upper()
+    defines[f"{candidate.phase.upper()}_METHOD"] = method.upper()
     defines.update(candidate.defines)
     prototype = facts.functions.get(candidate.function)
     if prototype is None:
@@ -170,6 +186,9 @@ def _add_candidate_macros(
         defines[candidate.nargs] = len(prototype.parameters)
     if candidate.bool_macro and prototype.returns == "bool":
         defines[candidate.bool_macro] = 1
+
+
+_TRACEPOINT_METHODS = ["raw_tracepoint", "tracepoint"]
 
 
 def _methods(candidate: Candidate, facts: KernelFacts) -> tuple[tuple[str, ...], str]:
@@ -181,7 +200,8 @@ def _methods(candidate: Candidate, facts: KernelFacts) -> tuple[tuple[str, ...],
     if candidate.is_tracepoint:
         if candidate.function not in facts.tracepoints:
             return (), "no such tracepoint"
-        usable = [m for m in ("raw_tracepoint", "tracepoint") if not facts.methods.get(m, "")]
+        ways = [m for m in _TRACEPOINT_METHODS if m in candidate.methods] or _TRACEPOINT_METHODS
+        usable = [m for m in ways if not facts.methods.get(m, "")]
         return tuple(usable), "" if usable else "the kernel refuses tracepoint programs"
     prototype = facts.functions.get(candidate.function)
     if prototype is None and candidate.function not in facts.symbols:
@@ -270,6 +290,51 @@ def _add_evidence_macros(facts: KernelFacts, defines: dict[str, int | str]) -> l
     return []
 
 
+def _add_initiator_macros(facts: KernelFacts, defines: dict[str, int | str]) -> tuple[str, ...]:
+    """Offsets by which an initiator and an owner are known; a note for each that is not."""
+    notes = []
+    defines["NODE_WORDS"] = NODE_WORDS
+    # MR_SYSCALL has been 3 since there was an enum
+    numbers = {name: number for number, name in facts.migrate_reasons.items()}
+    defines["MR_SYSCALL"] = numbers.get("syscall", 3)
+    defines["PAGE_STRUCT_BYTES"] = facts.sizes.get("page", 64)
+    # only x86-64 is known to keep the registers of a system call where they are looked for
+    stack = facts.machine == "x86_64"
+    for name, members in INITIATORS.items():
+        offsets = {macro: facts.offsets.get(member) for macro, member in members.items()}
+        found = {macro: offset for macro, offset in offsets.items() if offset is not None}
+        if len(found) < len(members) or (name == "syscall" and not stack):
+            notes.append(_WITHOUT[name])
+            continue
+        defines.update(found)
+    if "OFF_TASK_STACK" in defines:
+        defines["THREAD_SIZE"] = _THREAD_SIZE
+        defines["OFF_TASK_STATUS"] = (
+            facts.offsets["task_struct.thread_info"] + (facts.offsets["thread_info.status"])
+        )
+    if "OFF_CGROUP_SELF" in defines:
+        defines["OFF_CGROUP_PARENT"] = (
+            facts.offsets["cgroup.self"] + (facts.offsets["cgroup_subsys_state.parent"])
+        )
+    addresses = {macro: facts.variables.get(name) for macro, name in WAIT_VARIABLES.items()}
+    if all(addresses.values()) and "PGDIR_SHIFT" in defines:
+        defines.update({macro: f"{address:#x}ULL" for macro, address in addresses.items()})
+    else:
+        notes.append("who migrates the page that a thread waits for is told by time only")
+    return tuple(notes)
+
+
+#: Bytes of a kernel stack of x86-64 (16 KiB unless built with KASAN).
+_THREAD_SIZE = 16384
+_WITHOUT = {
+    "owner": "whose page it is can't be told: the kernel keeps no owner of an address space",
+    "fork": "children of a process can't be followed",
+    "user": "processes can't be chosen by user",
+    "cgroup": "processes can't be chosen by cgroup",
+    "syscall": "in which system call a migration happens can't be told",
+}
+
+
 def _nodes_shift(facts: KernelFacts) -> int | None:
     """Bits of the node number at the top of page flags (SPARSEMEM_VMEMMAP, x86-64)."""
     if facts.nodes_shift is not None:
@@ -287,10 +352,12 @@ def _add_bounds(request: Request, page_size: int, defines: dict[str, int | str])
     defines["MAX_FOLIOS"] = request.max_folios
     defines["MAX_OBSTACLES"] = request.max_obstacles
     defines["MAX_THREADS"] = request.max_threads
+    defines["MAX_CHOSEN"] = request.max_chosen
     for macro, size in (
         ("FOLIO_RING_PAGES", request.folio_ring_bytes),
         ("OBSTACLE_RING_PAGES", request.obstacle_ring_bytes),
         ("CALL_RING_PAGES", request.call_ring_bytes),
+        ("WAIT_RING_PAGES", request.wait_ring_bytes if request.others else page_size),
         ("SMALL_RING_PAGES", request.small_ring_bytes),
         ("MEDIUM_RING_PAGES", request.medium_ring_bytes),
         ("LARGE_RING_PAGES", request.large_ring_bytes),
@@ -307,6 +374,7 @@ def _memory_bound(request: Request, page_size: int) -> int:
             request.obstacle_ring_bytes,
             request.call_ring_bytes,
             request.call_ring_bytes,
+            request.wait_ring_bytes if request.others else page_size,
             request.small_ring_bytes,
             request.medium_ring_bytes,
             request.large_ring_bytes,
@@ -314,7 +382,12 @@ def _memory_bound(request: Request, page_size: int) -> int:
     )
     folios = request.max_folios * (FOLIO.itemsize + 80)
     obstacles = request.max_obstacles * (OBSTACLE.itemsize + 80)
-    return rings + folios + obstacles + request.max_threads * (720 + 80)
+    threads = request.max_threads * (_THREAD_BYTES + WAIT.itemsize + 2 * 80)
+    return rings + folios + obstacles + threads + request.max_chosen * 100
+
+
+#: Of struct thread, at most.
+_THREAD_BYTES = 1024
 
 
 def _ring_pages(size_bytes: int, page_size: int) -> int:

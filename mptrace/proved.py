@@ -78,7 +78,7 @@ def symbols_of(addresses: Collection[int]) -> dict[str, str]:
 def calibrated(
     facts: KernelFacts,
     bounds: Request,
-    worker: Worker,
+    worker: Worker | None,
     nodes: tuple[int, ...],
     progress: Progress,
 ) -> tuple[Tracer, tuple[Coverage, ...]]:
@@ -86,6 +86,7 @@ def calibrated(
 
     A phase that fires another number of times than it must falls back to its
     next candidate; where there is none left, the first is used and unproved.
+    Without a ``worker``, or with memory on one node only, nothing can be proved.
     """
     excluded: dict[tuple[str, str, str], str] = {}
     for _ in range(_MAX_PLANS):
@@ -97,6 +98,8 @@ def calibrated(
             excluded.update(refused)
             tracer.close()
             continue
+        if worker is None or len(nodes) < 2:
+            return tracer, calibrate.uncalibrated(plan, "memory on one node only: not calibrated")
         try:
             progress(f"calibrating: {calibrate.PAGES} pages there and back")
             coverage = _calibrate(tracer, worker, nodes)

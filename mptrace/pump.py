@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mptrace import mappers
 from mptrace.arrays import EntryMerger
+from mptrace.processes import Processes
 from mptrace.recording import RecordingWriter
 from mptrace.tracer import Drained, Tracer
 
@@ -24,10 +25,18 @@ class Pump:
     """Takes what is in the rings, again and again, into the recording (or nowhere)."""
 
     def __init__(
-        self, tracer: Tracer, writer: RecordingWriter, finder: mappers.Finder | None = None
+        self,
+        tracer: Tracer,
+        writer: RecordingWriter,
+        finder: mappers.Finder | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._tracer = tracer
         self._writer = writer
+        #: Who is asked about processes that are met; None where all are known.
+        self._processes = processes
+        #: Calls that began before it lie in two recordings (CLOCK_MONOTONIC).
+        self._boundary_ns = 0
         self._merger = EntryMerger()
         self._lock = threading.Lock()
         self._keep = False
@@ -66,6 +75,25 @@ class Pump:
             self._await_searches()
             self._raise()
 
+    @property
+    def failed(self) -> bool:
+        """Whether recording came to an end by an error; `finish` raises it."""
+        return self._error is not None
+
+    def swap(self, writer: RecordingWriter, now_ns: int) -> RecordingWriter:
+        """Go on in another recording; returns the one before, to be finished.
+
+        Of a call that is under way a part is in either: it counts as lost in
+        the second, so that none of its entries is judged.
+        """
+        with self._lock:
+            self._take()
+            before, self._writer = self._writer, writer
+            self._boundary_ns = now_ns
+            if self._processes is not None:
+                self._processes.forget()
+        return before
+
     def finish(self) -> None:
         """Stop, and record what never came to an end."""
         self._stop.set()
@@ -74,6 +102,7 @@ class Pump:
         self._searcher.join(_SEARCH_SECONDS)
         with self._lock:
             self._given_up = True
+            self._raise()
             self._writer.append("entries", self._merger.rest())
             self._writer.append("folios", self._tracer.open_folios())
             self._writer.append("obstacles", self._tracer.open_obstacles())
@@ -119,17 +148,42 @@ class Pump:
             self._writer.tick()
 
     def _append(self, drained: Drained) -> None:
-        self._writer.append("calls", drained.calls)
+        # the end of a call that turned out to be of no interest has no nodes
+        unwanted = drained.calls["nodes_ptr"] == 0
+        self._merger.forget(drained.calls["call_id"][unwanted])
+        calls = drained.calls[~unwanted]
+        calls["lost"][calls["enter_ns"] < self._boundary_ns] += 1
+        self._meet(drained, calls)
+        self._writer.append("calls", calls)
         self._writer.append("migrations", drained.migrations)
         self._writer.append("folios", drained.folios)
         self._writer.append("obstacles", drained.obstacles)
+        self._writer.append("waits", drained.waits)
         for name in ("a_ops", "migrate_op"):
             self.addresses.update(np.unique(drained.obstacles[name]).tolist())
         refused = mappers.pick(drained.obstacles, self._refusals_left)
         if refused.size:
             self._refusals_left -= refused.size
             self._refused.put(refused)
-        self._writer.append("entries", self._merger.add(drained.sides, drained.calls["call_id"]))
+        dropped = drained.calls["call_id"][unwanted]
+        sides = drained.sides[~np.isin(drained.sides["call_id"], dropped)]
+        self._writer.append("entries", self._merger.add(sides, calls["call_id"]))
+
+    def _meet(self, drained: Drained, calls: NDArray[np.void]) -> None:
+        """Ask who initiators, owners and waiters are, at once: they may end soon."""
+        if self._processes is None:
+            return
+        met = [
+            np.unique(rows[name])
+            for rows, name in (
+                (calls, "tgid"),
+                (calls, "target_tgid"),
+                (drained.migrations, "tgid"),
+                (drained.folios, "owner_tgid"),
+                (drained.waits, "tgid"),
+            )
+        ]
+        self._writer.append("processes", self._processes.meet(np.concatenate(met).tolist()))
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -100,6 +100,8 @@ class RecordingWriter:
         self._rows = dict.fromkeys(TABLES, 0)
         self._since = dict.fromkeys(TABLES, 0.0)
         self._parts = dict.fromkeys(TABLES, 0)
+        #: Bytes written so far.
+        self.bytes = 0
         #: Rows written or buffered so far, per table.
         self.rows = dict.fromkeys(TABLES, 0)
         self._fd = -1
@@ -205,6 +207,7 @@ class RecordingWriter:
             finally:
                 os.close(fd)
             os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        self.bytes += len(content)
 
 
 class Recording:

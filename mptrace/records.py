@@ -43,6 +43,7 @@ FOLIO_UNEXPECTED = 1 << 3  # first seen inside a migration (a split's tail, or n
 FOLIO_PMD = 1 << 4  # a PMD that maps it became a migration entry
 FOLIO_OBSTACLE = 1 << 5  # something refused or delayed it: a row of `obstacles` says what
 FOLIO_CHOSEN = 1 << 6  # a process that was asked for maps it
+FOLIO_KEEP = 1 << 7  # in the kernel's map only: it will be recorded
 
 # Bits of `flags` of a migration.
 MIGRATION_KTHREAD = 1 << 0  # a kernel thread migrates
@@ -97,6 +98,7 @@ SEEN_HUGE_ZERO = 1 << 5  # the entry maps the huge zero page
 READ_PAGES = 1 << 0
 READ_NODES = 1 << 1
 READ_STATUS = 1 << 2
+READ_COMPAT = 1 << 3  # of a chunk only: `pages` holds the 32-bit pointers of a 32-bit caller
 
 FOLIO = np.dtype(
     [

@@ -7,14 +7,12 @@ a process of its own (`worker`), so that the measured does not know the measurer
 
 import contextlib
 import os
-import signal
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mptrace.errors import HostError, TargetError
+from mptrace.interrupts import Interrupts
 from mptrace.kernel.facts import read_host_facts
 from mptrace.plan import Request
 from mptrace.protocol import SetupReply
@@ -134,20 +132,21 @@ class _Session:
         self._bpf: list[dict[str, Any]] = []
         self._lost_before: dict[str, int] = {}
         self._entries_per_round = 0
-        self._interrupted = False
+        self._interrupts = Interrupts()
+        self._killed = False
 
     def run(self, tgid: int) -> RunResult:
         self._lost_before = self._tracer.losses()
         self._pump.start()
         gone: TargetGone | None = None
         try:
-            with self._noting_signals():
+            with self._interrupts:
                 self._rounds(tgid)
                 if not self._interrupted:
                     self._statistics_round(tgid)
                 self._worker.teardown()
         except KeyboardInterrupt:
-            self._interrupted = True
+            self._killed = True
         except TargetGone as error:
             gone = error
         finally:
@@ -160,30 +159,9 @@ class _Session:
             ) from gone
         return RunResult(self._request.output, self._interrupted)
 
-    @contextlib.contextmanager
-    def _noting_signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM ends the session in order, a second one at once.
-
-        Raised as an exception it could come between a round and its recording.
-        """
-
-        def note(*_: object) -> None:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
-
-        mine = threading.current_thread() is threading.main_thread()
-        ours = [
-            number
-            for number in (signal.SIGINT, signal.SIGTERM)
-            if mine and signal.getsignal(number) is not signal.SIG_IGN
-        ]
-        previous = {number: signal.signal(number, note) for number in ours}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler or signal.SIG_DFL)
+    @property
+    def _interrupted(self) -> bool:
+        return self._killed or self._interrupts.noted
 
     def _finish(self) -> None:
         lost = self._tracer.losses()

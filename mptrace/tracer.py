@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,13 @@ from mptrace.records import (
     CHUNK_SMALL,
     END_OPEN,
     FOLIO,
+    FOLIO_KEEP,
     MIGRATION,
     OBSTACLE,
+    WAIT,
 )
 from mptrace.ring import Ring
+from mptrace.scope import Scope
 
 BPF_DIRECTORY = Path(__file__).parent / "bpf"
 
@@ -44,6 +47,9 @@ LOST_CAUSES = {
     "nested_too_deep": "migrations not tracked: nested deeper than two",
     "obstacle_ring_full": "evidence of refusals dropped: its ring was full",
     "obstacle_map_full": "evidence of refusals not kept: too many refused folios at once",
+    "wait_ring_full": "waits of threads dropped: their ring was full",
+    "wait_map_full": "waits of threads not tracked: too many threads waited at once",
+    "chosen_map_full": "processes not followed: too many of them",
 }
 
 # Program types of linux/bpf.h.
@@ -64,6 +70,7 @@ class Drained:
     migrations: NDArray[np.void]
     calls: NDArray[np.void]
     sides: NDArray[np.void]
+    waits: NDArray[np.void]
 
     def __len__(self) -> int:
         return sum(map(len, vars(self).values()))
@@ -284,6 +291,7 @@ class Tracer(Program):
             ("small_ring", defines["SMALL_RING_PAGES"], CHUNK_SMALL),
             ("medium_ring", defines["MEDIUM_RING_PAGES"], CHUNK_MEDIUM),
             ("large_ring", defines["LARGE_RING_PAGES"], CHUNK_LARGE),
+            ("wait_ring", defines["WAIT_RING_PAGES"], WAIT),
         ):
             self._rings[name] = Ring(self._bpf[name].map_fd, int(pages) * page, dtype)
 
@@ -296,17 +304,42 @@ class Tracer(Program):
 
     # ---- the gate -----------------------------------------------------------
 
-    def open_gate(self, tgid: int, *, every_migration: bool = False) -> None:
-        """Trace calls of process ``tgid`` (0: of any), and migrations without a call if asked."""
-        self._control(gate=1, tgid=tgid, all=int(every_migration))
+    def open_gate(self, tgid: int) -> None:
+        """Trace calls of process ``tgid`` (0: of any), and nothing else."""
+        self.open_scope(Scope("caller", tgids=(tgid,) if tgid else ()))
+
+    def open_scope(self, scope: Scope) -> None:
+        """Trace what is of interest; a scope of processes follows what they fork."""
+        if scope.kind == "pids":
+            self.choose(scope.tgids)
+        self._control(scope.control())
+
+    def choose(self, tgids: Iterable[int]) -> None:
+        """Processes that are of interest under a scope of processes, from now on."""
+        table = self._bpf["chosen"]
+        for tgid in tgids:
+            table[table.Key(tgid)] = table.Leaf(1)
+
+    def followed(self) -> list[int]:
+        """Processes that are followed under a scope of processes, as far as they have not ended."""
+        return [int(key.value) for key in self._bpf["chosen"].keys()]  # noqa: SIM118
 
     def close_gate(self) -> None:
-        """Trace no further call; those under way are finished."""
-        self._control(gate=0, tgid=0, all=0)
-
-    def _control(self, **fields: int) -> None:
+        """Trace no further call or migration; those under way are finished."""
         table = self._bpf["control"]
-        table[table.Key(0)] = table.Leaf(**fields, pad=0)
+        control = table[table.Key(0)]
+        control.gate = 0
+        table[table.Key(0)] = control
+
+    def _control(self, fields: Mapping[str, Any]) -> None:
+        table = self._bpf["control"]
+        leaf = table.Leaf()
+        for name, value in fields.items():
+            if isinstance(value, list):
+                getattr(leaf, name)[:] = value
+            else:
+                setattr(leaf, name, value)
+        table[table.Key(0)] = leaf
 
     # ---- what came ----------------------------------------------------------
 
@@ -321,14 +354,17 @@ class Tracer(Program):
         )
         # a folio's record comes after its obstacle's
         folios = rings["folio_ring"].take()
-        return Drained(folios, rings["obstacle_ring"].take(), migrations, calls, sides)
+        obstacles = rings["obstacle_ring"].take()
+        return Drained(folios, obstacles, migrations, calls, sides, rings["wait_ring"].take())
 
     def open_folios(self) -> NDArray[np.void]:
         """Folios whose end was not seen, shape (n,), dtype FOLIO, `end` = END_OPEN; clears them."""
         table = self._bpf["folios"]
         found = b"".join(bytes(value) for value in table.values())
         table.clear()
-        folios: NDArray[np.void] = np.frombuffer(found, FOLIO).copy()
+        folios: NDArray[np.void] = np.frombuffer(found, FOLIO)
+        folios = folios[(folios["flags"] & FOLIO_KEEP) != 0]
+        folios["flags"] &= 0xFF ^ FOLIO_KEEP
         folios["end"] = END_OPEN
         return folios
 

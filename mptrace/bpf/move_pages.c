@@ -33,6 +33,14 @@
  * lock_wait | __folio_lock                                          | folio
  * wb_wait   | folio_wait_writeback                                  | folio
  *
+ * and, of programs that know nothing of mptrace:
+ *
+ * outcome   | tracepoint mm_migrate_pages                           | migration
+ * allocate_*| compaction_alloc, alloc_misplaced_dst_folio, ...      | folio
+ * owner     | try_to_migrate_one                                    | mapping
+ * wait_*    | migration_entry_wait, pmd_..., ..._huge               | wait
+ * fork, end_process | tracepoints of the scheduler                  | process
+ *
  * The plan passes with -D: offsets of struct members (from BTF), argument
  * positions that differ between kernels, map sizes.  No kernel header is used.
  */
@@ -195,10 +203,26 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define FOLIO_UNEXPECTED	(1 << 3)
 #define FOLIO_PMD		(1 << 4)
 #define FOLIO_OBSTACLE		(1 << 5)
+#define FOLIO_CHOSEN		(1 << 6)
+#define FOLIO_KEEP		(1 << 7)	/* not emitted without it; cleared when emitted */
+
+#define MIGRATION_KTHREAD	(1 << 0)
+#define MIGRATION_COMPAT	(1 << 1)
+#define SYSCALL_NONE		(-1)
+#define SYSCALL_UNKNOWN		(-2)
+#define NOT_COUNTED		0xffffffffU
+
+#define KIND_PTE		0
+#define KIND_PMD		1
+#define KIND_HUGETLB		2
+
+#define WAIT_KEEP		(1 << 0)	/* bits of pad1 while it lasts */
+#define WAIT_ON_PAGE		(1 << 1)
 
 #define READ_PAGES		(1 << 0)
 #define READ_NODES		(1 << 1)
 #define READ_STATUS		(1 << 2)
+#define READ_COMPAT		(1 << 3)	/* the array of pages has 32-bit pointers */
 
 /* Why something was not recorded; names in mptrace/tracer.py. */
 #define LOST_FOLIO_RING		0	/* the ring of folio records was full */
@@ -209,7 +233,10 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define LOST_NESTING		5	/* migrations nested deeper than two */
 #define LOST_OBSTACLE_RING	6	/* the ring of obstacle records was full */
 #define LOST_OBSTACLE_MAP	7	/* the map of obstacles was full */
-#define LOST_CAUSES		8
+#define LOST_WAIT_RING		8	/* the ring of waits was full */
+#define LOST_WAIT_MAP		9	/* the map of waiting threads was full */
+#define LOST_CHOSEN_MAP		10	/* the map of processes that are followed was full */
+#define LOST_CAUSES		11
 
 #define ERR_PTR_MIN		0xfffffffffffff001ULL
 
@@ -223,11 +250,29 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 /* What user space asks for; key 0.  The gate opens after everything is attached. */
 struct control {
 	u32 gate;
-	u32 tgid;	/* only this caller, 0: any */
+	u32 scope;	/* SCOPE_*: whose calls, and whose pages */
+	u32 tgid;	/* of SCOPE_CALLER, 0: any */
+	u32 uid;	/* of SCOPE_USER */
+	u64 cgroup;	/* of SCOPE_CGROUP: its id; its descendants belong to it */
 	u32 all;	/* migrations without a call, too */
+	u32 failed;	/* of these only the ones that failed */
+	u64 reasons;	/* bit mask of enum migrate_reason, 0: all */
+	u64 min_ns;	/* of those without a call: what took at least that long */
+	u64 source[NODE_WORDS];	/* nodes from and to, bit masks; without a call */
+	u64 target[NODE_WORDS];
+	u32 nodes;	/* whether source and target are asked for */
 	u32 pad;
 };
 BPF_ARRAY(control, struct control, 1);
+
+#define SCOPE_CALLER	0	/* calls of one process */
+#define SCOPE_ALL	1
+#define SCOPE_CHOSEN	2	/* processes of the map `chosen`, and what they fork */
+#define SCOPE_USER	3
+#define SCOPE_CGROUP	4
+
+/* tgid -> 1: initiators and owners of interest under SCOPE_CHOSEN */
+BPF_HASH(chosen, u32, u8, MAX_CHOSEN);
 
 /* LOST_* -> count */
 BPF_PERCPU_ARRAY(lost, u64, LOST_CAUSES);
@@ -251,7 +296,10 @@ struct level {
 	u64 step_ns;		/* when the last step below ended, and whose it was */
 	u64 step_src;
 	u32 step;
-	u32 pad;
+	u8 interest;		/* of the initiator: all of it is recorded */
+	u8 kept;		/* a folio of somebody of interest was in it */
+	u8 matched;		/* a folio went between nodes that were asked for */
+	u8 skip;		/* for a reason that was not asked for: nothing is recorded */
 };
 
 /* Steps after which the kernel goes on with the same folio: what lies between is timed, too. */
@@ -289,7 +337,9 @@ struct thread {
 	u64 lookup_vma;
 	u64 checked_vma;		/* the one that vma_migratable() is asked about */
 	u32 depth;
-	u32 pad;
+	u8 interest;			/* the initiator, or the call's target, was asked for */
+	u8 compat;			/* in a 32-bit system call */
+	u16 pad;
 };
 
 /* tid -> thread inside a call or a migration; deleted at the exit of the outer one */
@@ -313,6 +363,10 @@ BPF_RINGBUF_OUTPUT(call_ring, CALL_RING_PAGES);
 BPF_RINGBUF_OUTPUT(small_ring, SMALL_RING_PAGES);
 BPF_RINGBUF_OUTPUT(medium_ring, MEDIUM_RING_PAGES);
 BPF_RINGBUF_OUTPUT(large_ring, LARGE_RING_PAGES);
+BPF_RINGBUF_OUTPUT(wait_ring, WAIT_RING_PAGES);
+
+/* tid -> its wait for a page under migration; deleted when the wait ends */
+BPF_HASH(waiting, u32, struct wait_record, MAX_THREADS);
 
 /* Nobody sleeps on the rings: user space looks at them on its own clock. */
 #define NO_WAKEUP 1
@@ -372,6 +426,157 @@ static __always_inline u64 since_step(struct level *level, u32 step, u64 src, u6
 		return 0;
 	level->step = 0;
 	return now - level->step_ns;
+}
+
+/* ---- who is of interest ------------------------------------------------------- */
+
+#define CGROUP_LEVELS 16
+
+/* Whether a task's cgroup is the one asked for, or below it. */
+static __always_inline bool in_cgroup(u64 task, u64 wanted)
+{
+#ifdef OFF_TASK_CGROUPS
+	u64 group = read_word(read_word(task + OFF_TASK_CGROUPS) + OFF_CSS_SET_CGROUP);
+	int i;
+
+	for (i = 0; i < CGROUP_LEVELS && group; i++) {
+		if (read_word(read_word(group + OFF_CGROUP_KN) + OFF_KN_ID) == wanted)
+			return true;
+		group = read_word(group + OFF_CGROUP_PARENT);
+	}
+#endif
+	return false;
+}
+
+static __always_inline bool is_chosen(struct control *c, u64 task, u32 tgid)
+{
+	if (c->scope == SCOPE_ALL)
+		return true;
+	if (c->scope == SCOPE_CALLER)
+		return !c->tgid || c->tgid == tgid;
+	if (c->scope == SCOPE_CHOSEN)
+		return chosen.lookup(&tgid) != NULL;
+#ifdef OFF_TASK_CRED
+	if (c->scope == SCOPE_USER)
+		return read_half(read_word(task + OFF_TASK_CRED) + OFF_CRED_UID) == c->uid;
+#endif
+	return c->scope == SCOPE_CGROUP && in_cgroup(task, c->cgroup);
+}
+
+/* The task that a mapping's address space belongs to, 0 where the kernel keeps none. */
+static __always_inline u64 owner_of(u64 vma)
+{
+#ifdef OFF_MM_OWNER
+	u64 mm = read_word(vma + OFF_VMA_MM);
+
+	return mm ? read_word(mm + OFF_MM_OWNER) : 0;
+#else
+	return 0;
+#endif
+}
+
+static __always_inline u32 tgid_of(u64 task)
+{
+#ifdef OFF_TASK_TGID
+	return read_half(task + OFF_TASK_TGID);
+#else
+	return 0;
+#endif
+}
+
+/* The first mapping that a call comes to says whose pages it moves. */
+static __always_inline void note_target(struct thread *t, u64 vma)
+{
+	struct control *c;
+	int zero = 0;
+	u64 owner;
+
+	if (t->call.target_tgid)
+		return;
+	owner = owner_of(vma);
+	t->call.target_tgid = owner ? tgid_of(owner) : 0;
+	if (t->interest)
+		return;
+	c = control.lookup(&zero);
+	/* what can't be known is recorded rather than left out */
+	if (!owner || (c && is_chosen(c, owner, t->call.target_tgid)))
+		t->interest = 1;
+}
+
+#define PF_KTHREAD	0x00200000
+#define TS_COMPAT	0x0002
+#define PT_REGS_SIZE	168
+#define PT_REGS_ORIG_AX	120
+
+static __always_inline bool in_compat_call(u64 task)
+{
+#ifdef OFF_TASK_STATUS
+	return read_half(task + OFF_TASK_STATUS) & TS_COMPAT;
+#else
+	return false;
+#endif
+}
+
+/* Which system call the initiator is in, by the registers at the end of its kernel stack. */
+static __always_inline void read_initiator(struct migration_record *m)
+{
+	m->cgroup_id = bpf_get_current_cgroup_id();
+	m->syscall = SYSCALL_UNKNOWN;
+#ifdef OFF_TASK_STACK
+	u64 task = bpf_get_current_task();
+	s64 number;
+
+	if (read_half(task + OFF_TASK_FLAGS) & PF_KTHREAD) {
+		m->flags |= MIGRATION_KTHREAD;
+		m->syscall = SYSCALL_NONE;
+		return;
+	}
+	number = read_word(read_word(task + OFF_TASK_STACK) + THREAD_SIZE - PT_REGS_SIZE +
+			   PT_REGS_ORIG_AX);
+	if (number < 0)
+		m->syscall = SYSCALL_NONE;
+	else if (number < 4096)
+		m->syscall = number;
+	if (m->syscall >= 0 && in_compat_call(task))
+		m->flags |= MIGRATION_COMPAT;
+#endif
+}
+
+static __always_inline bool has_node(u64 *mask, s32 nid)
+{
+	return mask[(nid / 64) & (NODE_WORDS - 1)] >> (nid & 63) & 1;
+}
+
+/* Whether a folio went (or was to go) between nodes that were asked for. */
+static __always_inline bool on_route(struct control *c, struct folio_record *f)
+{
+	if (!c->nodes)
+		return true;
+	return (f->src_nid < 0 || has_node(c->source, f->src_nid)) &&
+	       (f->dst_nid < 0 || has_node(c->target, f->dst_nid));
+}
+
+/* Calls are recorded whole, as their entries can only be judged whole. */
+static __always_inline bool is_wanted(struct folio_record *f)
+{
+	struct control *c;
+	int zero = 0;
+
+	if (!(f->flags & FOLIO_KEEP))
+		return false;
+	if (f->call_id)
+		return true;
+	c = control.lookup(&zero);
+	if (!c)
+		return true;
+	if (c->failed && !f->move_rc)
+		return false;
+	return f->end_ns - f->start_ns >= c->min_ns && on_route(c, f);
+}
+
+static __always_inline bool is_asked_for(struct control *c, u64 reason)
+{
+	return !c->reasons || c->reasons >> (reason & 63) & 1;
 }
 
 /* An identity that no other call or migration of a session has. */
@@ -517,10 +722,18 @@ static __always_inline void emit_obstacle(struct folio_record *f)
 
 static __always_inline void emit_folio(struct folio_record *f, u8 end)
 {
-	if (f->flags & FOLIO_OBSTACLE)
-		emit_obstacle(f);
+	u64 src = f->src;
+
 	f->end = end;
 	f->end_ns = bpf_ktime_get_ns();
+	if (!is_wanted(f)) {
+		if (f->flags & FOLIO_OBSTACLE)
+			obstacles.delete(&src);
+		return;
+	}
+	f->flags &= ~FOLIO_KEEP;
+	if (f->flags & FOLIO_OBSTACLE)
+		emit_obstacle(f);
 	if (f->n_dark && !f->light_last_ns)	/* a window still open ends here */
 		f->blackout_ns += f->end_ns;
 	if (folio_ring.ringbuf_output(f, sizeof(*f), NO_WAKEUP))
@@ -612,9 +825,12 @@ static __always_inline void emit_lookup_obstacle(struct thread *t, s32 isolate_r
 /* A lookup after which its folio was not isolated: its record ends here. */
 static __always_inline void emit_lookup(struct thread *t, s32 isolate_rc, u8 flags)
 {
-	struct folio_record *f = folio_ring.ringbuf_reserve(sizeof(*f));
+	struct folio_record *f;
 
 	t->pending.valid = 0;
+	if (!t->interest)
+		return;
+	f = folio_ring.ringbuf_reserve(sizeof(*f));
 	emit_lookup_obstacle(t, isolate_rc);
 	if (!f) {
 		count_lost(t, LOST_FOLIO_RING);
@@ -694,11 +910,11 @@ folio_in(struct level *level, u64 src, u64 now)
 	f->migration_id = level->migration.migration_id;
 	f->src_nid = nid_of(flags);
 	f->nr_pages = nr_pages_of(src, flags);
-	f->flags = FOLIO_UNEXPECTED;
+	f->flags = FOLIO_UNEXPECTED | (level->interest && !level->skip ? FOLIO_KEEP : 0);
 	return f;
 }
 
-static __always_inline struct thread *start_thread(u64 id)
+static __always_inline struct thread *start_thread(struct control *c, u64 id)
 {
 	u32 tid = id;
 	struct thread *template, *t;
@@ -716,6 +932,7 @@ static __always_inline struct thread *start_thread(u64 id)
 		return NULL;
 	t->call.tid = tid;
 	t->call.tgid = id >> 32;
+	t->interest = is_chosen(c, bpf_get_current_task(), id >> 32);
 	bpf_get_current_comm(t->call.comm, sizeof(t->call.comm));
 	return t;
 }
@@ -738,9 +955,15 @@ static __always_inline void name(struct thread *t, struct chunk *c, u64 first,	\
 	c->count = count;							\
 	c->at_exit = at_exit;							\
 	c->failed = 0;								\
-	if (read_user(c->pages, count * 8,					\
-		      (void *)(t->call.pages_ptr + first * 8)))			\
+	if (t->compat) {							\
+		c->failed = READ_COMPAT;					\
+		if (read_user(c->pages, count * 4,				\
+			      (void *)(t->call.pages_ptr + first * 4)))		\
+			c->failed |= READ_PAGES;				\
+	} else if (read_user(c->pages, count * 8,				\
+		      (void *)(t->call.pages_ptr + first * 8))) {		\
 		c->failed |= READ_PAGES;					\
+	}									\
 	if (read_user(c->nodes, count * 4,					\
 		      (void *)(t->call.nodes_ptr + first * 4)))			\
 		c->failed |= READ_NODES;					\
@@ -835,6 +1058,10 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 #define CTX(phase) CAT(CTX_, METHOD(phase)) *ctx
 #define ARG_FENTRY(n) ctx[n]
 #define ARG_KPROBE(n) CAT(KARG, n)
+#define CTX_RAW_TRACEPOINT u64
+#define ARG_RAW_TRACEPOINT(n) ctx[n]
+#define CTX_TRACEPOINT u64
+#define ARG_TRACEPOINT(n) ctx[(n) + 1]	/* after the common fields, where all are words */
 #define ARG(phase, n) CAT(ARG_, METHOD(phase))(n)
 #define RET_FENTRY(nargs) ctx[nargs]
 #define RET_KPROBE(nargs) PT_REGS_RC(ctx)
@@ -857,13 +1084,21 @@ static __always_inline void on_enter_call(u64 pid, u64 nr_pages, u64 pages, u64 
 	int zero = 0;
 
 	c = control.lookup(&zero);
-	if (!c || !c->gate || (c->tgid && c->tgid != id >> 32))
+	if (!c || !c->gate || !is_asked_for(c, MR_SYSCALL))
 		return;
 	if (!nodes)	/* query mode moves nothing */
 		return;
-	t = start_thread(id);
+	if (c->scope == SCOPE_CALLER && c->tgid && c->tgid != id >> 32)
+		return;
+	t = start_thread(c, id);
 	if (!t)
 		return;
+	/* somebody else's pages may be of interest: the first mapping will tell */
+	if (!t->interest && !pid) {
+		end_thread(t);
+		return;
+	}
+	t->compat = in_compat_call(bpf_get_current_task());
 	t->call.enter_ns = bpf_ktime_get_ns();
 	t->call.call_id = make_id(t->call.enter_ns);
 	t->call.pid = pid;
@@ -886,7 +1121,12 @@ static __always_inline void on_exit_call(u64 ret)
 	t->call.exit_ns = bpf_ktime_get_ns();
 	t->call.ret = (s32)ret;
 	close_pending(t);
-	emit_arrays(t, 1);
+	if (!t->call.target_tgid && !t->call.n_vmas)
+		t->interest = 1;	/* whose pages they are is not known */
+	if (t->interest)
+		emit_arrays(t, 1);
+	else
+		t->call.nodes_ptr = 0;	/* user space drops what it has of this call */
 	if (call_ring.ringbuf_output(&t->call, sizeof(t->call), NO_WAKEUP))
 		count_lost(NULL, LOST_CALL_RING);
 	end_thread(t);
@@ -967,7 +1207,8 @@ static __always_inline void on_exit_vma(u64 vma, u64 ret)
 	if (!t || !t->call.call_id || t->depth)
 		return;
 	t->call.n_vmas++;
-	if (ret & 0xff)
+	note_target(t, vma);
+	if (ret & 0xff || !t->interest)
 		return;
 	o = obstacle_ring.ringbuf_reserve(sizeof(*o));
 	if (!o) {
@@ -1010,6 +1251,7 @@ static __always_inline void on_exit_lookup(u64 address, u64 vma, u64 page)
 	if (!t || !t->call.call_id || t->depth)
 		return;
 	close_pending(t);
+	note_target(t, vma);
 	t->pending.valid = 1;
 	t->pending.seq = t->call.n_lookups++;
 	t->pending.address = address;
@@ -1121,7 +1363,8 @@ static __always_inline void isolated(s32 rc, u8 flags)
 	f->isolate_ns = now - t->isolate_enter_ns;
 	f->nr_pages = t->pending.nr_pages;
 	f->src_nid = t->pending.src_nid;
-	f->flags = flags;
+	f->flags = flags | (t->interest ? FOLIO_KEEP : 0);
+	f->owner_tgid = t->call.target_tgid;
 }
 
 #ifdef ISOLATE_BOOL
@@ -1185,11 +1428,13 @@ static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason
 	struct control *c;
 	int zero = 0;
 
+	c = control.lookup(&zero);
+	if (!c)
+		return;
 	if (!t) {
-		c = control.lookup(&zero);
-		if (!c || !c->gate || !c->all)
+		if (!c->gate || !c->all || !is_asked_for(c, reason))
 			return;
-		t = start_thread(id);
+		t = start_thread(c, id);
 		if (!t)
 			return;
 	}
@@ -1202,22 +1447,43 @@ static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason
 	if (t->depth == 1)
 		close_pending(t);
 	__builtin_memset(level, 0, sizeof(*level));
+	level->interest = t->interest;
+	level->skip = !is_asked_for(c, reason);
 	m = &level->migration;
 	m->dst_nid = -1;
+	m->succeeded = NOT_COUNTED;
+	m->failed = NOT_COUNTED;
 	m->tid = t->call.tid;
 	m->tgid = t->call.tgid;
 	m->mode = mode;
 	m->reason = reason;
 	__builtin_memcpy(m->comm, t->call.comm, sizeof(m->comm));
-	if (t->depth == 1 && t->call.call_id) {
+	if (t->depth == 1 && t->call.call_id && reason == MR_SYSCALL) {
 		/* struct migration_target_control begins with the node */
 		m->call_id = t->call.call_id;
 		m->lookups_before = t->call.n_lookups;
 		t->call.n_migrations++;
 		read_kernel(&m->dst_nid, 4, (void *)private);
 	}
+	read_initiator(m);
 	m->enter_ns = bpf_ktime_get_ns();
 	m->migration_id = make_id(m->enter_ns);
+}
+
+static __always_inline bool is_wanted_migration(struct level *level)
+{
+	struct migration_record *m = &level->migration;
+	struct control *c;
+	int zero = 0;
+
+	if (level->skip || !(level->interest || level->kept))
+		return false;
+	c = control.lookup(&zero);
+	if (!c || m->call_id)
+		return true;
+	if (c->failed && !m->rc && (!m->failed || m->failed == NOT_COUNTED))
+		return false;
+	return m->exit_ns - m->enter_ns >= c->min_ns && (!c->nodes || level->matched);
 }
 
 static __always_inline void on_exit_migration(u64 ret)
@@ -1232,7 +1498,8 @@ static __always_inline void on_exit_migration(u64 ret)
 		close_step(level);
 		level->migration.exit_ns = bpf_ktime_get_ns();
 		level->migration.rc = (s32)ret;
-		if (migration_ring.ringbuf_output(&level->migration,
+		if (is_wanted_migration(level) &&
+		    migration_ring.ringbuf_output(&level->migration,
 						  sizeof(level->migration), NO_WAKEUP))
 			count_lost(t, LOST_CALL_RING);
 	}
@@ -1250,6 +1517,23 @@ int enter_migration(CTX(MIGRATION))
 int exit_migration(CTX(MIGRATION))
 {
 	on_exit_migration(RET(MIGRATION));
+	return 0;
+}
+
+/* The kernel's own count, in base pages; it comes before migrate_pages() returns. */
+static __always_inline void on_outcome(u64 succeeded, u64 failed)
+{
+	struct level *level = active_level();
+
+	if (!level)
+		return;
+	level->migration.succeeded = succeeded;
+	level->migration.failed = failed;
+}
+
+int outcome(CTX(OUTCOME))
+{
+	on_outcome(ARG(OUTCOME, 0), ARG(OUTCOME, 1));
 	return 0;
 }
 
@@ -1313,17 +1597,25 @@ static __always_inline void on_exit_allocate(u64 dst)
 	f->dst_nid = nid_of(flags);
 }
 
-int enter_allocate(CTX(ALLOCATE))
-{
-	on_enter_allocate(ARG(ALLOCATE, 0));
-	return 0;
+/* Each path has an allocator of its own, the folio to be replaced is its first argument. */
+#define ALLOCATOR(name, PHASE)				\
+int CAT(enter_, name)(CTX(PHASE))			\
+{							\
+	on_enter_allocate(ARG(PHASE, 0));		\
+	return 0;					\
+}							\
+							\
+int CAT(exit_, name)(CTX(PHASE))			\
+{							\
+	on_exit_allocate(RET(PHASE));			\
+	return 0;					\
 }
 
-int exit_allocate(CTX(ALLOCATE))
-{
-	on_exit_allocate(RET(ALLOCATE));
-	return 0;
-}
+ALLOCATOR(allocate, ALLOCATE)
+ALLOCATOR(allocate_compaction, ALLOCATE_COMPACTION)
+ALLOCATOR(allocate_numa, ALLOCATE_NUMA)
+ALLOCATOR(allocate_demotion, ALLOCATE_DEMOTION)
+ALLOCATOR(allocate_policy, ALLOCATE_POLICY)
 
 /* ---- unmap, the TLB flushes inside it, and the moment a page goes dark ------------- */
 
@@ -1376,6 +1668,49 @@ int enter_unmap(CTX(UNMAP))
 int exit_unmap(CTX(UNMAP))
 {
 	on_exit_unmap();
+	return 0;
+}
+
+/* A mapping of the folio under try_to_migrate(): whose it is, and where. */
+static __always_inline void on_enter_owner(u64 vma, u64 address)
+{
+	struct level *level = active_level();
+	struct folio_record *f;
+	struct control *c;
+	int zero = 0;
+	u64 owner;
+	u32 tgid;
+
+	if (!level || !level->unmap_src)
+		return;
+	f = folios.lookup(&level->unmap_src);
+	if (!f)
+		return;
+	f->n_maps++;
+	if (!f->address)
+		f->address = address;
+	if (f->flags & FOLIO_CHOSEN)
+		return;
+	c = control.lookup(&zero);
+	owner = owner_of(vma);
+	if (!c || !owner)
+		return;
+	tgid = tgid_of(owner);
+	if (!f->owner_tgid)
+		f->owner_tgid = tgid;
+	if (!is_chosen(c, owner, tgid))
+		return;
+	f->owner_tgid = tgid;
+	f->flags |= FOLIO_CHOSEN;
+	if (level->skip || level->migration.call_id)
+		return;		/* a call is recorded whole, or not at all */
+	f->flags |= FOLIO_KEEP;
+	level->kept = 1;
+}
+
+int enter_owner(CTX(OWNER))
+{
+	on_enter_owner(ARG(OWNER, 1), ARG(OWNER, 2));
 	return 0;
 }
 
@@ -1645,13 +1980,28 @@ int exit_release(CTX(RELEASE))
 
 /* ---- move and copy --------------------------------------------------------------- */
 
-static __always_inline void on_enter_move(u64 src)
+static __always_inline void on_enter_move(u64 src, u64 dst)
 {
 	struct level *level = active_level();
+	struct folio_record *f;
+	struct control *c;
+	u64 flags = 0;
+	int zero = 0;
 
 	if (!level)
 		return;
 	level->move_src = src;
+	if (!level->migration.call_id) {
+		/* not every path's allocations are seen, nor is each folio mapped */
+		f = folio_in(level, src, bpf_ktime_get_ns());
+		if (f && f->dst != dst) {
+			f->dst = folio_of(dst, &flags);
+			f->dst_nid = nid_of(flags);
+		}
+		c = control.lookup(&zero);
+		if (f && c && on_route(c, f))
+			level->matched = 1;
+	}
 	level->move_enter_ns = bpf_ktime_get_ns();
 }
 
@@ -1682,7 +2032,7 @@ static __always_inline void on_exit_move(u64 ret)
 
 int enter_move(CTX(MOVE))
 {
-	on_enter_move(ARG(MOVE, MOVE_SRC));
+	on_enter_move(ARG(MOVE, MOVE_SRC), ARG(MOVE, MOVE_DST));
 	return 0;
 }
 
@@ -1830,5 +2180,171 @@ int enter_putback(CTX(PUTBACK))
 int enter_putback_hugetlb(CTX(PUTBACK_HUGETLB))
 {
 	on_enter_putback(ARG(PUTBACK_HUGETLB, 0));
+	return 0;
+}
+
+/* ---- threads that wait for a page under migration --------------------------------------- */
+
+static __always_inline void on_enter_wait_entry(u64 address, u8 kind)
+{
+	struct wait_record wait = {};
+	struct control *c;
+	u32 tid = bpf_get_current_pid_tgid();
+	int zero = 0;
+
+	c = control.lookup(&zero);
+	if (!c || !c->gate || !c->all)
+		return;
+	wait.start_ns = bpf_ktime_get_ns();
+	wait.address = address;
+	wait.tid = tid;
+	wait.tgid = bpf_get_current_pid_tgid() >> 32;
+	wait.kind = kind;
+	if (is_chosen(c, bpf_get_current_task(), wait.tgid))
+		wait.pad1 = WAIT_KEEP;
+	bpf_get_current_comm(wait.comm, sizeof(wait.comm));
+	if (waiting.update(&tid, &wait))
+		count_lost(NULL, LOST_WAIT_MAP);
+}
+
+/* A migration entry holds the page frame of the folio that is being migrated. */
+#define SWP_OFFSET_BITS 58
+
+static __always_inline u64 folio_of_entry(u64 entry)
+{
+#ifdef VMEMMAP_BASE
+	u64 flags, bits = read_half(PGDIR_SHIFT) > 39 ? 40 : 34;
+	u64 pfn = entry & ((1ULL << SWP_OFFSET_BITS) - 1) & ((1ULL << bits) - 1);
+
+	return folio_of(read_word(VMEMMAP_BASE) + pfn * PAGE_STRUCT_BYTES, &flags);
+#else
+	return 0;
+#endif
+}
+
+/* The entry is still there: from here on the thread really waits. */
+static __always_inline void on_enter_wait_locked(u64 entry)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct wait_record *wait = waiting.lookup(&tid);
+	struct folio_record *f;
+	u64 folio;
+
+	if (!wait)
+		return;
+	wait->pad1 |= WAIT_ON_PAGE;
+	folio = folio_of_entry(entry);
+	if (!folio)
+		return;
+	wait->folio = folio;
+	f = folios.lookup(&folio);
+	if (!f)
+		return;
+	wait->holder_id = f->migration_id ? f->migration_id : f->call_id;
+	wait->holder_tid = f->tid;
+	if (f->flags & FOLIO_KEEP)
+		wait->pad1 |= WAIT_KEEP;
+}
+
+static __always_inline void on_exit_wait_entry(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct wait_record *wait = waiting.lookup(&tid);
+	struct control *c;
+	int zero = 0;
+	bool keep;
+
+	if (!wait)
+		return;
+	wait->end_ns = bpf_ktime_get_ns();
+	c = control.lookup(&zero);
+	keep = c && wait->pad1 & WAIT_KEEP && wait->end_ns - wait->start_ns >= c->min_ns;
+#ifdef WAIT_LOCKED_SEEN
+	/* gone before it was looked at: no wait */
+	keep = keep && wait->pad1 & WAIT_ON_PAGE;
+#endif
+	/* what was migrated for another reason than those asked for is not tracked */
+	if (c && c->reasons && !wait->holder_id)
+		keep = false;
+	wait->pad1 = 0;
+	if (keep && wait_ring.ringbuf_output(wait, sizeof(*wait), NO_WAKEUP))
+		count_lost(NULL, LOST_WAIT_RING);
+	waiting.delete(&tid);
+}
+
+int enter_wait_pte(CTX(WAIT_PTE))
+{
+	on_enter_wait_entry(ARG(WAIT_PTE, 2), KIND_PTE);
+	return 0;
+}
+
+int exit_wait_pte(CTX(WAIT_PTE))
+{
+	on_exit_wait_entry();
+	return 0;
+}
+
+int enter_wait_pmd(CTX(WAIT_PMD))
+{
+	on_enter_wait_entry(0, KIND_PMD);
+	return 0;
+}
+
+int exit_wait_pmd(CTX(WAIT_PMD))
+{
+	on_exit_wait_entry();
+	return 0;
+}
+
+int enter_wait_hugetlb(CTX(WAIT_HUGETLB))
+{
+	on_enter_wait_entry(0, KIND_HUGETLB);
+	return 0;
+}
+
+int exit_wait_hugetlb(CTX(WAIT_HUGETLB))
+{
+	on_exit_wait_entry();
+	return 0;
+}
+
+int enter_wait_locked(CTX(WAIT_LOCKED))
+{
+	on_enter_wait_locked(ARG(WAIT_LOCKED, 0));
+	return 0;
+}
+
+/* ---- what a process that is followed forks, and its end ---------------------------------- */
+
+static __always_inline bool follows(void)
+{
+	int zero = 0;
+	struct control *c = control.lookup(&zero);
+
+	return c && c->scope == SCOPE_CHOSEN;
+}
+
+int fork(u64 *ctx)
+{
+	u32 parent = tgid_of(ctx[0]), child = tgid_of(ctx[1]);
+	u8 one = 1;
+
+	if (!follows() || parent == child || !chosen.lookup(&parent))
+		return 0;
+	if (chosen.update(&child, &one))
+		count_lost(NULL, LOST_CHOSEN_MAP);
+	return 0;
+}
+
+/* The number may be given to somebody else: forget it when the last thread ends. */
+int end_process(u64 *ctx)
+{
+#ifdef OFF_TASK_SIGNAL
+	u64 task = ctx[0];
+	u32 tgid = tgid_of(task);
+
+	if (follows() && !read_half(read_word(task + OFF_TASK_SIGNAL) + OFF_SIGNAL_LIVE))
+		chosen.delete(&tgid);
+#endif
 	return 0;
 }

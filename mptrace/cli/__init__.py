@@ -15,7 +15,19 @@ from .. import __version__
 from ..errors import EXIT_INTERRUPTED, MptraceError
 
 #: Each is a module of this package with a click command called `command`.
-COMMANDS = ("run", "where", "lab", "doctor", "conform", "report", "explain", "dump")
+COMMANDS = (
+    "run",
+    "record",
+    "stat",
+    "top",
+    "where",
+    "lab",
+    "doctor",
+    "conform",
+    "report",
+    "explain",
+    "dump",
+)
 
 
 class LazyGroup(click.Group):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from recorded_facts import facts_of
 
-from mptrace.candidates import CANDIDATES, ESSENTIAL, PHASES
+from mptrace.candidates import CANDIDATES, ESSENTIAL, PHASES, PHASES_FOR_OTHERS
 from mptrace.facts import Prototype
 from mptrace.plan import PhasePlan, Plan, Request, make_plan
 
@@ -20,9 +20,11 @@ def phases_of(plan: Plan) -> dict[str, PhasePlan]:
 @pytest.mark.parametrize("kernel", ["6.1", "6.12"])
 def test_every_phase_has_an_attach_point(kernel: str) -> None:
     """Both kernels of the lab offer a function or tracepoint for each phase."""
-    plan = make_plan(facts_of(kernel))
+    plan = make_plan(facts_of(kernel), Request(others=True))
     assert [p.phase for p in plan.phases] == list(PHASES)
     assert all(p.method for p in plan.phases)
+    own = make_plan(facts_of(kernel)).phases
+    assert {p.phase for p in plan.phases} - {p.phase for p in own} == PHASES_FOR_OTHERS
     assert plan.missing_essentials() == ()
     assert plan.notes == ()
 
@@ -107,4 +109,5 @@ def test_handlers_of_the_table_are_in_the_program() -> None:
     source = (Path(__file__).parents[2] / "mptrace" / "bpf" / "move_pages.c").read_text()
     for candidate in CANDIDATES:
         for handler in {candidate.enter, candidate.exit, candidate.kprobe_enter} - {""}:
-            assert f"\nint {handler}(" in source
+            allocator = handler.partition("_")[2]  # these have a macro that writes both
+            assert f"\nint {handler}(" in source or f"\nALLOCATOR({allocator}, " in source

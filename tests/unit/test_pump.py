@@ -21,6 +21,7 @@ from mptrace.records import (
     OBSTACLE,
     STAGE_MOVE,
     STAGE_SHARED,
+    WAIT,
 )
 from mptrace.tracer import Drained
 
@@ -52,7 +53,14 @@ class PlayedTracer:
             if not self._rings:
                 self.drained.set()
         sides = chunk_rows(np.empty(0, CHUNK_SMALL))
-        return Drained(np.empty(0, FOLIO), rows, np.empty(0, MIGRATION), np.empty(0, CALL), sides)
+        return Drained(
+            folios=np.empty(0, FOLIO),
+            obstacles=rows,
+            migrations=np.empty(0, MIGRATION),
+            calls=np.empty(0, CALL),
+            sides=sides,
+            waits=np.empty(0, WAIT),
+        )
 
     def open_obstacles(self) -> Rows:
         return np.empty(0, OBSTACLE)

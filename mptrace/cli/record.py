@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mptrace record`: trace programs that know nothing of mptrace, whatever migrates their pages."""
+
+import pwd
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from mptrace.cli.types import NIDS, SIZE
+from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
+from mptrace.plan import Request
+
+
+def _progress(message: str) -> None:
+    click.echo(f"mptrace: {message}", err=True)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@click.command(name="record", context_settings={"max_content_width": 80})
+@click.option("-a", "--all", "everybody", is_flag=True, help="Everybody on this host.")
+@click.option(
+    "-p", "--pid", "pids", type=click.IntRange(1), multiple=True, help="This process, its threads."
+)
+@click.option("-u", "--user", help="Processes of this user (name or number).")
+@click.option("--cgroup", default="", help="Processes of this cgroup (v2) and those below it.")
+@click.option("--as", "run_as", help="Run COMMAND as this user.  [default: who called sudo]")
+@click.option("-d", "--duration", type=click.FloatRange(0.1), help="Seconds after which it ends.")
+@click.option(
+    "--reason", "reasons", multiple=True, help="Only migrations for this reason: compaction, ..."
+)
+@click.option("--from", "source", type=NIDS, default=(), help="Only folios from these nodes.")
+@click.option("--to", "target", type=NIDS, default=(), help="Only folios to these nodes.")
+@click.option("--min-us", type=click.FloatRange(0), default=0.0, help="Only what took that long.")
+@click.option("--failed", is_flag=True, help="Only what failed.")
+@click.option(
+    "-o",
+    "--output",
+    type=Path,
+    default=Path("mptrace.data"),
+    show_default=True,
+    help="Where the recording goes.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing recording.")
+@click.option("--rotate-size", type=SIZE, help="Begin a new recording after so much.")
+@click.option("--rotate-time", type=click.FloatRange(1), help="... after so many seconds.")
+@click.option("--keep", type=click.IntRange(1), help="Keep only the last so many of them.")
+@click.option(
+    "--buffer", type=SIZE, default=Request.folio_ring_bytes, help="Ring of folio records."
+)
+@click.option("--max-folios", type=click.IntRange(1), help="Folios tracked at once.")
+@click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost.")
+@click.argument("command_line", nargs=-1, metavar="[-- COMMAND ARGS...]")
+def command(
+    everybody: bool,
+    pids: tuple[int, ...],
+    user: str | None,
+    cgroup: str,
+    run_as: str | None,
+    duration: float | None,
+    reasons: tuple[str, ...],
+    source: tuple[int, ...],
+    target: tuple[int, ...],
+    min_us: float,
+    failed: bool,
+    output: Path,
+    force: bool,
+    rotate_size: int | None,
+    rotate_time: float | None,
+    keep: int | None,
+    buffer: int,
+    max_folios: int | None,
+    strict: bool,
+    command_line: tuple[str, ...],
+) -> None:
+    """Record every page migration of this host, of some processes, or of COMMAND.
+
+    A process is of interest when it moves pages or when its pages are moved, by
+    whatever path: move_pages(2), migrate_pages(2), mbind(2), cpusets, NUMA
+    balancing, compaction, demotion, hot-unplug, ...  What -p names, or COMMAND, is
+    followed with what it forks.  The filters apply to migrations without a
+    move_pages(2) call; of calls only --reason decides, as a call is judged whole.
+
+    COMMAND runs as the user who called sudo; its exit status is passed on.
+    `mptrace report`, `explain` and `dump` read the recording.
+    """
+    from mptrace.command import find_user, invoking_user
+    from mptrace.record import RecordRequest, Wanted, WantedFilters, record
+    from mptrace.rotation import Rotation
+
+    asked = [bool(everybody), bool(pids), user is not None, bool(cgroup), bool(command_line)]
+    if sum(asked) != 1:
+        raise UsageError(
+            "say whom to trace: one of -a, -p PID, -u USER, --cgroup PATH, -- COMMAND",
+            "mptrace record -a   traces everybody",
+        )
+    if run_as is not None and not command_line:
+        raise UsageError("--as goes with -- COMMAND")
+    runs_as = find_user(run_as) if run_as is not None else invoking_user()
+    bounds = Request(others=True, folio_ring_bytes=buffer)
+    if max_folios:
+        bounds = Request(others=True, folio_ring_bytes=buffer, max_folios=max_folios)
+    request = RecordRequest(
+        wanted=Wanted(
+            pids=pids,
+            uid=None if user is None else find_user(user).uid,
+            cgroup=cgroup,
+            command=command_line,
+            user=runs_as if command_line else None,
+        ),
+        output=output,
+        filters=WantedFilters(reasons, source, target, round(min_us * 1000), failed),
+        force=force,
+        duration_s=duration or 0.0,
+        rotation=Rotation(rotate_size or 0, rotate_time or 0.0, keep or 0),
+        bounds=bounds,
+        command_line=tuple(sys.argv[1:]),
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    if command_line and runs_as is None:
+        _progress(f"the command runs as {_me()}; --as USER runs it as somebody else")
+    result = record(request, _progress)
+    rows = result.rows
+    _progress(
+        f"{rows['calls']} calls, {rows['migrations']} migrations, {rows['folios']} folios,"
+        f" {rows['waits']} waits of threads"
+    )
+    lost = {cause: count for cause, count in result.lost.items() if count}
+    for cause, count in lost.items():
+        _progress(f"lost: {cause} {count}")
+    _progress("recording: " + ", ".join(map(str, result.recordings[-3:])))
+    if result.exit_status is not None:
+        raise SystemExit(result.exit_status)
+    if result.interrupted:
+        raise SystemExit(EXIT_INTERRUPTED)
+    raise SystemExit(EXIT_STRICT if strict and lost else EXIT_OK)
+
+
+def _me() -> str:
+    import os
+
+    return pwd.getpwuid(os.geteuid()).pw_name

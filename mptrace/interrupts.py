@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Signals that end a session in order: noted, not raised into the middle of a step."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupts:
+    """While inside, the first SIGINT or SIGTERM is noted, a second one raises KeyboardInterrupt.
+
+    Raised at once it could come between a round and its recording.  A signal
+    that was ignored before stays ignored; outside the main thread none is taken.
+    """
+
+    def __init__(self) -> None:
+        #: Whether a signal came.
+        self.noted = False
+        #: Its number, 0: none.
+        self.number = 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.noted:
+            raise KeyboardInterrupt
+        self.noted = True
+        self.number = number
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        self._previous.clear()

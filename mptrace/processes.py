@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The processes that a session met: name, user and cgroup, asked of /proc while they are there."""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mptrace.records import PROCESS
+
+#: Processes remembered, so that a long session doesn't grow; they are asked again after that.
+_MAX_KNOWN = 1 << 16
+_CGROUP_MOUNTS = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
+
+
+class Processes:
+    """Asks /proc once about each process."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._known: set[int] = set()
+        self._ids: dict[str, int] = {}
+        #: cgroup id -> path below the cgroup2 file system, of the processes met.
+        self.cgroups: dict[int, str] = {}
+        self._mount = next((root / m for m in _CGROUP_MOUNTS if _is_cgroup2(root / m)), None)
+
+    def meet(self, tgids: Iterable[int]) -> NDArray[np.void]:
+        """Rows, shape (n,), dtype PROCESS, of those not met before; gone ones without a name."""
+        new = {tgid for tgid in tgids if tgid} - self._known
+        if len(self._known) + len(new) > _MAX_KNOWN:
+            self.forget()
+        self._known |= new
+        rows = np.zeros(len(new), PROCESS)
+        for row, tgid in zip(rows, sorted(new), strict=True):
+            row["seen_ns"] = time.monotonic_ns()
+            row["tgid"] = tgid
+            row["uid"] = 0xFFFFFFFF
+            proc = self._root / "proc" / str(tgid)
+            try:
+                row["comm"] = (proc / "comm").read_bytes().rstrip(b"\n")
+                row["uid"] = proc.stat().st_uid
+                row["cgroup_id"] = self._cgroup(proc)
+            except OSError:
+                continue
+        return rows
+
+    def forget(self) -> None:
+        """Ask about each process anew: what is recorded next stands for itself."""
+        self._known.clear()
+
+    def _cgroup(self, proc: Path) -> int:
+        """The id of a process's cgroup (the inode of its directory), 0 where there is none."""
+        for line in (proc / "cgroup").read_text(errors="replace").splitlines():
+            hierarchy, _, path = line.partition("::")
+            if hierarchy == "0" and self._mount is not None:
+                return self._id(path)
+        return 0
+
+    def _id(self, path: str) -> int:
+        number = self._ids.get(path)
+        if number is None:
+            assert self._mount is not None
+            try:
+                number = os.stat(self._mount / path.lstrip("/")).st_ino
+            except OSError:
+                return 0
+            if len(self._ids) >= _MAX_KNOWN:
+                self._ids.clear()
+            self._ids[path] = number
+            self.cgroups[number] = path
+        return number
+
+
+def _is_cgroup2(directory: Path) -> bool:
+    return (directory / "cgroup.controllers").exists()
+
+
+def cgroup_id(path: str, root: Path = Path("/")) -> tuple[int, str]:
+    """Id and path below the mount of a cgroup given as a directory or as a path below the mount.
+
+    Raises FileNotFoundError where there is no such cgroup (v2).
+    """
+    mounts = [root / mount for mount in _CGROUP_MOUNTS if _is_cgroup2(root / mount)]
+    for mount in mounts:
+        for place in (Path(path), mount / path.lstrip("/")):
+            if place.is_relative_to(mount) and (place / "cgroup.procs").exists():
+                below = "/" + str(place.relative_to(mount)) if place != mount else "/"
+                return os.stat(place).st_ino, below
+    raise FileNotFoundError(path)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Recordings of a long session, one after the other: when the next begins, what it is called."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mptrace.errors import UsageError
+from mptrace.recording import Recording
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """When a recording is closed and the next begun; both 0: never.
+
+    ``keep``: of the recordings of this session only the last so many stay, 0: all.
+    """
+
+    bytes: int = 0
+    seconds: float = 0.0
+    keep: int = 0
+
+    def __post_init__(self) -> None:
+        if self.keep and not self:
+            raise UsageError("--keep goes with --rotate-size or --rotate-time")
+
+    def __bool__(self) -> bool:
+        return bool(self.bytes or self.seconds)
+
+    def is_due(self, written: int, age_s: float) -> bool:
+        """Whether a recording of that size and age is to be closed."""
+        return bool(
+            (self.bytes and written >= self.bytes) or (self.seconds and age_s >= self.seconds)
+        )
+
+
+class Series:
+    """The names of a session's recordings: BASE, or BASE.000001, BASE.000002 ... under rotation."""
+
+    def __init__(self, base: Path, rotation: Rotation) -> None:
+        self._base = base
+        self._rotation = rotation
+        self._number = 0
+        #: Recordings that are there, oldest first.
+        self.paths: list[Path] = []
+
+    def next(self) -> Path:
+        """The next recording's path."""
+        self._number += 1
+        path = self._base
+        if self._rotation:
+            path = path.with_name(f"{path.name}.{self._number:06d}")
+        self.paths.append(path)
+        return path
+
+    @property
+    def part(self) -> dict[str, object] | None:
+        """Key ``rotation`` of meta.json for the last of them; None without rotation."""
+        return {"number": self._number, "of": self._base.name} if self._rotation else None
+
+    def drop_old(self) -> None:
+        """Remove the oldest recordings of this session beyond those to keep."""
+        keep = self._rotation.keep
+        while keep and len(self.paths) > keep:
+            path = self.paths.pop(0)
+            Recording.open(path)  # whatever is there now, only a recording is removed
+            shutil.rmtree(path)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whose migrations a session records, and which of them: decided in BPF, said in meta.json."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Kinds in the order of SCOPE_* in bpf/move_pages.c.
+KINDS = ("caller", "all", "pids", "user", "cgroup")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which migrations without a call are recorded; calls are recorded whole.
+
+    ``reasons`` are numbers of the kernel's enum migrate_reason (it also decides
+    whether calls are traced), ``source_nids`` and ``target_nids`` nodes, each
+    empty for all; ``min_ns`` nanoseconds that a migration, folio or wait must
+    have taken; ``failed`` keeps what failed only.
+    """
+
+    reasons: tuple[int, ...] = ()
+    source_nids: tuple[int, ...] = ()
+    target_nids: tuple[int, ...] = ()
+    min_ns: int = 0
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose calls, migrations and pages are of interest.
+
+    A process is of interest when it moves pages or when its pages are moved.
+    ``tgids`` of kind "pids": followed with what they fork; ``uid`` of kind
+    "user"; ``cgroup_id`` of kind "cgroup" (with its descendants).
+    """
+
+    kind: str
+    tgids: tuple[int, ...] = ()
+    uid: int = 0
+    cgroup_id: int = 0
+    filters: Filters = field(default_factory=Filters)
+
+    def control(self) -> dict[str, Any]:
+        """Fields of struct control in bpf/move_pages.c, node masks as lists of words."""
+        chosen = self.filters
+        return {
+            "gate": 1,
+            "scope": KINDS.index(self.kind),
+            "tgid": self.tgids[0] if self.kind == "caller" and self.tgids else 0,
+            "uid": self.uid,
+            "cgroup": self.cgroup_id,
+            "all": int(self.kind != "caller"),
+            "failed": int(chosen.failed),
+            "reasons": sum(1 << reason for reason in set(chosen.reasons)),
+            "min_ns": chosen.min_ns,
+            "source": node_mask(chosen.source_nids),
+            "target": node_mask(chosen.target_nids),
+            "nodes": int(bool(chosen.source_nids or chosen.target_nids)),
+        }
+
+
+#: Longs of a node mask: as many nodes as any kernel has.
+NODE_WORDS = 16
+
+
+def node_mask(nids: tuple[int, ...]) -> list[int]:
+    """NODE_WORDS words with a bit for each node; none named means all."""
+    if not nids:
+        return [(1 << 64) - 1] * NODE_WORDS
+    words = [0] * NODE_WORDS
+    for nid in nids:
+        words[nid // 64] |= 1 << nid % 64
+    return words
