@@ -106,6 +106,10 @@ _FUNCTIONS = {
     "isolate": "folio_isolate_lru",
     "isolate_hugetlb": "isolate_hugetlb",
     "allocate": "alloc_migration_target",
+    "allocate_compaction": "compaction_alloc",
+    "allocate_numa": "alloc_misplaced_dst_folio",
+    "allocate_demotion": "alloc_migrate_folio",
+    "allocate_policy": "alloc_migration_target_by_mpol",
     "split": "split_huge_page_to_list",
     "unmap": "try_to_migrate",
     "release": "filemap_release_folio",
@@ -216,13 +220,16 @@ class Findings:
 
     # ---- of one page
 
-    def all_of(self, row: int, folio: Any | None) -> tuple[Finding, ...]:
+    def all_of(
+        self, row: int, folio: Any | None, *, allocate: str = "allocate"
+    ) -> tuple[Finding, ...]:
         """Everything that one page's evidence says, the refusal first.
 
         :param row: its obstacle, -1: none.
         :param folio: its record in `folios`, None: no folio was looked up.
+        :param allocate: the phase in which its target was allocated.
         """
-        found = [self._refusal(row, folio)]
+        found = [self._refusal(row, folio, allocate)]
         if row >= 0:
             o = self._plain(row)
             found += [
@@ -288,7 +295,7 @@ class Findings:
         name = self._attach.get(phase) or _FUNCTIONS[phase]
         return name if " " in name else f"{name}()"
 
-    def _refusal(self, row: int, folio: Any | None) -> Finding | None:
+    def _refusal(self, row: int, folio: Any | None, allocate: str) -> Finding | None:
         hugetlb = folio is not None and bool(int(folio["flags"]) & FOLIO_HUGETLB)
         if row >= 0 and self._table["stage"][row]:
             stage, rc = int(self._table["stage"][row]), int(self._table["rc"][row])
@@ -300,6 +307,8 @@ class Findings:
         phase = STAGE_NAMES[stage]
         if stage == STAGE_ISOLATE and hugetlb:
             phase = "isolate_hugetlb"
+        elif stage == STAGE_ALLOCATE:
+            phase = allocate
         if stage == STAGE_SHARED:
             function = self.function("lookup")
             words = f"{function} found it; the kernel did not isolate it"
@@ -411,7 +420,8 @@ class Findings:
                         "found_ns": int(each["found_ns"]),
                     }
                 )
-        return self._mappers.get((o["call_id"], o["src"]), [])
+        # without a call nothing says at what time it was that page
+        return self._mappers.get((o["call_id"], o["src"]), []) if o["call_id"] else []
 
     def _flags(self, row: int, o: Mapping[str, Any]) -> Finding | None:
         if not o["seen"] & SEEN_STATE or not self._bits:

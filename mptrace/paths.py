@@ -38,11 +38,16 @@ _DEMOTE = "demote_folio_list()"
 _OFFLINE = "soft_offline_in_use_page()"
 
 PATHS = (
-    Path("move_pages", "move_pages(2)", "move_pages(2)", "do_move_pages_to_node()"),
+    Path(
+        "move_pages",
+        "move_pages(2)",
+        "a call names pages and a node for each",
+        "do_move_pages_to_node()",
+    ),
     Path(
         "migrate_pages",
         "migrate_pages(2)",
-        "migrate_pages(2): migratepages, numa_migrate_pages()",
+        "all pages of a process from some nodes to others: migratepages, numa_migrate_pages()",
         _DO_MIGRATE,
     ),
     Path(
@@ -62,17 +67,17 @@ PATHS = (
         "a system call or cpuset",
         "move_pages(2), migrate_pages(2) or a change of cpuset.mems: not told apart here",
     ),
-    Path("mbind", "mbind(2)", "mbind(2) with MPOL_MF_MOVE or MPOL_MF_MOVE_ALL", "do_mbind()"),
+    Path("mbind", "mbind(2)", "with MPOL_MF_MOVE or MPOL_MF_MOVE_ALL", "do_mbind()"),
     Path(
         "numa_balancing",
         "NUMA balancing",
-        "NUMA balancing: a page to the node whose thread touched it",
+        "a page follows the thread that touches it",
         "migrate_misplaced_folio()",
     ),
     Path(
         "numa_balancing_or_promotion",
         "NUMA balancing/promotion",
-        "NUMA balancing, or its promotion from a slow node: not told apart, as nodes have no CPUs",
+        "a page follows the thread that touches it, or leaves a slow node: not told apart",
         "migrate_misplaced_folio()",
     ),
     Path(
@@ -146,7 +151,7 @@ PATHS = (
         "pages are moved out of movable memory before they are pinned: io_uring, RDMA, vfio",
         "migrate_longterm_unpinnable_folios()",
     ),
-    Path("damon", "DAMON", "a DAMON scheme: migrate_hot or migrate_cold", "damon_migrate_folios()"),
+    Path("damon", "DAMON", "a scheme of it: migrate_hot or migrate_cold", "damon_migrate_folios()"),
     Path("other", "another reason", "a reason that this mptrace does not know"),
 )
 BY_KEY = {path.key: path for path in PATHS}

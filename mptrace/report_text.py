@@ -17,18 +17,22 @@ LABEL = 11
 Numbers = Mapping[str, Any]
 
 
-def item(label: str, text: str) -> list[str]:
-    return wrapped(f"{label:<{LABEL}}", text)
+def item(label: str, text: str, *, indent: str = "") -> list[str]:
+    """Text behind a label."""
+    return wrapped(f"{indent}{label:<{LABEL}}", text)
 
 
-def wrapped(head: str, text: str, *, keep_spaces: bool = False) -> list[str]:
+def wrapped(
+    head: str, text: str, *, keep_spaces: bool = False, hang: str | None = None
+) -> list[str]:
+    """Text behind a head, its further lines behind ``hang`` (by default below the text)."""
     if keep_spaces and len(head) + len(text) <= WIDTH:
         return [(head + text).rstrip()]
     return textwrap.wrap(
         text,
         WIDTH,
         initial_indent=head,
-        subsequent_indent=" " * len(head),
+        subsequent_indent=" " * len(head) if hang is None else hang,
         break_on_hyphens=False,
     ) or [head.rstrip()]
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace import diagnose, obstacles
+from mptrace.align import ranks
 from mptrace.correlate import (
     ENTRY_REASONS,
     FAILED,
@@ -16,17 +17,28 @@ from mptrace.correlate import (
     correlate,
 )
 from mptrace.evidence import Table
+from mptrace.initiators import Processes
+from mptrace.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.records import (
     END_NAMES,
     MAPPER,
+    MIGRATION_COMPAT,
+    MIGRATION_KTHREAD,
     NO_LOOKUP,
+    NOT_COUNTED,
     OUTCOMES,
+    PADDING,
+    PROCESS,
     READ_NODES,
     READ_PAGES,
     STAGE_NAMES,
     STAGE_NONE,
+    WAIT,
+    WAIT_NAMES,
     WITNESSES,
 )
+from mptrace.refusals import fates
+from mptrace.syscalls import syscall_name
 
 #: Rows that are turned into Python values at a time.
 _BATCH = 8192
@@ -74,7 +86,7 @@ ENTRY_COLUMNS_SHORT = ENTRY_COLUMNS[:10]
 _SHORT = {
     "entries": ENTRY_COLUMNS_SHORT,
     "calls": ("call", "tid", "nr_pages", "flags", "ret", "n_lookups", "n_migrations", "lost"),
-    "migrations": ("migration", "call", "mode", "reason", "dst_nid", "rc", "n_flush", "comm"),
+    "migrations": ("migration", "call", "path", "mode_name", "rc", "succeeded", "tgid", "comm"),
     "folios": (
         "folio",
         "call",
@@ -99,14 +111,16 @@ _SHORT = {
         "fs",
     ),
     "mappers": ("call", "lookup_seq", "src", "pid", "comm", "address"),
+    "waits": ("wait", "tid", "comm", "address", "wait_ns", "kind", "migration", "holder_tid"),
+    "processes": ("tgid", "comm", "uid", "cgroup"),
 }
 
 
 class Rows:
     """Columns and rows of one table of a recording.
 
-    :param table: ``entries``, ``calls``, ``migrations``, ``folios``, ``obstacles``
-        or ``mappers``.
+    :param table: ``entries``, ``calls``, ``migrations``, ``folios``, ``obstacles``,
+        ``mappers``, ``waits`` or ``processes``.
     :param failed: only what did not succeed: entries whose page stayed or was
         never attempted, calls and migrations that returned another value than
         0, folios that were isolated and stayed, obstacles that refused a page.
@@ -115,7 +129,7 @@ class Rows:
     def __init__(
         self, table: str, tables: Mapping[str, Table], meta: Mapping[str, Any], *, failed: bool
     ) -> None:
-        self._tables = tables
+        self._tables, self._meta = tables, meta
         self._found = correlate(tables, meta)
         make: Callable[[bool], tuple[dict[str, Any], int]] = getattr(self, f"_{table}")
         self._columns, self.count = make(failed)
@@ -176,7 +190,24 @@ class Rows:
             "migration": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
         }
-        return self._raw(rows, where, first), where.size
+        columns = self._raw(rows, where, first)
+        known = np.ones(where.size, np.bool_)
+        some = rows[where]
+        for name in ("succeeded", "failed"):
+            columns[name] = (some[name], some[name] != NOT_COUNTED)
+        machine = str((self._meta.get("kernel") or {}).get("machine") or "x86_64")
+        keys = np.array([path.key for path in PATHS], object)
+        columns["path"] = (keys[of_migrations(some, self._meta)], known)
+        columns["reason_name"] = _named(some["reason"], lambda n: reason_name(self._meta, n))
+        columns["mode_name"] = _named(some["mode"], lambda n: mode_name(self._meta, n))
+        compat = (some["flags"] & MIGRATION_COMPAT).astype(np.int64)
+        columns["syscall_name"] = _named(
+            some["syscall"].astype(np.int64) * 4 + compat,
+            lambda n: syscall_name(n >> 2, is_compat=bool(n & 3), machine=machine),
+        )
+        columns["kernel_thread"] = ((some["flags"] & MIGRATION_KTHREAD).astype(np.bool_), known)
+        columns["cgroup"] = self._cgroups(some)
+        return columns, where.size
 
     def _folios(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = self._tables["folios"]
@@ -193,6 +224,13 @@ class Rows:
         columns["end"] = (names[end], np.ones(where.size, np.bool_))
         seq = rows["lookup_seq"][where]
         columns["lookup_seq"] = (seq, seq != NO_LOOKUP)
+        # of those that a migration had; entries have theirs in `entries`
+        found = fates(self._tables, self._meta)
+        outcome, cause = np.zeros(rows.size, np.int64), np.zeros(rows.size, np.int64)
+        judged = np.zeros(rows.size, np.bool_)
+        outcome[found.row], cause[found.row], judged[found.row] = found.outcome, found.cause, True
+        columns["outcome"] = (np.array(OUTCOMES, object)[outcome[where]], judged[where])
+        columns["cause"] = (_named(cause[where], diagnose.cause_name)[0], judged[where])
         return columns, where.size
 
     def _obstacles(self, failed: bool) -> tuple[dict[str, Any], int]:
@@ -224,6 +262,40 @@ class Rows:
         first = {"call": self._call_numbers(rows["call_id"])}
         return self._raw(rows, np.arange(rows.size), first), rows.size
 
+    def _waits(self, _failed: bool) -> tuple[dict[str, Any], int]:
+        known = self._tables.get("waits")
+        rows = np.zeros(0, WAIT) if known is None else known
+        yes = np.ones(rows.size, np.bool_)
+        holders = self._tables["migrations"]["migration_id"]
+        first = {
+            "wait": (np.arange(rows.size), yes),
+            "migration": _numbers(holders, rows["holder_id"]),
+            "call": self._call_numbers(rows["holder_id"]),
+            "wait_ns": (
+                rows["end_ns"].astype(np.int64) - rows["start_ns"].astype(np.int64),
+                rows["end_ns"] >= rows["start_ns"],
+            ),
+        }
+        columns = self._raw(rows, np.arange(rows.size), first)
+        names = np.array([*WAIT_NAMES, "?"], object)
+        columns["kind"] = (names[np.minimum(rows["kind"], len(WAIT_NAMES))], yes)
+        columns["address"] = (rows["address"], rows["address"] != 0)
+        columns["folio"] = (_hexadecimal(rows["folio"]), rows["folio"] != 0)
+        columns["holder_id"] = (_hexadecimal(rows["holder_id"]), rows["holder_id"] != 0)
+        return columns, rows.size
+
+    def _processes(self, _failed: bool) -> tuple[dict[str, Any], int]:
+        known = self._tables.get("processes")
+        rows = np.zeros(0, PROCESS) if known is None else known
+        columns = self._raw(rows, np.arange(rows.size), {})
+        columns["cgroup"] = self._cgroups(rows)
+        return columns, rows.size
+
+    def _cgroups(self, rows: Table) -> tuple[Any, Any]:
+        processes = Processes(self._tables, self._meta)
+        paths, _ = _named(rows["cgroup_id"], processes.cgroup)
+        return paths, np.array([path is not None for path in paths], np.bool_)
+
     def _call_numbers(self, call_id: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
         return _numbers(self._found.call_ids, call_id)
 
@@ -234,7 +306,7 @@ class Rows:
         }
         known = np.ones(where.size, np.bool_)
         for name in rows.dtype.names or ():
-            if name in ("pad", "call_id", "migration_id"):
+            if name in (*PADDING, "call_id", "migration_id"):
                 continue
             values = rows[name][where]
             if values.dtype.kind == "S":
@@ -250,6 +322,21 @@ def _numbers(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> tup
     order = np.argsort(ids, kind="stable")
     place = np.minimum(np.searchsorted(ids[order], wanted), ids.size - 1)
     return order[place], (ids[order][place] == wanted) & (wanted != 0)
+
+
+def _named(codes: npt.NDArray[Any], name: Callable[[int], str | None]) -> tuple[Any, Any]:
+    """The name of each number, and whether it has one; each distinct number is asked once."""
+    values, place = ranks(codes)
+    names = np.empty(values.size, object)
+    names[:] = [name(int(value)) for value in values]
+    found = names[place]
+    return found, np.array([each is not None for each in names], np.bool_)[place]
+
+
+def _hexadecimal(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:
+    found = np.empty(values.size, object)
+    found[:] = [hex(value) for value in values.tolist()]
+    return found
 
 
 def _plain(name: str, column: tuple[Any, Any], part: slice) -> list[Any]:

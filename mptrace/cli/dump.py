@@ -16,7 +16,16 @@ from mptrace.cli.report import DEFAULT_RECORDING
 if TYPE_CHECKING:
     from mptrace.rows import Rows
 
-TABLES = ("entries", "calls", "migrations", "folios", "obstacles", "mappers")
+TABLES = (
+    "entries",
+    "calls",
+    "migrations",
+    "folios",
+    "obstacles",
+    "mappers",
+    "waits",
+    "processes",
+)
 
 
 @click.command("dump")
@@ -47,7 +56,10 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     what became of the page and why, where the page was afterwards, and whether
     the witnesses agree. A row of `obstacles` is what stood in the way of a page,
     with the page's state at that moment: the evidence of `mptrace explain`; one of
-    `mappers` a process that maps a page refused as shared.
+    `mappers` a process that maps a page refused as shared. A row of `migrations` is
+    one run of the kernel's migrate_pages(), whoever wanted it and by which path; one
+    of `folios` what it did to one folio; one of `waits` a thread that had to wait for
+    a page under migration; one of `processes` a process that was met.
     """
     from mptrace.recording import Recording
     from mptrace.rows import Rows
@@ -99,6 +111,11 @@ _WIDTHS = {
     "stage": 8,
     "rc": 4,
     "comm": 15,
+    "path": 20,
+    "mode_name": 10,
+    "tgid": 7,
+    "wait": 6,
+    "wait_ns": 10,
 }
 
 

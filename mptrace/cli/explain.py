@@ -16,10 +16,12 @@ from mptrace.errors import UsageError
 
 @click.command("explain")
 @click.option("--entry", type=ENTRY, help="One entry: number of its call, and its index there.")
-@click.option("--address", type=ADDRESS, help="All entries of the page (also a huge one) at ADDR.")
+@click.option("--address", type=ADDRESS, help="What became of the page (also a huge one) at ADDR.")
 @click.option("--failed", is_flag=True, help="Every page that stayed; so it is without an option.")
-@click.option("--all", "every", is_flag=True, help="Each entry by itself, equal ones, too.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object per line for each entry.")
+@click.option("--all", "every", is_flag=True, help="Each page by itself, equal ones, too.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="A JSON object per line for each entry or folio."
+)
 @click.argument("recording", type=click.Path(path_type=Path), default=DEFAULT_RECORDING)
 def command(
     entry: tuple[int, int] | None,
@@ -34,30 +36,58 @@ def command(
     For each: the cause, the evidence for it (the kernel function that refused
     and what it returned, references seen and expected, flags, who maps it, its
     file), where the page is, the remedy; and why its status is silent or says
-    something else. Equal ones are shown once, with their number. Numbers of
-    calls and entries are those of `mptrace dump`.
+    something else. Of pages that no call asked for (compaction, NUMA balancing,
+    ...): who wanted to move them, by which path. Equal ones are shown once, with
+    their number. Numbers of calls, entries and folios are those of `mptrace dump`.
     """
     if sum((entry is not None, address is not None, failed)) > 1:
         raise UsageError("--entry, --address and --failed exclude each other")
+    from mptrace import report_explain, report_explain_folios
     from mptrace.explain import Explainer, Which
+    from mptrace.explain_folios import FolioExplainer
     from mptrace.recording import Recording
-    from mptrace.report_explain import explanation, nothing, render
 
     data = Recording.open(recording)
     explainer = Explainer(data.tables(), data.meta)
-    which = explainer.select(Which(entry, address))
-    if not which.size:
-        click.echo(nothing(explainer.count, explainer.unknown), err=as_json)
+    # an entry is a call's; pages of others have none
+    others = None if entry is not None else FolioExplainer(data.tables(), data.meta)
+    folios = None if others is None else others.select(address)
+    try:
+        which = explainer.select(Which(entry, address))
+    except UsageError as error:
+        if folios is None or not folios.size:
+            if address is None or others is None or not others.count:
+                raise
+            raise UsageError(
+                f"neither an entry nor a folio is at '{address:#x}'", others.addresses_hint
+            ) from error
+        which = explainer.select(Which())[:0]
+    if not which.size and (folios is None or not folios.size):
+        if explainer.count or not (others and others.count):
+            click.echo(report_explain.nothing(explainer.count, explainer.unknown), err=as_json)
+        if others and others.count:
+            click.echo(report_explain_folios.nothing(others.count), err=as_json)
         return
+
+    def texts() -> Iterator[str]:
+        if every:
+            yield from (report_explain.explanation(one) for one in explainer.each(which))
+            if others and folios is not None:
+                yield from (report_explain_folios.explanation(one) for one in others.each(folios))
+            return
+        if which.size:
+            yield report_explain.render(explainer.blocks(which))
+        if others and folios is not None and folios.size:
+            yield report_explain_folios.render(others.blocks(folios))
 
     def lines() -> Iterator[str]:
         if as_json:
             yield from (json.dumps(one.as_dict()) for one in explainer.each(which))
-        elif every:
-            for number, one in enumerate(explainer.each(which)):
-                yield f"{'' if not number else chr(10)}{explanation(one)}"
-        else:
-            yield render(explainer.blocks(which))
+            if others and folios is not None:
+                yield from (json.dumps(one.as_dict()) for one in others.each(folios))
+            return
+        for number, one in enumerate(texts()):
+            yield f"{'' if not number else chr(10)}{one}"
 
     try:
         for text in lines():

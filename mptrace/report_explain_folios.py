@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Explanations of folios without a call as text of at most 80 columns.  Returns, never prints."""
+
+from collections.abc import Sequence
+
+from mptrace.explain import MOST_BLOCKS
+from mptrace.explain_folios import FolioBlock, FolioExplanation
+from mptrace.report_text import item, wrapped
+from mptrace.units import format_count, format_ns
+
+_OUTCOMES = {"failed": "stayed", "moved": "moved", "unknown": "is unknown"}
+_OF_MANY = {"failed": "stayed", "moved": "moved", "unknown": "are unknown"}
+_INDENT = "  "
+
+
+def render(blocks: Sequence[FolioBlock], *, most: int = MOST_BLOCKS) -> str:
+    """Blocks of equal folios, those of most pages first.
+
+    :param most: blocks shown; the rest is counted.
+    """
+    parts = [_block(block) for block in blocks[:most]]
+    rest = blocks[most:]
+    if rest:
+        folios = format_count(sum(block.count for block in rest))
+        parts.append(wrapped("", f"and {len(rest)} more kinds of {folios} folios: --all"))
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def explanation(one: FolioExplanation) -> str:
+    """One folio by itself."""
+    return "\n".join(_block(FolioBlock(1, one.nr_pages, one, (), {})))
+
+
+def nothing(folios: int) -> str:
+    """What is said where none of them stayed."""
+    return f"no page stayed: {format_count(folios)} folios migrated without a call, none failed"
+
+
+def _block(block: FolioBlock) -> list[str]:
+    one = block.first
+    lines = wrapped("", _title(block), hang="    ")
+    if block.others:
+        named = ", ".join(
+            f"{address:#x} (folio {row})" if address else f"folio {row}"
+            for row, address in block.others
+        )
+        more = block.count - 1 - len(block.others)
+        named += f" and {format_count(more)} more" if more else ""
+        lines += _item("also", named)
+    lines += _item("by", _initiator(one))
+    if one.path is not None:
+        lines += _item("path", f"{one.path.label}: {one.path.meaning} ({_how(one)})")
+    if one.cause.name:
+        lines += _item("cause", f"{one.cause.name}: {one.cause.meaning}")
+    label = "evidence"
+    for finding in one.evidence:
+        lines += _item(label, finding.words)
+        label = ""
+    for name, (least, most) in block.ranges.items():
+        lines += _item(label, f"{name} differ among them: {least:,} to {most:,}")
+        label = ""
+    if one.gap:
+        lines += _item(label, f"can't tell{'' if label else ' more'}: {one.gap}")
+    if one.delay is not None:
+        lines += _item("delay", one.delay.words)
+    if one.blackout_ns > 0:
+        lines += _item("blackout", format_ns(one.blackout_ns))
+    if one.cause.remedy:
+        lines += _item("remedy", one.cause.remedy)
+    if one.cause.source:
+        lines += _item("kernel", one.cause.source)
+    return lines
+
+
+def _title(block: FolioBlock) -> str:
+    one = block.first
+    name = "a page that nobody maps" if one.address is None else hex(one.address)
+    where = f"folio {one.folio}"
+    if one.owner_tgid:
+        where += f", of {one.owner_comm or 'process'} ({one.owner_tgid})"
+    size = "" if one.nr_pages == 1 else f", {format_count(one.nr_pages)} pages"
+    nodes = "" if one.source_nid is None else f", on node {one.source_nid}"
+    if one.target_nid is not None:
+        nodes = f", from node {one.source_nid} to node {one.target_nid}"
+    if block.count == 1:
+        return f"{name} ({where}{size}) {_OUTCOMES[one.outcome]}{nodes}"
+    count, pages = format_count(block.count), format_count(block.pages)
+    return (
+        f"{count} folios ({pages} pages) {_OF_MANY[one.outcome]}; the first: "
+        f"{name} ({where}{size}){nodes}"
+    )
+
+
+def _initiator(one: FolioExplanation) -> str:
+    who = one.initiator
+    if who is None:
+        return "unknown: the record of its migration was lost"
+    words = f"{who.comm or 'process'} ({who.tgid})"
+    if who.tid != who.tgid:
+        words += f", thread {who.tid}"
+    if who.kernel_thread:
+        words += ", a kernel thread"
+    return words + (f", in cgroup {who.cgroup}" if who.cgroup else "")
+
+
+def _how(one: FolioExplanation) -> str:
+    return f"{one.reason}, {one.mode}" + (
+        "" if one.migration is None else f", migration {one.migration}"
+    )
+
+
+def _item(label: str, text: str) -> list[str]:
+    return item(label, text, indent=_INDENT)
