@@ -29,7 +29,8 @@ from ..lab.topology import parse_nodes
     default="2",
     show_default=True,
     metavar="SPEC",
-    help="A number of equal nodes, or a size for each: 1G,512M or 1G/cpus=0-1,512M.",
+    help="A number of equal nodes, or a size for each: 1G,512M or 1G/cpus=0-1,512M; "
+    "1G,1G/slow has a second tier of memory, without CPU.",
 )
 @click.option("--cpus", type=click.IntRange(1), help="CPUs, dealt out to the nodes in turn.")
 @click.option("--memory", metavar="SIZE", help="Memory of all nodes together  [default: 1G each]")
@@ -54,6 +55,12 @@ from ..lab.topology import parse_nodes
     show_default=True,
     help="One host thread for all CPUs (quick), or one for each (CPUs run at once).",
 )
+@click.option(
+    "--append",
+    multiple=True,
+    metavar="ARGUMENT",
+    help="Add ARGUMENT to the kernel's command line, such as movablecore=512M.",
+)
 @click.option("--prepare", is_flag=True, help="Only fetch and unpack the kernel.")
 @click.option("--verbose", is_flag=True, help="Attach a serial console; boots about 4 s slower.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -68,6 +75,7 @@ def command(
     bring: tuple[Path, ...],
     no_bring: bool,
     threads: str,
+    append: tuple[str, ...],
     prepare: bool,
     verbose: bool,
     command: tuple[str, ...],
@@ -97,6 +105,7 @@ def command(
         stdin=stdin,
         bring=[] if no_bring else (list(bring) or None),
         threads=threads,
+        kernel_arguments=append,
         verbose=verbose,
         say=_say,
     )

@@ -296,7 +296,7 @@ class Guest:
         return [
             *guard,
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
-            *("-no-reboot", "-machine", "q35", "-cpu", CPU),
+            *("-no-reboot", "-cpu", CPU),
             *("-accel", f"tcg,thread={self._threads}"),
             *self.topology.qemu_arguments(),
             *("-kernel", str(self.kernel.image), "-initrd", str(directory / "initrd")),

@@ -53,6 +53,7 @@ def run_in_guest(
     stderr: int | Sink = 2,
     bring: Sequence[str | os.PathLike[str]] | None = None,
     threads: str = "single",
+    kernel_arguments: Sequence[str] = (),
     verbose: bool = False,
     say: Say = lambda _: None,
 ) -> int:
@@ -60,7 +61,8 @@ def run_in_guest(
 
     The command starts in ``cwd`` (by default the current directory) with the
     environment ``env`` (by default `guest_environment`); its output goes to the
-    descriptors or sinks ``stdout`` and ``stderr`` as it comes.  An empty command
+    descriptors or sinks ``stdout`` and ``stderr`` as it comes.  ``threads`` and
+    ``kernel_arguments`` are `Guest`'s.  An empty command
     is a shell, with a terminal where ``stdin`` is one.  What the command changed
     below the paths ``bring`` (by default ``cwd``, unless that is the root) comes
     back to the host, also when the command failed or ran out of time.
@@ -82,7 +84,9 @@ def run_in_guest(
     found = find_kernel(kernel, say=say) if isinstance(kernel, str) else kernel
     environment = guest_environment() if env is None else dict(env)
     say(f"lab: booting {found}, {topology}, emulated")
-    with Guest(found, topology, threads=threads, verbose=verbose) as guest:
+    with Guest(
+        found, topology, threads=threads, verbose=verbose, kernel_arguments=kernel_arguments
+    ) as guest:
         try:
             with contextlib.ExitStack() as stack:
                 terminal = None

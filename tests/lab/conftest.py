@@ -3,8 +3,9 @@
 
 A test takes the fixture ``guest`` and thereby runs once on each kernel of
 MPTRACE_LAB_KERNELS (by default all series).  ``@pytest.mark.nodes("1G,1G,512M")``
-asks for a topology, by default two nodes of 1G.  Tests are sorted so that one boot
-serves all tests with the same kernel and nodes; at most one guest is alive.
+asks for a topology, by default two nodes of 1G; ``@pytest.mark.multi`` for CPUs that really run at
+once.  Tests are sorted so that one boot serves all tests with the same kernel and guest;
+at most one guest is alive.
 A guest that can't boot is a failure, never a skip.
 """
 
@@ -29,10 +30,11 @@ DEFAULT_NODES = "2"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker of this directory."""
+    """Register the markers of this directory."""
     config.addinivalue_line(
         "markers", "nodes(spec): the guest's nodes, as of `mptrace lab --nodes`"
     )
+    config.addinivalue_line("markers", "multi: the guest's CPUs run at once, as of --threads multi")
     config.addinivalue_line("markers", "one_kernel: does not depend on the kernel")
 
 
@@ -44,9 +46,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kernel", KERNELS[-1:] if once else KERNELS)
 
 
-def _nodes(item: pytest.Item) -> str:
+def _machine(item: pytest.Item) -> tuple[str, str]:
+    """The nodes and the threads of the guest that a test asks for."""
     marker = item.get_closest_marker("nodes")
-    return marker.args[0] if marker else DEFAULT_NODES
+    threads = "multi" if item.get_closest_marker("multi") else "single"
+    return (marker.args[0] if marker else DEFAULT_NODES), threads
 
 
 # before xdist's own, which writes the groups into the tests' names
@@ -61,12 +65,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             kernel = callspec.params.get("kernel") if callspec else None
             item.add_marker(pytest.mark.xdist_group(f"kernel-{kernel}"))
 
-    def order(item: pytest.Item) -> tuple[bool, int, str]:
+    def order(item: pytest.Item) -> tuple[bool, int, tuple[str, ...]]:
         callspec = getattr(item, "callspec", None)
         kernel = callspec.params.get("kernel") if callspec else None
         if kernel is None:
-            return item.path.is_relative_to(HERE), -1, ""
-        return True, KERNELS.index(kernel), _nodes(item)
+            return item.path.is_relative_to(HERE), -1, ()
+        return True, KERNELS.index(kernel), _machine(item)
 
     items.sort(key=order)
 
@@ -75,16 +79,17 @@ class Pool:
     """The one guest that is alive, replaced when another is asked for or it died."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str] | None = None
+        self._key: tuple[str, str, str] | None = None
         self._guest: Guest | None = None
 
-    def get(self, kernel: str, nodes: str) -> Guest:
-        """A booted guest with this ``kernel`` and these ``nodes``."""
-        if self._guest is None or self._key != (kernel, nodes) or not self._guest.alive:
+    def get(self, kernel: str, nodes: str, threads: str) -> Guest:
+        """A booted guest with this ``kernel``, these ``nodes`` and these ``threads``."""
+        key = kernel, nodes, threads
+        if self._guest is None or self._key != key or not self._guest.alive:
             self.close()
-            self._guest = Guest(find_kernel(kernel), parse_nodes(nodes))
+            self._guest = Guest(find_kernel(kernel), parse_nodes(nodes), threads=threads)
             self._guest.boot()
-            self._key = kernel, nodes
+            self._key = key
         return self._guest
 
     def close(self) -> None:
@@ -108,7 +113,7 @@ def guest(pool: Pool, kernel: str, request: pytest.FixtureRequest) -> Guest:
     if "PYTEST_XDIST_WORKER" in os.environ:
         # else each worker boots each kernel, and what is shared is done twice
         assert request.node.nodeid.endswith(f"@kernel-{kernel}"), "use --dist loadgroup"
-    return pool.get(kernel, _nodes(request.node))
+    return pool.get(kernel, *_machine(request.node))
 
 
 _numbers = itertools.count()

@@ -111,6 +111,60 @@ def test_nodes_of_different_sizes_without_cpus(guest: Guest) -> None:
     assert "node 2 cpus:\n" in report
 
 
+@pytest.mark.nodes("1G/cpus=0-1,512M/slow")
+def test_a_slow_node_is_of_a_lower_tier(guest: Guest, kernel: str) -> None:
+    """The distances say so on each kernel, the memory tiers where the kernel reads the HMAT."""
+    report = guest.run(["numactl", "-H"]).text
+    assert "node 1 cpus:\n" in report
+    assert "  0:  10  40 \n" in report
+    tiers = guest.run(["sh", "-c", "cat /sys/devices/virtual/memory_tiering/*/nodelist"])
+    assert sorted(tiers.text.split()) == (["0-1"] if kernel == "6.1" else ["0", "1"])
+
+
+AT_ONCE = """
+import mmap, os
+word = memoryview(mmap.mmap(-1, 4096)).cast("Q")
+cpus = sorted(os.sched_getaffinity(0))
+for number, cpu in enumerate(cpus[1:], 1):
+    if not os.fork():
+        os.sched_setaffinity(0, {cpu})
+        while not word[0]:
+            word[number] += 1
+        os._exit(0)
+os.sched_setaffinity(0, {cpus[0]})
+others = range(1, len(cpus))
+while not all(word[number] for number in others):
+    pass
+last, changes = [0] * len(cpus), [0] * len(cpus)
+for _ in range(100_000):
+    for number in others:
+        if word[number] != last[number]:
+            last[number] = word[number]
+            changes[number] += 1
+word[0] = 1
+print(sum(changes))
+"""
+
+
+@pytest.mark.multi
+@pytest.mark.nodes("512M/cpus=0-1,512M/cpus=2-3")
+def test_cpus_run_at_once(guest: Guest) -> None:
+    """One CPU sees others' counters change between its reads, not only when it is interrupted.
+
+    CPUs that run in turn see about 300 changes each in as many reads (of 100,000), those
+    that run at once thousands.
+    """
+    done = guest.run([sys.executable, "-c", AT_ONCE], timeout=120)
+    assert int(done.text) > 3 * 1500, done.errors
+
+
+def test_kernel_arguments_are_appended(tmp_path: Path) -> None:
+    """--append, once for each, ends up on the kernel's command line."""
+    arguments = ("--append", "movablecore=256M", "--append", "mptrace.test=1")
+    done = _lab(*arguments, "--", "cat", "/proc/cmdline", cwd=tmp_path)
+    assert done.stdout.split()[-2:] == ["movablecore=256M", "mptrace.test=1"], done.stderr
+
+
 def test_what_a_tracer_needs_is_mounted(guest: Guest) -> None:
     """tracefs, debugfs, bpf, cgroup2 and shared memory are there; so is the kernel's BTF."""
     mounts = guest.get("/proc/mounts").decode()

@@ -75,7 +75,7 @@ def test_sizes_and_cpus_of_each_node() -> None:
     topology = parse_nodes("1G/cpus=0-1,512M")
     assert topology.nodes == (GuestNode(GIB, (0, 1)), GuestNode(512 * MIB))
     assert topology.qemu_arguments() == [
-        *("-m", "1536M", "-smp", "2"),
+        *("-machine", "q35", "-m", "1536M", "-smp", "2"),
         *("-object", "memory-backend-ram,id=m0,size=1024M"),
         *("-numa", "node,nodeid=0,memdev=m0,cpus=0,cpus=1"),
         *("-object", "memory-backend-ram,id=m1,size=512M"),
@@ -83,9 +83,52 @@ def test_sizes_and_cpus_of_each_node() -> None:
     ]
 
 
+def test_a_slow_node_is_described_by_the_firmware() -> None:
+    """A slow node has no CPU; latency, bandwidth and distance say that it is of a lower tier."""
+    topology = parse_nodes("1G,1G,2G/slow")
+    assert topology.nodes == (
+        GuestNode(GIB, (0,)),
+        GuestNode(GIB, (1,)),
+        GuestNode(2 * GIB, slow=True),
+    )
+    arguments = topology.qemu_arguments()
+    assert arguments[:2] == ["-machine", "q35,hmat=on"]
+    assert "node,nodeid=2,memdev=m2,initiator=0" in arguments
+    lb = "hmat-lb,initiator=1,target={},hierarchy=memory,data-type=access-latency,latency={}"
+    assert lb.format(0, 10) in arguments
+    assert lb.format(2, 60) in arguments
+    distances = [word for word in arguments if word.startswith("dist,")]
+    assert distances == [
+        "dist,src=0,dst=1,val=20",
+        "dist,src=0,dst=2,val=40",
+        "dist,src=1,dst=2,val=40",
+    ]
+    assert "2048M slow" in str(topology)
+
+
+def test_cpus_are_dealt_out_to_fast_nodes() -> None:
+    """A slow node gets none of the CPUs, wherever it stands; without memory it is nothing."""
+    nodes = parse_nodes("1G/slow,1G,1G", cpus=3).nodes
+    assert [node.cpus for node in nodes] == [(), (0, 2), (1,)]
+    with pytest.raises(UsageError, match="neither memory nor CPUs"):
+        parse_nodes("1G,0/slow")
+
+
 @pytest.mark.parametrize(
     "spec",
-    ["", "0", "65", "x", "1G,", "1G/cpus=1", "1G/cpu=0", "1G/cpus=0,1G/cpus=0", "16M", "1G,1M"],
+    [
+        "",
+        "0",
+        "65",
+        "x",
+        "1G,",
+        "1G/cpus=1",
+        "1G/cpu=0",
+        "1G/cpus=0,1G/cpus=0",
+        "16M",
+        "1G,1M",
+        "1G/slow",
+    ],
 )
 def test_impossible_nodes_are_usage_errors(spec: str) -> None:
     """What can't be read, has gaps in its CPUs or can't boot is refused."""
