@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mptrace stat`: counts of migrations and waits, a line per interval and a total."""
+
+import json
+
+import click
+
+from mptrace.errors import EXIT_INTERRUPTED, UsageError
+from mptrace.report_stat import VIEWS, Lines, to_json
+
+
+def _progress(message: str) -> None:
+    click.echo(f"mptrace: {message}", err=True)
+
+
+def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """A number of seconds that a session can wait for; not NaN."""
+    if value is not None and not 0.1 <= value <= 1e9:
+        raise click.BadParameter(f"{value:g} is not in the range 0.1<=x<=1e9.", ctx, param)
+    return value
+
+
+@click.command(name="stat", context_settings={"max_content_width": 80})
+@click.argument("interval", type=float, required=False, callback=seconds)
+@click.argument("count", type=click.IntRange(1), required=False)
+@click.option(
+    "-p", "--pid", "pids", type=click.IntRange(1), multiple=True, help="Only this process."
+)
+@click.option("-d", "--duration", type=float, callback=seconds, help="End after so many seconds.")
+@click.option(
+    "--by",
+    "view",
+    type=click.Choice(VIEWS),
+    default="reason",
+    show_default=True,
+    help="A line for each.",
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON object per line.")
+@click.option(
+    "--max-rows",
+    type=click.IntRange(64, 1 << 20),
+    default=4096,
+    show_default=True,
+    help="Room in the kernel, for a reason and a process each.",
+)
+def command(
+    interval: float | None,
+    count: int | None,
+    pids: tuple[int, ...],
+    duration: float | None,
+    view: str,
+    as_json: bool,
+    max_rows: int,
+) -> None:
+    """Count migrations, pages, time, failures and stalls, of all or some processes.
+
+    A group of lines every INTERVAL seconds, COUNT times, then a total; without
+    INTERVAL the total alone. Everything is added up in the kernel: nothing is
+    recorded, of no page. Ends with -d, COUNT or Ctrl-C.
+    """
+    if count is not None and interval is None:
+        raise UsageError("COUNT goes with an INTERVAL")
+    if len(pids) > 1024:
+        raise UsageError("-p takes 1024 processes at the most")
+    from mptrace.stat_plan import StatBounds
+    from mptrace.stat_session import Ending, Sampler, clock, intervals
+
+    # signals from the start: what is being attached is taken down in order
+    with Ending() as ending, Sampler(pids, StatBounds(max_rows=max_rows), _progress) as sampler:
+        for sentence in sampler.unseen:
+            _progress(sentence)
+        if not as_json:
+            _progress(
+                "counting; Ctrl-C ends it" if duration is None and count is None else "counting"
+            )
+        lines = Lines(view, sampler.reasons)
+        for each in intervals(sampler, ending, interval, count, duration):
+            if as_json:
+                click.echo(json.dumps(to_json(each, sampler.reasons, "interval", view)))
+            else:
+                click.echo(lines.interval(each, clock(each.wall_ns)))
+        everything = sampler.total()
+        if as_json:
+            value = to_json(everything, sampler.reasons, "total", view)
+            value["unseen"] = list(sampler.unseen)
+            value["interrupted"] = ending.interrupted
+            click.echo(json.dumps(value))
+        else:
+            click.echo(("" if interval is None else "\n") + lines.total(everything))
+        if ending.gone:
+            _progress("the chosen processes have ended")
+    if ending.interrupted:
+        raise SystemExit(EXIT_INTERRUPTED)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mptrace top`: who migrates most, live."""
+
+import time
+
+import click
+
+from mptrace.cli.stat import seconds
+from mptrace.errors import EXIT_INTERRUPTED
+from mptrace.report_stat import next_sort, render_total, top_lines
+from mptrace.stat_counts import SORTS, Interval
+
+
+def _progress(message: str) -> None:
+    click.echo(f"mptrace: {message}", err=True)
+
+
+@click.command(name="top", context_settings={"max_content_width": 80})
+@click.argument("interval", type=float, default=2.0, callback=seconds)
+@click.option(
+    "-p", "--pid", "pids", type=click.IntRange(1), multiple=True, help="Only this process."
+)
+@click.option("-d", "--duration", type=float, callback=seconds, help="End after so many seconds.")
+@click.option(
+    "--sort", type=click.Choice(list(SORTS)), default="pages", show_default=True, help="What first."
+)
+def command(interval: float, pids: tuple[int, ...], duration: float | None, sort: str) -> None:
+    """Show who migrates pages, why and at what cost, every INTERVAL seconds (2).
+
+    The counts are those of 'mptrace stat'. Keys: s sorts by pages, time,
+    failed or stalls in turn; q quits. What was counted is printed at the end.
+    """
+    from mptrace import stat_screen
+    from mptrace.stat_plan import StatBounds
+    from mptrace.stat_session import POLL_SECONDS, Ending, Sampler, clock
+
+    stat_screen.check()
+    with Ending() as ending, Sampler(pids, StatBounds(), _progress) as sampler:
+        quit_asked = False
+        with stat_screen.opened() as screen:
+            shown: Interval | None = None
+            tick = sampler.start_ns + round(interval * 1e9)
+            end = None if duration is None else sampler.start_ns + round(duration * 1e9)
+            screen.draw(["mptrace top: counting; quit (q)"])
+            while not (quit_asked or ending):
+                now = time.monotonic_ns()
+                if end is not None and now >= end:
+                    break
+                keys = screen.keys()
+                quit_asked = "q" in keys
+                for _ in range(keys.count("s")):
+                    sort = next_sort(sort)
+                if now >= tick:
+                    shown = sampler.sample()
+                    tick = now + round(interval * 1e9)
+                elif not keys:
+                    wake = min(t for t in (tick, end, now + round(POLL_SECONDS * 1e9)) if t)
+                    ending.wait((wake - now) / 1e9, sampler, screen.fd)
+                    sampler.poll()
+                    continue
+                if shown is not None:
+                    stamp = clock(shown.wall_ns)
+                    lines = top_lines(
+                        shown, sampler.reasons, sort, screen.size, stamp, sampler.unseen
+                    )
+                    screen.draw(lines)
+        click.echo(render_total(sampler.total(), "process", sampler.reasons))
+        if ending.gone:
+            _progress("the chosen processes have ended")
+    if ending.interrupted:
+        raise SystemExit(EXIT_INTERRUPTED)

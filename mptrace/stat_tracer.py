@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The BPF side of `mptrace stat`: maps that count, read and emptied from here."""
+
+import contextlib
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from mptrace.stat_counts import (
+    COUNTS,
+    KEY,
+    LOST_CAUSES,
+    ROW,
+    Counts,
+    combined,
+    counts_of,
+    others_of,
+)
+from mptrace.stat_plan import StatPlan
+from mptrace.tracer import Program
+
+#: Beyond this share of the rows, those of now are taken away and new ones begun.
+_FULL = 0.5
+
+
+class StatTracer(Program):
+    """Counts as `stat_plan` says; nothing is counted before `open_gate`.
+
+    Rows are for reasons and processes, and processes come and go: where they
+    become many, a new epoch begins, and the rows of the old one, which nobody
+    counts in any more, are added up here and deleted in the kernel.
+    """
+
+    def __init__(self, plan: StatPlan, release: str) -> None:
+        super().__init__("stat.c", plan.phases, plan.defines, release)
+        self.plan = plan
+        self._epoch = 0
+        self._old: int | None = None
+        self._taken: Counts = np.zeros(0, COUNTS)
+        self._filtered = False
+        self._is_open = False
+        self._skipped_before = 0
+
+    def choose(self, tgids: Collection[int]) -> None:
+        """Count what these processes do, not all; to be called before the gate opens."""
+        wanted = self._bpf["wanted"]
+        for tgid in tgids:
+            wanted[wanted.Key(tgid)] = wanted.Leaf(1)
+        self._filtered = bool(tgids)
+
+    def open_gate(self) -> None:
+        """Count from now on."""
+        self._skipped_before = self._skipped()
+        self._is_open = True
+        self._control()
+
+    def close_gate(self) -> None:
+        """Count nothing further."""
+        self._is_open = False
+        self._control()
+
+    def _control(self) -> None:
+        table = self._bpf["control"]
+        table[table.Key(0)] = table.Leaf(
+            gate=int(self._is_open), filtered=int(self._filtered), epoch=self._epoch, pad=0
+        )
+
+    def read(self) -> Counts:
+        """Everything counted since the gate was opened, shape (n,), dtype COUNTS.
+
+        Two calls must lie some milliseconds apart: after a new epoch has begun,
+        handlers under way may still count in the old one.
+        """
+        table = self._bpf["rows"]
+        pairs = list(table.items())
+        keys = np.frombuffer(b"".join(bytes(key) for key, _ in pairs), KEY)
+        values = np.frombuffer(b"".join(bytes(value) for _, value in pairs), ROW)
+        if self._old is not None:
+            # nobody has counted in these since the last call
+            old = keys["epoch"] == self._old
+            self._taken = combined(
+                self._taken, counts_of(keys[old].tobytes(), values[old].tobytes())
+            )
+            for index in np.flatnonzero(old):
+                with contextlib.suppress(KeyError):
+                    del table[pairs[index][0]]
+            keys, values = keys[~old], values[~old]
+            self._old = None
+        elif len(keys) > _FULL * self.plan.bounds.max_rows:
+            self._old = self._epoch
+            self._epoch = (self._epoch + 1) % 256
+            self._control()
+        others = b"".join(bytes(value) for value in self._bpf["others"].values())
+        return combined(self._taken, others_of(others), counts_of(keys.tobytes(), values.tobytes()))
+
+    def losses(self) -> dict[str, int]:
+        """Count per cause of `LOST_CAUSES`, zeros included."""
+        table = self._bpf["lost"]
+        causes = list(LOST_CAUSES)
+        counted = {c: int(sum(table[table.Key(i)])) for i, c in enumerate(causes[:-1])}
+        return {**counted, causes[-1]: self._skipped() - self._skipped_before}
+
+    def _skipped(self) -> int:
+        """Runs of our handlers that the kernel left out (`recursion_misses`, since 5.12)."""
+        skipped = 0
+        for fd in self._program_fds.values():
+            for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+                if line.startswith("recursion_misses:"):
+                    skipped += int(line.partition(":")[2])
+        return skipped
+
+    def unfinished(self) -> dict[str, int]:
+        """Migrations and waits that have begun and not ended, of all processes."""
+        return {
+            "migrations": sum(int(thread.depth) for thread in self._bpf["threads"].values()),
+            "waits": len(self._bpf["waits"]),
+        }
