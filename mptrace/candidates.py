@@ -244,13 +244,13 @@ CANDIDATES: tuple[Candidate, ...] = (
             for_others=True,
         )
         for phase, functions in (
-            ("allocate_compaction", ("compaction_alloc",)),
-            ("allocate_numa", ("alloc_misplaced_dst_folio", "alloc_misplaced_dst_page")),
+            ("alloc_compaction", ("compaction_alloc",)),
+            ("alloc_numa", ("alloc_misplaced_dst_folio", "alloc_misplaced_dst_page")),
             (
-                "allocate_demotion",
+                "alloc_demotion",
                 ("alloc_migrate_folio", "alloc_demote_folio", "alloc_demote_page"),
             ),
-            ("allocate_policy", ("alloc_migration_target_by_mpol", "new_folio", "new_page")),
+            ("alloc_policy", ("alloc_migration_target_by_mpol", "new_folio", "new_page")),
         )
         for function in functions
     ),
@@ -350,10 +350,10 @@ UNPROVED_KINDS = {
     "split": "THP",
     "release": "pages with private data",
     "outcome": "migrations of others",
-    "allocate_compaction": "compaction",
-    "allocate_numa": "NUMA balancing",
-    "allocate_demotion": "demotion",
-    "allocate_policy": "mbind(2)",
+    "alloc_compaction": "compaction",
+    "alloc_numa": "NUMA balancing",
+    "alloc_demotion": "demotion",
+    "alloc_policy": "mbind(2)",
     "owner": "mappings of others",
     "wait_pte": "pages that others touch",
     "wait_pmd": "THP that others touch",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mptrace.candidates import ESSENTIAL
 from mptrace.facts import Access, HostFacts, KernelFacts
-from mptrace.plan import PhasePlan, Plan, make_plan
+from mptrace.plan import PhasePlan, Plan, Request, make_plan
 from mptrace.units import format_bytes
 
 OK = "ok"
@@ -92,7 +92,7 @@ def settle(kernel: KernelFacts, try_attach: Callable[[str, str], str]) -> Plan:
     tried: dict[tuple[str, str], str] = {}
     refused: dict[tuple[str, str, str], str] = {}
     while True:
-        made = make_plan(kernel, excluded=refused)
+        made = make_plan(kernel, Request(others=True), refused)
         before = len(refused)
         for phase in made.phases:
             if not phase.method:

@@ -60,7 +60,10 @@ def _wrapped(head: str, text: str) -> list[str]:
 
 
 def _phase_table(diagnosis: Diagnosis) -> str:
-    rows = [(p.state, p.phase, p.unit, p.attach or "-", p.method or "-") for p in diagnosis.phases]
+    rows = [
+        (p.state, p.phase, p.unit, p.attach or "-", p.method.replace("tracepoint", "tp") or "-")
+        for p in diagnosis.phases
+    ]
     return tabulate(rows, ("", "phase", "unit", "attach point", "method"), tablefmt="plain")
 
 

@@ -36,7 +36,7 @@
  * and, of programs that know nothing of mptrace:
  *
  * outcome   | tracepoint mm_migrate_pages                           | migration
- * allocate_*| compaction_alloc, alloc_misplaced_dst_folio, ...      | folio
+ * alloc_*   | compaction_alloc, alloc_misplaced_dst_folio, ...      | folio
  * owner     | try_to_migrate_one                                    | mapping
  * wait_*    | migration_entry_wait, pmd_..., ..._huge               | wait
  * fork, end_process | tracepoints of the scheduler                  | process
@@ -1612,10 +1612,10 @@ int CAT(exit_, name)(CTX(PHASE))			\
 }
 
 ALLOCATOR(allocate, ALLOCATE)
-ALLOCATOR(allocate_compaction, ALLOCATE_COMPACTION)
-ALLOCATOR(allocate_numa, ALLOCATE_NUMA)
-ALLOCATOR(allocate_demotion, ALLOCATE_DEMOTION)
-ALLOCATOR(allocate_policy, ALLOCATE_POLICY)
+ALLOCATOR(alloc_compaction, ALLOC_COMPACTION)
+ALLOCATOR(alloc_numa, ALLOC_NUMA)
+ALLOCATOR(alloc_demotion, ALLOC_DEMOTION)
+ALLOCATOR(alloc_policy, ALLOC_POLICY)
 
 /* ---- unmap, the TLB flushes inside it, and the moment a page goes dark ------------- */
 

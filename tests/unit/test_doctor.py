@@ -137,7 +137,13 @@ def test_tracepoints_are_not_essential() -> None:
     diagnosis = diagnose(without("raw_tracepoint", "tracepoint"))
 
     assert diagnosis.can_trace
-    assert {p.phase for p in diagnosis.phases if p.state == WARN} == {"dark", "dark_pmd"}
+    assert {p.phase for p in diagnosis.phases if p.state == WARN} == {
+        "dark",
+        "dark_pmd",
+        "outcome",
+        "fork",
+        "end_process",
+    }
 
 
 @pytest.mark.parametrize(
