@@ -54,6 +54,13 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     "--buffer", type=SIZE, default=Request.folio_ring_bytes, help="Ring of folio records."
 )
 @click.option("--max-folios", type=click.IntRange(1), help="Folios tracked at once.")
+@click.option(
+    "--tier",
+    type=click.Choice(("auto", "bpf", "tracepoints")),
+    default="auto",
+    show_default=True,
+    help="See by BPF, or by tracepoints alone where the kernel refuses it.",
+)
 @click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost.")
 @click.argument("command_line", nargs=-1, metavar="[-- COMMAND ARGS...]")
 def command(
@@ -75,6 +82,7 @@ def command(
     keep: int | None,
     buffer: int,
     max_folios: int | None,
+    tier: str,
     strict: bool,
     command_line: tuple[str, ...],
 ) -> None:
@@ -90,8 +98,9 @@ def command(
     `mptrace report`, `explain` and `dump` read the recording.
     """
     from mptrace.command import find_user, invoking_user
-    from mptrace.record import RecordRequest, Wanted, WantedFilters, record
+    from mptrace.record import record
     from mptrace.rotation import Rotation
+    from mptrace.wanted import RecordRequest, Wanted, WantedFilters
 
     asked = [bool(everybody), bool(pids), user is not None, bool(cgroup), bool(command_line)]
     if sum(asked) != 1:
@@ -119,6 +128,7 @@ def command(
         duration_s=duration or 0.0,
         rotation=Rotation(rotate_size or 0, rotate_time or 0.0, keep or 0),
         bounds=bounds,
+        tier=tier,
         command_line=tuple(sys.argv[1:]),
     )
     signal.signal(signal.SIGTERM, _interrupt)

@@ -81,6 +81,7 @@ LAYERS = (
         "stat_screen",
         "stat_tracer",
         "tracer",
+        "wanted",
         "where",
         "worker",
         "workerclient",

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A session by BPF without a driver: from the gate's opening to the last recording's end."""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+from mptrace.command import Command
+from mptrace.errors import RecordingError
+from mptrace.interrupts import Interrupts
+from mptrace.processes import Processes
+from mptrace.proved import Progress, now, symbols_of
+from mptrace.pump import Pump
+from mptrace.recording import RecordingWriter
+from mptrace.rotation import Series
+from mptrace.scope import Scope
+from mptrace.tracer import Tracer
+from mptrace.wanted import RecordRequest, RecordResult
+
+#: Seconds between two looks at what may end or rotate the session.
+_POLL_SECONDS = 0.1
+#: Seconds between two looks at whether a process that was asked for is still there.
+_TARGET_SECONDS = 1.0
+
+
+class BpfSession:
+    """One session; `run` is called once."""
+
+    def __init__(
+        self,
+        request: RecordRequest,
+        scope: Scope,
+        series: Series,
+        writer: RecordingWriter,
+        meta: dict[str, Any],
+        tracer: Tracer,
+        command: Command | None,
+        progress: Progress,
+    ) -> None:
+        self._request = request
+        self._scope = scope
+        self._series = series
+        self._writer = writer
+        self._meta = meta
+        self._tracer = tracer
+        self._command = command
+        self._progress = progress
+        self._processes = Processes()
+        self._pump = Pump(tracer, writer, processes=self._processes)
+        self._rows = dict.fromkeys(writer.rows, 0)
+        self._lost_first = self._lost_before = tracer.losses()
+
+    def run(self) -> RecordResult:
+        """Trace to the end; the command is waited for whatever becomes of the recording."""
+        failure: RecordingError | None = None
+        self._pump.start()
+        with Interrupts() as signals:
+            try:
+                self._trace(signals)
+                self._pump.finish()
+                self._finish_part(self._writer)
+            except RecordingError as error:
+                failure = error
+            finally:
+                self._tracer.close_gate()
+            if failure is not None:
+                self._progress(f"recording has ended: {failure.message}")
+                self._abandon(failure)
+            status = self._command_status()
+        if failure is not None:
+            raise RecordingError(
+                failure.message,
+                "\n  ".join(
+                    part
+                    for part in (
+                        f"what was recorded until then is in '{self._writer.path}'",
+                        failure.hint,
+                    )
+                    if part
+                ),
+            )
+        lost = self._tracer.losses()
+        timed = bool(self._request.duration_s) or self._command is not None
+        return RecordResult(
+            tuple(self._series.paths),
+            self._rows,
+            {cause: lost[cause] - self._lost_first[cause] for cause in lost},
+            status,
+            signals.noted and timed,
+        )
+
+    def _trace(self, signals: Interrupts) -> None:
+        with self._pump.keeping():
+            self._tracer.open_scope(self._scope)
+            try:
+                if self._command is not None:
+                    self._tracer.choose((self._command.pid,))
+                    self._command.release()
+                self._progress("tracing" + ("" if self._command else ": Ctrl-C ends it"))
+                self._wait(signals)
+            finally:
+                self._tracer.close_gate()
+
+    def _wait(self, signals: Interrupts) -> None:
+        """Until there is a reason to end; recordings are rotated meanwhile."""
+        began = part_began = looked = time.monotonic()
+        while not signals.noted and not self._pump.failed:
+            time.sleep(_POLL_SECONDS)
+            at = time.monotonic()
+            if self._request.duration_s and at - began >= self._request.duration_s:
+                return
+            if self._command is not None and self._command.poll() is not None:
+                return
+            if at - looked >= _TARGET_SECONDS:
+                looked = at
+                if self._is_left_alone():
+                    self._progress("the processes that were asked for have ended")
+                    return
+            if self._request.rotation.is_due(self._writer.bytes, at - part_began):
+                self._rotate()
+                part_began = at
+
+    def _is_left_alone(self) -> bool:
+        """Whether nobody of the processes asked for, nor what they forked, is there any more."""
+        pids = self._request.wanted.pids
+        return bool(pids) and not any(
+            Path(f"/proc/{tgid}").exists() for tgid in self._tracer.followed()
+        )
+
+    def _command_status(self) -> int | None:
+        if self._command is None:
+            return None
+        if self._command.poll() is None:
+            self._progress(f"waiting for '{self._command.argv[0]}' to end")
+        return self._command.wait()
+
+    # ---- recordings, one or several ----------------------------------------------
+
+    def _rotate(self) -> None:
+        began = now()
+        writer = RecordingWriter(
+            self._series.next(),
+            force=self._request.force,
+            meta={**self._meta, "started": began, "rotation": self._series.part},
+        )
+        before = self._pump.swap(writer, began["monotonic_ns"])
+        self._writer = writer
+        self._finish_part(before)
+        self._series.drop_old()
+
+    def _finish_part(self, writer: RecordingWriter) -> None:
+        self._count(writer)
+        writer.finish(self._last_meta())
+
+    def _abandon(self, failure: RecordingError) -> None:
+        """Say in the recording why it ends, if that can still be written."""
+        self._count(self._writer)
+        with contextlib.suppress(RecordingError):
+            self._writer.update_meta(**self._last_meta(), end_reason=failure.message)
+        self._writer.close()
+
+    def _count(self, writer: RecordingWriter) -> None:
+        for table, count in writer.rows.items():
+            self._rows[table] += count
+
+    def _last_meta(self) -> dict[str, Any]:
+        lost = self._tracer.losses()
+        since = {cause: lost[cause] - self._lost_before[cause] for cause in lost}
+        self._lost_before = lost
+        return {
+            "ended": now(),
+            "lost": since,
+            "symbols": symbols_of(self._pump.addresses),
+            "cgroups": {str(number): path for number, path in self._processes.cgroups.items()},
+        }
