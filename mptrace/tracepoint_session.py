@@ -153,6 +153,16 @@ def read_formats() -> tuple[dict[str, Format], dict[str, str]]:
     return formats, gaps
 
 
+def reasons() -> dict[int, str]:
+    """This kernel's reasons to migrate, number -> name; raises HostError as `read_formats`."""
+    return _kernel(*read_formats()).reason_names
+
+
+def of_processes(scope: Scope, tgids: tuple[int, ...]) -> Scope:
+    """The scope, for these processes and what they fork."""
+    return replace(scope, kind="pids", tgids=tgids)
+
+
 def _probe(name: str, layout: Format) -> Probe:
     point = next(point for point in POINTS if point.name == name)
     return Probe(name, layout.event_id, record_bytes(layout.raw_bytes), point.frequent)
