@@ -94,7 +94,6 @@ def record(request: Request, progress: Progress) -> Result:
     with contextlib.ExitStack() as stack:
         formats, gaps = read_formats()
         kernel = _kernel(formats, gaps)
-        progress("tracepoints only: " + ", ".join(sorted(formats)))
         events = PerfEvents([_probe(name, layout) for name, layout in formats.items()])
         stack.callback(events.close)
         meta = first_meta(kernel, read_host_facts(), now(), request.scope.kind)
@@ -151,16 +150,6 @@ def read_formats() -> tuple[dict[str, Format], dict[str, str]]:
                 gaps.setdefault(name, f"there is no {partner}")
                 formats.pop(name, None)
     return formats, gaps
-
-
-def reasons() -> dict[int, str]:
-    """This kernel's reasons to migrate, number -> name; raises HostError as `read_formats`."""
-    return _kernel(*read_formats()).reason_names
-
-
-def of_processes(scope: Scope, tgids: tuple[int, ...]) -> Scope:
-    """The scope, for these processes and what they fork."""
-    return replace(scope, kind="pids", tgids=tgids)
 
 
 def _probe(name: str, layout: Format) -> Probe:
@@ -234,7 +223,7 @@ class _Session:
             with signals:
                 self._events.enable()
                 self._request.on_ready()
-                self._progress("recording by tracepoints")
+                self._progress("tracing by tracepoints alone: Ctrl-C ends it")
                 for _ in self._rounds(signals):
                     self._take()
                 self._last_round()
