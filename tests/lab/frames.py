@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""In a guest: pages are moved in many ways under `mptrace record --tier tracepoints`.
+
+Tells what this program knows itself: page frames from /proc/self/pagemap before and
+after, /proc/vmstat, and the kernel's tracepoint as a tracefs instance of its own has it.
+Usage: frames.py DIRECTORY; the answer is JSON on stdout.
+"""
+
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import re
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mover import Mover, locate, vmstat
+from tracing import recorder
+
+PAGE = mmap.PAGESIZE
+HUGE = 2 << 20
+MOVE_PAGES, MBIND = 279, 237
+MOVE, MOVE_ALL = 2, 4
+MPOL_BIND = 2
+#: Prime, as everywhere.
+BASE, SHARED, BOUND, FOREIGN, PINNED = 509, 23, 101, 211, 5
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def frames(addresses: list[int]) -> list[int]:
+    """Page frame of each address, 0 where none is present."""
+    found = []
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
+        for address in addresses:
+            pagemap.seek(address // PAGE * 8)
+            (word,) = struct.unpack("<Q", pagemap.read(8))
+            found.append(word & (1 << 55) - 1 if word >> 63 else 0)
+    return found
+
+
+def nodes(addresses: list[int]) -> list[int]:
+    """Node of each address."""
+    array = (ctypes.c_uint64 * len(addresses))(*addresses)
+    raw = locate(0, ctypes.addressof(array), len(addresses))
+    return list(struct.unpack(f"<{len(addresses)}i", raw))
+
+
+def told(addresses: list[int], action: Any) -> dict[str, Any]:
+    """What is known of pages around an action."""
+    before, from_nodes = frames(addresses), nodes(addresses)
+    since, counted = time.monotonic_ns(), vmstat()
+    result = action()
+    grown = {name: value - counted[name] for name, value in vmstat().items()}
+    return {
+        "addresses": addresses,
+        "before": before,
+        "after": frames(addresses),
+        "from": from_nodes,
+        "to": nodes(addresses),
+        "since_ns": since,
+        "until_ns": time.monotonic_ns(),
+        "vmstat": grown,
+        "result": result,
+        "pid": os.getpid(),
+    }
+
+
+def move(addresses: list[int], nid: int, flags: int = MOVE) -> int:
+    """move_pages(2) of this process's pages; its return value."""
+    count = len(addresses)
+    status = (ctypes.c_int * count)(*[-99] * count)
+    return int(
+        _libc.syscall(
+            ctypes.c_long(MOVE_PAGES),
+            0,
+            ctypes.c_ulong(count),
+            (ctypes.c_uint64 * count)(*addresses),
+            (ctypes.c_int * count)(*[nid] * count),
+            status,
+            flags,
+        )
+    )
+
+
+def pages(base: int, count: int, step: int = PAGE) -> list[int]:
+    """Addresses of pages one after the other."""
+    return list(range(base, base + count * step, step))
+
+
+@contextlib.contextmanager
+def counted_by_the_kernel(into: dict[str, Any]) -> Iterator[None]:
+    """Each mm_migrate_pages while inside, as a tracefs instance of its own prints it."""
+    instance = Path("/sys/kernel/tracing/instances/frames")
+    instance.mkdir()
+    try:
+        (instance / "trace_clock").write_text("mono")
+        (instance / "buffer_size_kb").write_text("4096")
+        event = instance / "events/migrate/mm_migrate_pages/enable"
+        into["since_ns"] = time.monotonic_ns()
+        event.write_text("1")
+        try:
+            yield
+        finally:
+            event.write_text("0")
+            into["until_ns"] = time.monotonic_ns()
+            into["migrations"] = [
+                [match["comm"], int(match["tid"]), int(match["ok"]), int(match["bad"]),
+                 match["mode"], match["reason"]]
+                for match in _LINE.finditer((instance / "trace").read_text())
+            ]  # fmt: skip
+    finally:
+        instance.rmdir()
+
+
+_LINE = re.compile(
+    r"^\s*(?P<comm>\S.*?)-(?P<tid>\d+)\s+\[.*mm_migrate_pages: nr_succeeded=(?P<ok>\d+)"
+    r" nr_failed=(?P<bad>\d+).*mode=(?P<mode>\w+) reason=(?P<reason>\w+)",
+    re.MULTILINE,
+)
+
+
+def base_pages(mover: Mover) -> dict[str, Any]:
+    """4 KiB pages, five of them pinned by a pipe."""
+    addresses = pages(mover.do_map("4k", [[BASE, 0]])["base"], BASE)
+    mover.do_pin(addresses[7 :: BASE // PINNED][:PINNED])
+    done = told(addresses, lambda: move(addresses, 1))
+    mover.do_unpin()
+    return done
+
+
+def huge_pages(mover: Mover) -> dict[str, Any]:
+    """THPs mapped by a PMD, by their first address."""
+    base = mover.do_map("thp", [[2048, 0]])["base"]
+    assert mover.do_huge(base, 4 * HUGE)["bytes"] == 4 * HUGE
+    addresses = pages(base, 4, HUGE)
+    return told(addresses, lambda: move(addresses, 1))
+
+
+def large_by_ptes(mover: Mover) -> dict[str, Any]:
+    """A THP of which one page has another protection: mapped by 512 entries."""
+    base = mover.do_map("thp", [[512, 0]])["base"]
+    _libc.mprotect(ctypes.c_void_p(base + 17 * PAGE), ctypes.c_size_t(PAGE), 1)
+    every = pages(base, 512)
+    return told(every, lambda: move(every[:1], 1))
+
+
+def gigantic(mover: Mover) -> dict[str, Any]:
+    """hugetlb pages."""
+    for nid in (0, 1):
+        pool = Path(f"/sys/devices/system/node/node{nid}/hugepages/hugepages-2048kB/nr_hugepages")
+        pool.write_text("4")
+    addresses = pages(mover.do_map("hugetlb", [[1024, 0]])["base"], 2, HUGE)
+    return told(addresses, lambda: move(addresses, 1))
+
+
+def no_access(mover: Mover) -> dict[str, Any]:
+    """Pages behind PROT_NONE: their entries have inverted bits."""
+    base = mover.do_map("4k", [[SHARED, 0]])["base"]
+    _libc.mprotect(ctypes.c_void_p(base), ctypes.c_size_t(SHARED * PAGE), 0)
+    addresses = pages(base, SHARED)
+    return told(addresses, lambda: move(addresses, 1))
+
+
+def shared_pages(mover: Mover) -> dict[str, Any]:
+    """Shared memory that children map, too, at the same addresses."""
+    addresses = pages(mover.do_map("shmem", [[SHARED, 0]])["base"], SHARED)
+    inside, outside = os.pipe()
+    ready, say = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(outside)
+        for address in addresses:
+            ctypes.string_at(address, 1)
+        os.write(say, b"r")
+        os.read(inside, 1)
+        os._exit(0)
+    os.close(inside)
+    os.read(ready, 1)
+    done = told(addresses, lambda: move(addresses, 1, MOVE_ALL))
+    os.close(outside)
+    os.waitpid(child, 0)
+    return done
+
+
+def bound_pages(mover: Mover) -> dict[str, Any]:
+    """mbind(2) with MPOL_MF_MOVE."""
+    base = mover.do_map("4k", [[BOUND, 0]])["base"]
+    mask = ctypes.c_ulong(2)
+
+    def bind() -> int:
+        return int(
+            _libc.syscall(
+                ctypes.c_long(MBIND), ctypes.c_ulong(base), ctypes.c_ulong(BOUND * PAGE),
+                MPOL_BIND, ctypes.byref(mask), ctypes.c_ulong(64), MOVE,
+            )
+        )  # fmt: skip
+
+    return told(pages(base, BOUND), bind)
+
+
+def by_another(mover: Mover) -> dict[str, Any]:
+    """numactl's migratepages moves this process; it is gone soon after."""
+    addresses = pages(mover.do_map("4k", [[FOREIGN, 0]])["base"], FOREIGN)
+
+    def act() -> int:
+        with subprocess.Popen(["migratepages", str(os.getpid()), "0", "1"]) as program:
+            program.wait()
+        return program.pid
+
+    return told(addresses, act)
+
+
+def compaction(_mover: Mover) -> dict[str, Any]:
+    """The whole memory compacted, after holes were made in it."""
+    maps = [
+        mmap.mmap(-1, 16 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(2003)
+    ]
+    for each in maps:
+        each[:] = b"x" * len(each)
+    for each in maps[::2]:
+        each.close()
+    held = [ctypes.addressof(ctypes.c_char.from_buffer(each)) for each in maps[1::2]]
+    addresses = [page for address in held for page in pages(address, 16)]
+
+    def act() -> int:
+        return Path("/proc/sys/vm/compact_memory").write_text("1")
+
+    return told(addresses, act)
+
+
+CASES = (
+    base_pages,
+    huge_pages,
+    large_by_ptes,
+    gigantic,
+    no_access,
+    shared_pages,
+    bound_pages,
+    by_another,
+    compaction,
+)
+
+
+def main() -> None:
+    """Every case under one recorder."""
+    directory = Path(sys.argv[1])
+    mover = Mover()
+    kernel: dict[str, Any] = {}
+    counts = vmstat()
+    with (
+        recorder(directory / "frames.data", "--tier", "tracepoints"),
+        counted_by_the_kernel(kernel),
+    ):
+        counts = vmstat()
+        cases = {case.__name__: case(mover) for case in CASES}
+        grown = {name: value - counts[name] for name, value in vmstat().items()}
+    print(json.dumps({"cases": cases, "kernel": kernel, "vmstat": grown}))
+
+
+if __name__ == "__main__":
+    main()
