@@ -19,8 +19,9 @@ from mptrace.stat_counts import (
 VIEWS = ("reason", "process")
 #: Lines after which the heading is printed again: one screen's.
 _HEADING_EVERY = 20
-_WIDTH = 80
-#: A wait's column in the heading of reasons; see docs/stat.md.
+#: What 80 columns leave for the reason of a process.
+_WHY = 12
+# docs/stat.md says what the columns are.
 _REASON_HEADING = (
     f"{'time':8} {'reason':<15} {'migr':>7} {'moved/s':>8} {'failed':>7} {'spent':>7}"
     f" {'99%<':>7} {'waits':>6} {'waited':>7}"
@@ -128,7 +129,7 @@ def _line(group: Group, view: str, seconds: float | None, *, stamp: str) -> str:
         f"{short_ns(group.wait_ns) if group.waits else '-':>7}",
         _why(group),
     ]
-    return " ".join(cells)[:_WIDTH].rstrip()
+    return " ".join(cells).rstrip()
 
 
 def _command(group: Group) -> str:
@@ -141,8 +142,8 @@ def _why(group: Group) -> str:
     """The reason of most of a process's pages, and how many more there are."""
     if not group.reasons:
         return ""
-    more = len(group.reasons) - 1
-    return group.reasons[0][0] + (f" +{more}" if more else "")
+    more = f" +{len(group.reasons) - 1}" if len(group.reasons) > 1 else ""
+    return group.reasons[0][0][: _WHY - len(more)] + more
 
 
 def _notes(interval: Interval) -> list[str]:
@@ -181,14 +182,14 @@ def short(number: float, width: int) -> str:
 
 
 def short_ns(ns: float) -> str:
-    """A time in at most 7 characters: 870ns, 12.3us, 1.23ms, 45.6s, 12345s."""
+    """A time in at most 7 characters: 870ns, 12.3us, 1.23ms, 45.6s, 12345s, 23.4d."""
     if ns < 1000:
         return f"{ns:.0f}ns"
     for unit in ("us", "ms", "s"):
         ns /= 1000
         if ns < 999.5:
             return f"{ns:.3g}{unit}"
-    return f"{ns:.0f}s"
+    return f"{ns:.0f}s" if ns < 99_999.5 else f"{ns / 86_400:.0f}d"
 
 
 def _seconds(seconds: float) -> str:

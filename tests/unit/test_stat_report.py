@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `mptrace stat` and `mptrace top` print, from counts made by hand."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from stat_rows import MIGRATION, REASONS, WAIT, busy, entry, interval, table
+
+from mptrace.report_stat import VIEWS, Lines, next_sort, short, short_ns, to_json, top_lines
+from mptrace.stat_counts import LOST_CAUSES, SORTS
+
+GOLDEN = Path(__file__).parent / "golden"
+UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_stat_report.py -k golden"
+LOST = {**dict.fromkeys(LOST_CAUSES, 0), "row_map_full": 17}
+
+
+def text(view: str) -> str:
+    """Two intervals, the second without anything, and a total."""
+    lines = Lines(view, REASONS)
+    return "\n".join(
+        [
+            lines.interval(interval(busy(), lost=LOST), "01:02:03"),
+            lines.interval(interval(busy()[:0]), "01:02:05"),
+            lines.total(
+                interval(busy(), unfinished={"migrations": 1, "waits": 0}, kernel_pages=(6833, 28))
+            ),
+            "",
+        ]
+    )
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_golden_text(view: str) -> None:
+    """The text of each view, in 80 columns."""
+    made = text(view)
+    golden = GOLDEN / f"stat_{view}.txt"
+    if os.environ.get("MPTRACE_UPDATE_GOLDEN"):
+        golden.write_text(made)
+    assert made == golden.read_text(), f"if it is meant: {UPDATE}"
+    assert max(map(len, made.splitlines())) <= 80
+
+
+def test_numbers_however_large_keep_to_80_columns() -> None:
+    """Counts and times of years on a large host neither push columns nor lose their size."""
+    huge = 10**15 + 7
+    values = {"count": huge, "succeeded": huge, "failed": huge, "time_ns": 9 * 10**17, "slot": 39}
+    rows = table(
+        entry(MIGRATION, 5, 4194304, "a" * 15, flags=1, **values),
+        entry(WAIT, 5, 4194304, "a" * 15, count=huge, time_ns=9 * 10**17, slot=39),
+    )
+    for view in VIEWS:
+        lines = Lines(view, REASONS).interval(interval(rows), "01:02:03").splitlines()
+        assert max(map(len, lines)) <= 80
+        assert "1e+03T" not in lines[-1]
+        assert "1P" in lines[-1]
+
+
+def test_the_heading_comes_again_after_a_screen() -> None:
+    """Once at first, and again after 20 lines."""
+    lines = Lines("reason", REASONS)
+    headings = [
+        number
+        for number in range(50)
+        if lines.interval(interval(busy()[:0]), "01:02:03").startswith("time")
+    ]
+    assert headings == [0, 20, 40]
+
+
+def test_a_name_cannot_write_to_the_terminal() -> None:
+    """Control characters of a process's name, which anybody may set, are not printed."""
+    rows = table(entry(MIGRATION, 3, 7, "a\x1b[2Jb", count=1, succeeded=1, time_ns=1, slot=0))
+    made = Lines("process", REASONS).interval(interval(rows), "01:02:03")
+    assert "a?[2Jb" in made
+    assert "\x1b" not in made
+
+
+def test_json_has_units_and_adds_up() -> None:
+    """The values of groups sum to the total's; rates are of the interval's length."""
+    for view, key in (("reason", "reasons"), ("process", "processes")):
+        value = json.loads(
+            json.dumps(to_json(interval(busy(), lost=LOST), REASONS, "interval", view))
+        )
+        assert value["type"] == "interval"
+        assert value["seconds"] == 2
+        assert value["lost"] == LOST
+        everything = value["total"]
+        assert (everything["moved_pages"], everything["moved_pages_per_s"]) == (6832, 3416)
+        for name in ("migrations", "moved_pages", "failed_pages", "time_ns", "waits", "wait_ns"):
+            assert sum(group[name] for group in value[key]) == everything[name]
+        assert everything["wait_histogram_ns"] == [[1 << 19, 125]]
+    postgres = value["processes"][-1]
+    assert (postgres["tgid"], postgres["comm"], postgres["kernel_thread"]) == (
+        901,
+        "postgres",
+        False,
+    )
+    assert postgres["reasons"] == [
+        {"reason": "numa_misplaced", "moved_pages": 4, "migrations": 4},
+        {"reason": "compaction", "moved_pages": 0, "migrations": 1},
+    ]
+
+
+def test_json_of_a_total_has_the_kernels_own_counts() -> None:
+    """null where they were not compared, as with -p."""
+    value = to_json(interval(busy(), kernel_pages=(6833, 28)), REASONS, "total", "reason")
+    assert (value["vmstat_moved_pages"], value["vmstat_failed_pages"]) == (6833, 28)
+    value = to_json(interval(busy()), REASONS, "total", "reason")
+    assert value["vmstat_moved_pages"] is None
+
+
+def test_top_sorts_and_fits() -> None:
+    """The first process by the sort comes first; never more lines or columns than there are."""
+    lines = top_lines(interval(busy()), REASONS, "stalls", (24, 80), "01:02:03")
+    assert "sorted by stalls" in lines[0]
+    processes = [line.split()[1] for line in lines[lines.index("") + 2 :]]
+    assert processes == ["postgres", "mover", "[kcompactd0]"]
+    for height, width in ((24, 80), (10, 40), (1, 5)):
+        lines = top_lines(interval(busy(), lost=LOST), REASONS, "time", (height, width), "01:02:03")
+        assert len(lines) <= height
+        assert max(map(len, lines)) <= width
+
+
+def test_top_says_how_many_it_does_not_show() -> None:
+    """Processes beyond the screen are counted in its last line."""
+    rows = table(
+        *(
+            entry(MIGRATION, 3, 100 + n, f"p{n}", count=1, succeeded=n, time_ns=1, slot=0)
+            for n in range(1, 48)
+        )
+    )
+    lines = top_lines(interval(rows), REASONS, "pages", (24, 80), "01:02:03")
+    assert len(lines) == 24
+    shown = sum("syscall" in line for line in lines[lines.index("") :])
+    assert lines[-1].strip() == f"and {47 - shown} processes more"
+
+
+def test_s_goes_through_all_sorts() -> None:
+    """Each comes once before the first comes again."""
+    names = ["pages"]
+    while (following := next_sort(names[-1])) != "pages":
+        names.append(following)
+    assert names == list(SORTS)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(0, "0"), (99999, "99999"), (999_999, "1M"), (123_456, "123k"), (10**15, "1P")],
+)
+def test_short_counts(number: int, expected: str) -> None:
+    """A count as it is where it fits five characters, else three digits and a suffix."""
+    assert short(number, 5) == expected
+
+
+@pytest.mark.parametrize(
+    ("ns", "expected"),
+    [(0, "0ns"), (999, "999ns"), (1000, "1us"), (999_600, "1ms"), (3.6e12, "3600s")],
+)
+def test_short_times(ns: float, expected: str) -> None:
+    """A time with three significant digits and its unit."""
+    assert short_ns(ns) == expected
