@@ -79,6 +79,7 @@ ROW = np.dtype(
         ("written", "i1"),  # WRITTEN, UNTOUCHED, CANT_TELL
         ("has_status", "u1"),  # 1: the column `status` is status_after, 0: null
         ("unread", "u1"),  # READ_* bits
+        ("unread_before", "u1"),  # READ_STATUS: status_before could not be read
         ("outcome", "u1"),  # index into OUTCOMES
         ("entry_reason", "u1"),  # index into ENTRY_REASONS
         ("witnesses", "u1"),  # index into WITNESSES
@@ -143,6 +144,7 @@ def _judge(
     rows["status_expected"] = replay.expected
     rows["written"] = replay.written
     rows["unread"] = entries.unread
+    rows["unread_before"] = entries.unread_before
     rows["outcome"] = replay.outcome
     rows["entry_reason"] = replay.reason
     rows["expected_nid"] = replay.final

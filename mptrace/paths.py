@@ -24,7 +24,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Path:
-    """One way to migrate_pages(): ``label`` in at most 26 characters, ``source`` its caller."""
+    """One way to migrate_pages(): ``label`` in at most 24 characters, ``source`` its caller."""
 
     key: str
     label: str
@@ -58,7 +58,7 @@ PATHS = (
     ),
     Path(
         "migrate_pages_or_cpuset",
-        "migrate_pages(2) or cpuset",
+        "migrate_pages or cpuset",
         "migrate_pages(2), or a change of cpuset.mems: not told apart here",
         _DO_MIGRATE,
     ),
@@ -134,7 +134,7 @@ PATHS = (
     ),
     Path(
         "soft_offline_kernel",
-        "soft offline by the kernel",
+        "soft offline by kernel",
         "corrected memory errors were reported for the page",
         _OFFLINE,
     ),

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from mptrace.budget import cost_curve, within
 from mptrace.correlate import ENTRY_REASONS, Correlation, correlate
 from mptrace.folio_times import FolioTimes
 from mptrace.initiators import Processes
+from mptrace.misled import misled_of
 from mptrace.places import Mappings
 from mptrace.profile_callers import callers_of
 from mptrace.profile_calls import (
@@ -29,6 +31,7 @@ from mptrace.profile_paths import paths_of
 from mptrace.profile_phases import phases_of
 from mptrace.records import OUTCOMES
 from mptrace.refusals import Fates, fates
+from mptrace.stalls import stalls_of
 from mptrace.sums import Numbers, Table, count_codes, distribution, span, without
 
 __all__ = ["SCHEMA_VERSION", "distribution", "is_clean", "profile"]
@@ -43,6 +46,7 @@ def profile(
     *,
     missing_parts: Sequence[str] = (),
     correlation: Correlation | None = None,
+    budget_ns: int | None = None,
 ) -> Numbers:
     """Compute the numbers of a report.
 
@@ -50,6 +54,7 @@ def profile(
     :param meta: its meta.json.
     :param missing_parts: parts of the recording that are gone.
     :param correlation: of these tables, when it is there already.
+    :param budget_ns: adds the largest batches whose measured p99 stays below it.
     """
     found = correlation or correlate(tables, meta)
     rows = found.rows
@@ -63,6 +68,7 @@ def profile(
     call_ns = span(closed, "enter_ns", "exit_ns")
     fate = fates(tables, meta)
     processes = Processes(tables, meta)
+    curves = cost_curve(tables, meta, fate)
     return {
         "schema_version": SCHEMA_VERSION,
         "tool_version": meta.get("tool_version", ""),
@@ -81,6 +87,8 @@ def profile(
         "scope": meta.get("scope"),
         "filters": dict(meta.get("filters") or {}),
         "tier": meta.get("tier"),
+        "tier_reason": meta.get("tier_reason") or "",
+        "end_reason": meta.get("end_reason") or "",
         "unseen": list(meta.get("unseen") or ()),
         "rotation": meta.get("rotation"),
         "coverage": list(meta.get("coverage") or ()),
@@ -93,6 +101,10 @@ def profile(
         "paths": paths_of(tables, meta, fate, processes),
         "folios_without_migration": _strays(fate),
         "callers": callers_of(tables, found, processes),
+        "misled": misled_of(tables, meta, found, processes),
+        "stalls": stalls_of(tables, meta, fate, processes),
+        "cost_curve": curves,
+        "budget": None if budget_ns is None else within(curves, budget_ns),
         "entries": entries_of(closed, rows, found.beyond_bound),
         "outcomes": outcomes,
         "entry_reasons": without(count_codes(rows["entry_reason"], ENTRY_REASONS), ""),
@@ -146,7 +158,7 @@ def _migrations(migrations: Table, folios: Table, meta: Mapping[str, Any]) -> Nu
                 "name": str(names.get(str(int(reason)), f"reason {int(reason)}")),
                 "count": int(group.size),
                 "failed": int((group["rc"] != 0).sum()),
-                "time_ns": span(group, "enter_ns", "exit_ns"),
+                "time_ns": span(group[group["enter_ns"] != 0], "enter_ns", "exit_ns"),
                 "folios": int(theirs.sum()),
                 "moved_pages": int(folios["nr_pages"][done].astype(np.int64).sum()),
             }

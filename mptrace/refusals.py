@@ -75,7 +75,7 @@ def fates(tables: Tables, meta: Mapping[str, Any]) -> Fates:
     folios, migrations = tables["folios"], tables["migrations"]
     row = np.flatnonzero(folios["migration_id"] != 0)
     some = folios[row]
-    migration = _rows_of(migrations["migration_id"], some["migration_id"])
+    migration = rows_of_ids(migrations["migration_id"], some["migration_id"])
     move_rc = some["move_rc"].astype(np.int64)
     outcome, cause = fates_of(move_rc, some["end"], some["flags"])
     if meta.get("tier") == TRACEPOINTS:
@@ -147,7 +147,7 @@ def split_heads(folios: Table) -> Bools:
     return found
 
 
-def _rows_of(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:
+def rows_of_ids(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:
     """Row of each wanted id, -1 where it is not there."""
     if not ids.size:
         return np.full(wanted.size, -1, np.int64)

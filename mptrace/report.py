@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The numbers of a profile as text of at most 80 columns.  Returns, never prints."""
 
-from mptrace import report_calls, report_head, report_time
+from mptrace import report_calls, report_head, report_paths, report_stalls, report_time
 from mptrace.report_text import WIDTH, Numbers
 
 __all__ = ["WIDTH", "render"]
@@ -12,14 +12,23 @@ def render(profile: Numbers, *, histogram: bool = False) -> str:
 
     :param histogram: add a power-of-two histogram of each phase and of the blackout.
     """
-    sections = [
-        report_head.head(profile),
-        report_head.coverage(profile),
-        report_calls.counts(profile),
-        report_calls.agreement(profile),
-        report_time.time(profile),
-        report_time.movement(profile),
-        report_calls.failures(profile),
+    sections = [report_head.head(profile), report_head.coverage(profile)]
+    if profile["calls"]["count"] or profile["entries"]["asked"]:
+        sections += [
+            report_calls.counts(profile),
+            report_calls.agreement(profile),
+            report_paths.callers(profile),
+            report_paths.misled(profile),
+            report_time.time(profile),
+            report_time.movement(profile),
+            report_calls.failures(profile),
+        ]
+    else:
+        sections.append(["calls      no calls"])
+    sections += [
+        report_paths.paths(profile),
+        report_stalls.stalls(profile),
+        report_stalls.budget(profile),
     ]
     if histogram:
         sections.append(report_time.histograms(profile))

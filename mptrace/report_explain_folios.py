@@ -74,7 +74,7 @@ def _block(block: FolioBlock) -> list[str]:
 
 def _title(block: FolioBlock) -> str:
     one = block.first
-    name = "a page that nobody maps" if one.address is None else hex(one.address)
+    name = "a page (no address seen)" if one.address is None else hex(one.address)
     where = f"folio {one.folio}"
     if one.owner_tgid:
         where += f", of {one.owner_comm or 'process'} ({one.owner_tgid})"

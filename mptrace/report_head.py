@@ -33,11 +33,62 @@ def head(profile: Numbers) -> list[str]:
     else:
         lines += item("times", "not emulated, no hypervisor")
     lines += item("started", _when(profile["started"]))
+    lines += _scope(profile)
     for state in _state_of_recording(profile):
         lines += item("recording", state)
     lines += item("lost", _lost(profile))
     lines += item("tracing", _cost(profile["cost"]))
     return lines
+
+
+def _scope(profile: Numbers) -> list[str]:
+    """Whose migrations were recorded, which of them, and what could not be seen."""
+    lines = []
+    if profile["scope"]:
+        lines += item("traced", _whose(profile["scope"]))
+    filters = _filters(profile["filters"])
+    if filters:
+        lines += item("filters", f"{'; '.join(filters)}: what does not fit was not recorded")
+    if profile["rotation"]:
+        rotation = profile["rotation"]
+        lines += item("part", f"{rotation.get('number')} of {rotation.get('of')}")
+    if profile["tier"] == "tracepoints":
+        why = f": {profile['tier_reason']}" if profile["tier_reason"] else ""
+        lines += item("tier", f"tracepoints only, no probes in the kernel's functions{why}")
+    label = "not seen"
+    for sentence in profile["unseen"]:
+        lines += item(label, str(sentence))
+        label = ""
+    return lines
+
+
+def _whose(scope: Numbers) -> str:
+    kind = scope.get("kind")
+    if kind == "pids":
+        return "processes " + ", ".join(str(pid) for pid in scope.get("pids") or ())
+    if kind == "user":
+        return f"processes of user {scope.get('uid')}"
+    if kind == "cgroup":
+        return f"processes of cgroup {scope.get('cgroup')}"
+    if kind == "command":
+        status = scope.get("exit_status")
+        ended = "" if status is None else f" (exit status {status})"
+        return " ".join(str(word) for word in scope.get("command") or ()) + ended
+    return "every process and kernel thread" if kind == "all" else str(kind)
+
+
+def _filters(filters: Numbers) -> list[str]:
+    found = []
+    if filters.get("reasons"):
+        found.append("reasons " + ", ".join(str(name) for name in filters["reasons"]))
+    for key, words in (("from", "from node"), ("to", "to node")):
+        if filters.get(key):
+            found.append(f"{words} " + ", ".join(str(nid) for nid in filters[key]))
+    if filters.get("min_ns"):
+        found.append(f"at least {format_ns(filters['min_ns'])}")
+    if filters.get("failed"):
+        found.append("failed only")
+    return found
 
 
 def _cpus(cpus: Sequence[int] | None) -> str:
@@ -55,6 +106,8 @@ def _when(started: Numbers | None) -> str:
 
 def _state_of_recording(profile: Numbers) -> list[str]:
     states = []
+    if profile["end_reason"]:
+        states.append(f"ended before the session did: {profile['end_reason']}")
     if profile["interrupted"]:
         states.append("interrupted: what was seen until then")
     if not profile["complete"]:

@@ -79,3 +79,18 @@ def quantiles(numbers: Numbers) -> list[str]:
 
 def ns_text(value: int | None) -> str:
     return "" if value is None else format_ns(value)
+
+
+def process_name(comm: str, tgid: int | None, width: int = 0) -> str:
+    """``comm/tgid`` of a process, the name cut where that is wider than ``width`` (0: never)."""
+    if tgid is None:
+        return comm
+    number = f"/{tgid}"
+    if width and len(comm) + len(number) > width:
+        comm = clip(comm, max(width - len(number), 1))
+    return f"{comm or '?'}{number}"
+
+
+def many(count: int, what: str, plural: str = "") -> str:
+    """A count with its noun: ``1 page``, ``2 pages``."""
+    return f"{format_count(count)} {what if count == 1 else plural or what + 's'}"

@@ -171,7 +171,7 @@ class Rows:
                 known,
             ),
             "before_nid": (rows["before_nid"], location),
-            "status_before": (rows["status_before"], known),
+            "status_before": (rows["status_before"], rows["unread_before"] == 0),
             "status_after": (rows["status_after"], known),
             "status_expected": (rows["status_expected"], rows["written"] == WRITTEN),
             "folio": (rows["folio"], rows["folio"] >= 0),

@@ -7,6 +7,8 @@ from mptrace.errors import UsageError
 
 _SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_TIME_UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s)", re.IGNORECASE)
 _RANGE = re.compile(r"(?:0x)?([0-9a-f]+)-(?:0x)?([0-9a-f]+)", re.IGNORECASE)
 
 
@@ -39,6 +41,18 @@ def parse_range(text: str) -> tuple[int, int]:
     if end > 1 << 64:
         raise UsageError(f"'{text}' lies beyond 64-bit addresses")
     return start, end
+
+
+def parse_ns(text: str) -> int:
+    """Return the nanoseconds that ``text`` names: ``20ms``, ``500us``, ``1.5 s``, ``250ns``.
+
+    Raises :class:`UsageError` for anything else, a bare number and zero, too.
+    """
+    match = _TIME.fullmatch(text.strip())
+    found = round(float(match[1]) * _TIME_UNITS[match[2].lower()]) if match else 0
+    if not found:
+        raise UsageError(f"'{text}' is not a time", "write a number with ns, us, ms or s: 20ms")
+    return found
 
 
 def format_bytes(count: float) -> str:

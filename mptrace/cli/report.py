@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mptrace.cli.types import TIME
 from mptrace.errors import EXIT_OK, EXIT_STRICT
 
 #: Where `mptrace run` leaves its recording, and the others look for one.
@@ -18,25 +19,45 @@ DEFAULT_RECORDING = "mptrace.data"
 @click.option(
     "--strict", is_flag=True, help="Leave with status 3 if anything was lost or is unknown."
 )
+@click.option(
+    "--budget",
+    "budget_ns",
+    type=TIME,
+    help="Name the largest batch whose measured p99 stays below TIME, such as 20ms.",
+)
 @click.argument("recording", type=click.Path(path_type=Path), default=DEFAULT_RECORDING)
-def command(as_json: bool, histogram: bool, strict: bool, recording: Path) -> None:
+def command(
+    as_json: bool, histogram: bool, strict: bool, budget_ns: int | None, recording: Path
+) -> None:
     """Print the report of RECORDING (mptrace.data), without root, on any machine.
 
     Says what became of each page, from the kernel's events; what the status
-    array and the location say about it; where the time went; and why pages
-    stayed.
+    array and the location say about it; where the time went; why pages stayed;
+    who migrated by which path, and which threads had to wait for it.
     """
-    raise SystemExit(print_report(recording, as_json=as_json, histogram=histogram, strict=strict))
+    status = print_report(
+        recording, as_json=as_json, histogram=histogram, strict=strict, budget_ns=budget_ns
+    )
+    raise SystemExit(status)
 
 
-def print_report(recording: Path, *, as_json: bool, histogram: bool, strict: bool) -> int:
+def print_report(
+    recording: Path,
+    *,
+    as_json: bool,
+    histogram: bool,
+    strict: bool,
+    budget_ns: int | None = None,
+) -> int:
     """Print the report of a recording; return the exit status."""
     from mptrace.profile import is_clean, profile
     from mptrace.recording import Recording
     from mptrace.report import render
 
     data = Recording.open(recording)
-    numbers = profile(data.tables(), data.meta, missing_parts=data.missing_parts)
+    numbers = profile(
+        data.tables(), data.meta, missing_parts=data.missing_parts, budget_ns=budget_ns
+    )
     if as_json:
         click.echo(json.dumps(numbers, indent=2))
     else:

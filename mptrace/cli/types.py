@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mptrace.units import parse_size
+from mptrace.units import parse_ns, parse_size
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -35,6 +35,11 @@ class _Parsed(_ParamType):
 class _Size(_Parsed):
     def parse(self, text: str) -> int:
         return parse_size(text)
+
+
+class _Time(_Parsed):
+    def parse(self, text: str) -> int:
+        return parse_ns(text)
 
 
 class _Nids(_Parsed):
@@ -79,6 +84,7 @@ class _Fraction(_Parsed):
 
 
 SIZE = _Size("SIZE", "a size such as 64K, 8M or 1G")
+TIME = _Time("TIME", "a time such as 500us, 20ms or 1s")
 NIDS = _Nids("NID,...", "a list of node numbers such as 1 or 1,2")
 RANGE = _Range("START-END", "a range of hexadecimal addresses such as 7f0000000000-7f0000010000")
 FRACTION = _Fraction("FRACTION", "a fraction between 0 and 1")

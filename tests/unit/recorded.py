@@ -8,7 +8,7 @@ import numpy as np
 from simulated_kernel import PAGE, Kernel
 
 from mptrace.recording import RecordingWriter
-from mptrace.records import MIGRATION
+from mptrace.records import MIGRATION, MIGRATION_KTHREAD, SYSCALL_NONE
 
 BASE = 0x7F0000000000 // PAGE
 
@@ -102,6 +102,8 @@ def tables() -> dict[str, np.ndarray[Any, Any]]:
     folios["light_last_ns"][moved] = folios["start_ns"][moved] + 90
     strange = np.zeros(1, MIGRATION)
     strange["migration_id"], strange["enter_ns"], strange["exit_ns"] = 999, 10, 5010
+    strange["tgid"], strange["comm"], strange["flags"] = 31, b"kcompactd0", MIGRATION_KTHREAD
+    strange["syscall"], strange["mode"] = SYSCALL_NONE, 1
     result["migrations"] = np.concatenate([migrations, strange])
     return result
 

@@ -29,6 +29,7 @@ from mptrace.records import (
     LOOKUP_NONE,
     MIGRATION,
     MOVE_NOT_TRIED,
+    NOT_COUNTED,
     OBSTACLE,
     READ_STATUS,
     SEEN_PTE,
@@ -463,6 +464,11 @@ class _Call:
             lookups_before=self.lookups,
             dst_nid=node,
             reason=3,
+            tgid=self.tid,
+            comm=b"mover",
+            syscall=279,
+            succeeded=NOT_COUNTED,
+            failed=NOT_COUNTED,
         )
         return rc
 
@@ -477,6 +483,8 @@ class _Call:
             nodes_ptr=1,
             ret=ret,
             tid=self.tid,
+            tgid=self.tid,
+            comm=b"mover",
             flags=self.flags,
             n_lookups=self.lookups,
             n_migrations=self.migrations,

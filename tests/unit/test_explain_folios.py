@@ -172,7 +172,7 @@ def test_what_is_not_known_is_said() -> None:
     found = explainer(others)
     (one,) = found.each(found.select())
     text = explanation(one)
-    assert "a page that nobody maps (folio 0) stayed, on node 0" in text
+    assert "a page (no address seen) (folio 0) stayed, on node 0" in text
     assert "unknown: the record of its migration was lost" in text
     assert one.as_dict()["migration"] is None
     wide = explainer(story())

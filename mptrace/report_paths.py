@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who migrated by which path, and who called move_pages(2), as text.  Pure."""
+
+from collections.abc import Iterator
+
+from mptrace.report_text import (
+    Numbers,
+    clip,
+    item,
+    many,
+    ns_text,
+    process_name,
+    short,
+    table,
+    wrapped,
+)
+from mptrace.units import format_count, format_ns
+
+#: Rows of a table, and names in one line, that a report shows; JSON has all.
+MOST_ROWS = 15
+_MOST_NAMED = 4
+_PATH, _BY, _CALLER = 24, 17, 17
+
+
+def paths(profile: Numbers) -> list[str]:
+    """One row for each path and initiator, and what is to be said of it."""
+    rows = profile["paths"]
+    if not _is_of_others(profile):
+        return []
+    lines = table(
+        [
+            [
+                clip(row["label"], _PATH),
+                _by(row, _BY),
+                short(row["migrations"]),
+                short(row["pages"]["moved"]),
+                short(row["pages"]["failed"]),
+                format_ns(row["time_ns"]),
+            ]
+            for row in rows[:MOST_ROWS]
+        ],
+        ["path", "by", "count", "moved", "stayed", "time"],
+        ("left", "left", *["right"] * 4),
+    )
+    for row in rows[:MOST_ROWS]:
+        lines += _wrapped_details(row)
+    rest = rows[MOST_ROWS:]
+    if rest:
+        count = format_count(sum(row["migrations"] for row in rest))
+        lines += wrapped("  ", f"and {len(rest)} more rows of {count} migrations: --json")
+    strays = profile["folios_without_migration"]
+    if strays["folios"]:
+        lines += wrapped(
+            "  ",
+            f"{many(strays['folios'], 'folio')} ({many(strays['pages'], 'page')}) of migrations "
+            "whose records are missing: in no row",
+        )
+    if any(row["failures"] for row in rows):
+        lines += wrapped("  ", "each page that stayed, with its evidence: mptrace explain")
+    return lines
+
+
+def _is_of_others(profile: Numbers) -> bool:
+    strange = any(row["path"] != "move_pages" for row in profile["paths"])
+    return bool(profile["paths"]) and (strange or profile["scope"] is not None)
+
+
+def _by(row: Numbers, width: int = 0) -> str:
+    return process_name(row["initiator"]["comm"], row["initiator"]["tgid"], width)
+
+
+def _wrapped_details(row: Numbers) -> list[str]:
+    head = f"{row['label']} by {_by(row)}: "
+    lines = wrapped("  ", head + "; ".join(_details(row)), hang="    ")
+    difference = row["difference"]
+    if difference is not None and any(difference.values()):
+        counted = row["kernel_counted"]
+        lines += wrapped(
+            "    ",
+            f"the kernel counted {format_count(counted['moved_pages'])} moved and "
+            f"{format_count(counted['failed_pages'])} failed: the folios' records have "
+            f"{difference['moved_pages']:+,} and {difference['failed_pages']:+,}",
+        )
+    for failure in row["failures"][:_MOST_NAMED]:
+        verb = "unknown" if failure["outcome"] == "unknown" else "stayed"
+        lines += wrapped(
+            "    ",
+            f"{many(failure['pages'], 'page')} {verb}: {failure['cause']}: {failure['meaning']}",
+        )
+    more = row["failures"][_MOST_NAMED:]
+    if more:
+        pages = format_count(sum(failure["pages"] for failure in more))
+        lines += wrapped("    ", f"and {len(more)} more causes of {pages} pages")
+    return lines
+
+
+def _details(row: Numbers) -> Iterator[str]:
+    who = row["initiator"]
+    if who["kernel_thread"]:
+        yield "a kernel thread"
+    if who["process"] != who["comm"]:
+        yield f"of {who['process']}"
+    if who["threads"] > 1:
+        yield f"{who['threads']} threads"
+    if who["cgroup"]:
+        yield f"cgroup {who['cgroup']}"
+    yield ", ".join(row["modes"])
+    calls = [f"{name} {format_count(n)}" for name, n in row["syscalls"].items()]
+    if row["path"] not in ("move_pages", "migrate_pages", "mbind") and set(row["syscalls"]) - {
+        "none",
+        "unknown",
+    }:
+        yield "in " + ", ".join(calls[:_MOST_NAMED])
+    if row["failed_migrations"]:
+        yield f"{format_count(row['failed_migrations'])} of {row['migrations']:,} failed"
+    if row["matrix"]:
+        yield "nodes " + ", ".join(
+            f"{cell['from']}->{cell['to']} {format_count(cell['pages'])}"
+            for cell in sorted(row["matrix"], key=lambda cell: -int(cell["pages"]))[:_MOST_NAMED]
+        )
+    if any(owner["tgid"] for owner in row["owners"]):
+        yield "pages of " + ", ".join(_owner(owner) for owner in row["owners"][:_MOST_NAMED])
+    blackout = row["blackout"]
+    if blackout["folios"]:
+        quantiles = (f"{name} {ns_text(blackout[name])}" for name in ("p50", "p99", "max"))
+        yield f"blackout {', '.join(quantiles)}"
+
+
+def _owner(owner: Numbers) -> str:
+    pages = format_count(owner["moved_pages"] + owner["failed_pages"] + owner["unknown_pages"])
+    if owner["tgid"] == 0:
+        return f"no process seen {pages}"
+    return f"{process_name(owner['comm'], owner['tgid'])} {pages}"
+
+
+def callers(profile: Numbers) -> list[str]:
+    """Who called move_pages(2) and what came back; of a run of our own it is known."""
+    rows = profile["callers"]
+    if not rows or (profile["scope"] is None and len(rows) < 2):
+        return []
+    lines = table(
+        [
+            [
+                process_name(row["comm"], row["tgid"], _CALLER),
+                short(row["calls"]),
+                short(row["entries"]),
+                short(row["returned_zero"]),
+                short(row["returned_positive"]),
+                short(sum(row["errors"].values())),
+                short(row["told"]["untouched"]),
+            ]
+            for row in rows[:MOST_ROWS]
+        ],
+        ["caller", "calls", "entries", "ret 0", "ret > 0", "error", "untouched"],
+        ("left", *["right"] * 6),
+    )
+    for row in rows[:MOST_ROWS]:
+        others = [each for each in row["targets"] if each["tgid"] not in (0, row["tgid"])]
+        if others:
+            named = ", ".join(
+                f"{process_name(each['comm'], each['tgid'])} {format_count(each['calls'])}"
+                for each in others[:_MOST_NAMED]
+            )
+            name = process_name(row["comm"], row["tgid"])
+            lines += wrapped("  ", f"{name} moved pages of {named} (calls)", hang="    ")
+    if len(rows) > MOST_ROWS:
+        lines += wrapped("  ", f"and {len(rows) - MOST_ROWS} more callers: --json")
+    return lines
+
+
+def misled(profile: Numbers) -> list[str]:
+    """Callers that may take an untouched status for a node."""
+    lines: list[str] = []
+    for row in profile["misled"][:MOST_ROWS]:
+        for text in _misled(row):
+            lines += item("" if lines else "misled?", text)
+    if len(profile["misled"]) > MOST_ROWS:
+        lines += item("", f"and {len(profile['misled']) - MOST_ROWS} more callers: --json")
+    if lines:
+        advice = "fill the array with an impossible value before, and query (nodes = NULL) after"
+        lines += item("", f"-> {advice}")
+    return lines
+
+
+def _misled(row: Numbers) -> Iterator[str]:
+    name = process_name(row["comm"], row["tgid"])
+    example = row["example"]
+    if example is not None:
+        none = row["calls_returned_zero"]
+        yield (
+            f"{name}: {many(row['calls'], 'call')} returned a count"
+            + (f" ({format_count(none)} of them 0)" if none else "")
+            + f" and left {many(row['pages'], 'status', 'statuses')} untouched that read like a "
+            f"node; {format_count(row['stayed_pages'])} of these pages did not move. E.g. "
+            f"{example['address'] or 'an address not read'} (call {example['call']}, entry "
+            f"{example['entry']}): reads as node {example['reads_as_node']}, "
+            f"{example['outcome'].replace('_', ' ')}"
+        )
+    if row["unknown_pages"]:
+        yield (
+            f"{name}: unknown for {many(row['unknown_pages'], 'entry', 'entries')}: what the "
+            "status held before, or whether the kernel wrote it, could not be told"
+        )
