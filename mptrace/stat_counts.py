@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-#: Causes of loss in the order of LOST_* in bpf/stat.c, with what they mean.
+#: Causes of loss, with what they mean; the first are those of LOST_* in bpf/stat.c, in order.
 LOST_CAUSES = {
     "row_map_full": "migrations and waits of '(others)', for want of room (--max-rows)",
     "thread_map_full": "migrations without their time, too many threads at once",
@@ -19,7 +19,10 @@ LOST_CAUSES = {
     "wait_map_full": "waits not counted, too many threads at once",
     "wait_end_missed": "waits not counted, their end was not seen",
     "handler_skipped": "migrations or waits not counted, the kernel skipped our handler",
+    "event_ring_full": "migrations not counted, or without time: events were lost",
 }
+#: Of these the program counts so many.
+PROGRAM_CAUSES = 5
 
 SLOTS = 40  # powers of two of nanoseconds; the last has all above
 REASONS = 16

@@ -27,10 +27,9 @@ from mptrace.stat_plan import (
     stat_offsets,
     stat_tracepoints,
 )
+from mptrace.stat_tracepoints import StatTracepoints
 from mptrace.stat_tracer import StatTracer
 
-#: The kernel's rows are looked at this often at least, lest they become too many.
-POLL_SECONDS = 1.0
 #: After the gate has closed: for handlers that were under way.
 _SETTLE_SECONDS = 0.01
 _MAX_PLANS = 4
@@ -41,11 +40,15 @@ _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 class Sampler:
     """Counts from its beginning as a context to `finish`.
 
-    Raises HostError where this host can't count migrations in the kernel,
-    TargetError and UsageError for a ``pids`` that is no process.
+    ``tier`` "auto" counts by tracepoints alone where BPF can't be had.  Raises
+    HostError where this host can't count migrations, TargetError and UsageError
+    for a ``pids`` that is no process.
     """
 
-    def __init__(self, pids: Collection[int], bounds: StatBounds, progress: Progress) -> None:
+    def __init__(
+        self, pids: Collection[int], bounds: StatBounds, progress: Progress, tier: str = "auto"
+    ) -> None:
+        self._wanted_tier = tier
         self._pids = tuple(dict.fromkeys(pids))
         self._bounds = bounds
         self._progress = progress
@@ -54,10 +57,10 @@ class Sampler:
         self._last: Counts = np.zeros(0, COUNTS)
         self._finished: Counts | None = None
         self._unfinished: dict[str, int] = {}
-        #: Reasons by number, what can't be seen here, the kernel's release.
+        #: Reasons by number, what can't be seen here, and whether by "bpf" or "tracepoints".
         self.reasons: Mapping[int, str] = {}
         self.unseen: tuple[str, ...] = ()
-        self.release = ""
+        self.tier = ""
 
     def __enter__(self) -> Self:
         check_privileges()
@@ -66,16 +69,13 @@ class Sampler:
         facts = read_kernel_facts(
             stat_functions(), stat_offsets(), tracepoints=stat_tracepoints(), variables=()
         )
-        self.reasons = facts.migrate_reasons
-        self.release = facts.release
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_pidfds)
             for pid in self._pids:
                 self._pidfds.add(_watched(pid))
-            self._progress("compiling and attaching the probes")
-            self._tracer = _open(facts, self._bounds)
+            self._tracer = self._open(facts)
             stack.callback(self._tracer.close)
-            self.unseen = self._tracer.plan.unseen()
+            self.unseen = self._tracer.unseen()
             self._tracer.choose(self._pids)
             self._kernel_before = _kernel_pages()
             self._tracer.open_gate()
@@ -91,6 +91,27 @@ class Sampler:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def _open(self, facts: KernelFacts) -> StatTracer | StatTracepoints:
+        self.reasons = facts.migrate_reasons
+        if self._wanted_tier != "tracepoints":
+            try:
+                self._progress("compiling and attaching the probes")
+                self.tier = "bpf"
+                return _open(facts, self._bounds)
+            except HostError:
+                if self._wanted_tier == "bpf":
+                    raise
+                self._progress("no BPF here ('mptrace doctor' says why): tracepoints alone count")
+        self.tier = "tracepoints"
+        tracer = StatTracepoints(self._bounds)
+        self.reasons = self.reasons or tracer.reasons
+        return tracer
+
+    @property
+    def poll_seconds(self) -> float:
+        """`poll` is to be called at least this often."""
+        return self._tracer.poll_seconds
 
     def _close_pidfds(self) -> None:
         while self._pidfds:
@@ -108,7 +129,7 @@ class Sampler:
         return not self._pidfds
 
     def poll(self) -> None:
-        """Keep the kernel's rows few; at least every `POLL_SECONDS`."""
+        """Take what has come, lest it becomes too much."""
         if self._finished is None:
             self._tracer.read()
 
@@ -240,7 +261,7 @@ def intervals(
             # what was missed is not made up for
             tick += max(1, -(-(now - tick + 1) // step)) * step
             continue
-        wake = min(t for t in (tick, end, now + round(POLL_SECONDS * 1e9)) if t is not None)
+        wake = min(t for t in (tick, end, now + round(sampler.poll_seconds * 1e9)) if t is not None)
         ending.wait((wake - now) / 1e9, sampler)
         sampler.poll()
     sampler.finish()

@@ -11,6 +11,7 @@ from mptrace.stat_counts import (
     COUNTS,
     KEY,
     LOST_CAUSES,
+    PROGRAM_CAUSES,
     ROW,
     Counts,
     combined,
@@ -32,6 +33,9 @@ class StatTracer(Program):
     counts in any more, are added up here and deleted in the kernel.
     """
 
+    #: Seconds after which the kernel's rows must be looked at again, lest they become too many.
+    poll_seconds = 1.0
+
     def __init__(self, plan: StatPlan, release: str) -> None:
         super().__init__("stat.c", plan.phases, plan.defines, release)
         self.plan = plan
@@ -41,6 +45,10 @@ class StatTracer(Program):
         self._filtered = False
         self._is_open = False
         self._skipped_before = 0
+
+    def unseen(self) -> tuple[str, ...]:
+        """What can't be counted here, a sentence each."""
+        return self.plan.unseen()
 
     def choose(self, tgids: Collection[int]) -> None:
         """Count what these processes do, not all; to be called before the gate opens."""
@@ -97,9 +105,12 @@ class StatTracer(Program):
     def losses(self) -> dict[str, int]:
         """Count per cause of `LOST_CAUSES`, zeros included."""
         table = self._bpf["lost"]
-        causes = list(LOST_CAUSES)
-        counted = {c: int(sum(table[table.Key(i)])) for i, c in enumerate(causes[:-1])}
-        return {**counted, causes[-1]: self._skipped() - self._skipped_before}
+        causes = list(LOST_CAUSES)[:PROGRAM_CAUSES]
+        return {
+            **dict.fromkeys(LOST_CAUSES, 0),
+            **{cause: int(sum(table[table.Key(i)])) for i, cause in enumerate(causes)},
+            "handler_skipped": self._skipped() - self._skipped_before,
+        }
 
     def _skipped(self) -> int:
         """Runs of our handlers that the kernel left out (`recursion_misses`, since 5.12)."""

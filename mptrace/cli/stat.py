@@ -20,6 +20,15 @@ def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     return value
 
 
+TIER = click.option(
+    "--tier",
+    type=click.Choice(("auto", "bpf", "tracepoints")),
+    default="auto",
+    show_default=True,
+    help="Count by BPF, or by tracepoints alone where the kernel refuses it.",
+)
+
+
 @click.command(name="stat", context_settings={"max_content_width": 80})
 @click.argument("interval", type=float, required=False, callback=seconds)
 @click.argument("count", type=click.IntRange(1), required=False)
@@ -43,6 +52,7 @@ def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     show_default=True,
     help="Room in the kernel, for a reason and a process each.",
 )
+@TIER
 def command(
     interval: float | None,
     count: int | None,
@@ -51,6 +61,7 @@ def command(
     view: str,
     as_json: bool,
     max_rows: int,
+    tier: str,
 ) -> None:
     """Count migrations, pages, time, failures and stalls, of all or some processes.
 
@@ -66,7 +77,10 @@ def command(
     from mptrace.stat_session import Ending, Sampler, clock, intervals
 
     # signals from the start: what is being attached is taken down in order
-    with Ending() as ending, Sampler(pids, StatBounds(max_rows=max_rows), _progress) as sampler:
+    with (
+        Ending() as ending,
+        Sampler(pids, StatBounds(max_rows=max_rows), _progress, tier) as sampler,
+    ):
         for sentence in sampler.unseen:
             _progress(sentence)
         if not as_json:
@@ -82,6 +96,7 @@ def command(
         everything = sampler.total()
         if as_json:
             value = to_json(everything, sampler.reasons, "total", view)
+            value["tier"] = sampler.tier
             value["unseen"] = list(sampler.unseen)
             value["interrupted"] = ending.interrupted
             click.echo(json.dumps(value))

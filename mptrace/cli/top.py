@@ -5,7 +5,7 @@ import time
 
 import click
 
-from mptrace.cli.stat import seconds
+from mptrace.cli.stat import TIER, seconds
 from mptrace.errors import EXIT_INTERRUPTED
 from mptrace.report_stat import next_sort, render_total, top_lines
 from mptrace.stat_counts import SORTS, Interval
@@ -24,7 +24,10 @@ def _progress(message: str) -> None:
 @click.option(
     "--sort", type=click.Choice(list(SORTS)), default="pages", show_default=True, help="What first."
 )
-def command(interval: float, pids: tuple[int, ...], duration: float | None, sort: str) -> None:
+@TIER
+def command(
+    interval: float, pids: tuple[int, ...], duration: float | None, sort: str, tier: str
+) -> None:
     """Show who migrates pages, why and at what cost, every INTERVAL seconds (2).
 
     The counts are those of 'mptrace stat'. Keys: s sorts by pages, time,
@@ -32,10 +35,10 @@ def command(interval: float, pids: tuple[int, ...], duration: float | None, sort
     """
     from mptrace import stat_screen
     from mptrace.stat_plan import StatBounds
-    from mptrace.stat_session import POLL_SECONDS, Ending, Sampler, clock
+    from mptrace.stat_session import Ending, Sampler, clock
 
     stat_screen.check()
-    with Ending() as ending, Sampler(pids, StatBounds(), _progress) as sampler:
+    with Ending() as ending, Sampler(pids, StatBounds(), _progress, tier) as sampler:
         quit_asked = False
         with stat_screen.opened() as screen:
             shown: Interval | None = None
@@ -54,7 +57,7 @@ def command(interval: float, pids: tuple[int, ...], duration: float | None, sort
                     shown = sampler.sample()
                     tick = now + round(interval * 1e9)
                 elif not keys:
-                    wake = min(t for t in (tick, end, now + round(POLL_SECONDS * 1e9)) if t)
+                    wake = min(t for t in (tick, end, now + round(sampler.poll_seconds * 1e9)) if t)
                     ending.wait((wake - now) / 1e9, sampler, screen.fd)
                     sampler.poll()
                     continue
