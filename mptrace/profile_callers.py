@@ -44,13 +44,13 @@ def callers_of(
     entries_of = members(of_call[rows["call"]], first.size)
     callers = []
     for number, at in enumerate(first.tolist()):
-        mine, entries = calls[of_group[number]], rows[entries_of[number]]
+        mine, entries = calls[of_group[number]], entries_of[number]
         closed = mine[mine["exit_ns"] != 0]
         ret = closed["ret"]
         time = (closed["exit_ns"] - closed["enter_ns"]).astype(np.int64)
         tgid = int(calls["tgid"][at])
-        told = entries["has_status"] != 0
-        status = entries["status_after"][told]
+        told = rows["has_status"][entries] != 0
+        status = rows["status_after"][entries][told]
         targets, counts = np.unique(mine["target_tgid"], return_counts=True)
         callers.append(
             {
@@ -65,11 +65,11 @@ def callers_of(
                 "returned_positive": int((ret > 0).sum()),
                 "errors": _errors(ret[ret < 0]),
                 "entries": int(mine["nr_pages"].sum()),
-                "outcomes": nonzero(count_codes(entries["outcome"], OUTCOMES)),
+                "outcomes": nonzero(count_codes(rows["outcome"][entries], OUTCOMES)),
                 "told": {
                     "node": int((status >= 0).sum()),
                     "errors": _errors(status[status < 0]),
-                    "untouched": int((entries["written"] == UNTOUCHED).sum()),
+                    "untouched": int((rows["written"][entries] == UNTOUCHED).sum()),
                 },
                 "targets": [
                     {"tgid": int(target), "comm": processes.comm(int(target)), "calls": int(count)}

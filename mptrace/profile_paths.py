@@ -91,7 +91,7 @@ def _of_migrations(mine: Table, meta: Mapping[str, Any]) -> Numbers:
     machine = str((meta.get("kernel") or {}).get("machine") or "x86_64")
     counted = (mine["succeeded"] != NOT_COUNTED) & (mine["failed"] != NOT_COUNTED)
     bad = (mine["rc"] != 0) | (counted & (mine["failed"] != 0))
-    closed = mine[mine["exit_ns"] != 0]
+    closed = mine[(mine["enter_ns"] != 0) & (mine["exit_ns"] != 0)]
     syscalls: dict[str, int] = {}
     pairs = mine["syscall"].astype(np.int64) * 4 + (mine["flags"] & MIGRATION_COMPAT)
     for pair, count in _counted(pairs):
@@ -116,7 +116,10 @@ def _of_migrations(mine: Table, meta: Mapping[str, Any]) -> Numbers:
 
 
 def _of_folios(mine: Table, folios: Table, part: Fates, processes: Processes) -> Numbers:
-    records = folios[part.row]
+    # column by column: whole rows of a million folios would be copied
+    def column(name: str) -> npt.NDArray[Any]:
+        return folios[name][part.row]
+
     moved, failed = part.outcome == MOVED, part.outcome == FAILED
     unknown = part.outcome == UNKNOWN
 
@@ -127,15 +130,15 @@ def _of_folios(mine: Table, folios: Table, part: Fates, processes: Processes) ->
         name: sums(mask)
         for name, mask in (("moved", moved), ("failed", failed), ("unknown", unknown))
     }
-    dark = records["n_dark"] > 0
-    blackout = records["blackout_ns"].astype(np.int64)
+    dark = column("n_dark") > 0
+    blackout = column("blackout_ns").astype(np.int64)
     whole = dark & (blackout >= 0)
     return {
         "folios": {"seen": int(part.row.size), **{name: n for name, (n, _) in counts.items()}},
         "pages": {name: pages for name, (_, pages) in counts.items()},
         "difference": _difference(mine, counts["moved"][1], counts["failed"][1]),
-        "matrix": _matrix(records[moved], part.pages[moved]),
-        "owners": _owners(records, part, processes),
+        "matrix": _matrix(column("src_nid")[moved], column("dst_nid")[moved], part.pages[moved]),
+        "owners": _owners(column("owner_tgid"), part, processes),
         "blackout": {
             "unit": "folio",
             "folios": int(whole.sum()),
@@ -143,7 +146,7 @@ def _of_folios(mine: Table, folios: Table, part: Fates, processes: Processes) ->
             "total_ns": int(blackout[whole].sum()),
             **distribution(blackout[whole]),
         },
-        "failures": _failures(records, part),
+        "failures": _failures(folios, part),
     }
 
 
@@ -157,9 +160,10 @@ def _difference(mine: Table, moved: int, failed: int) -> Numbers | None:
     }
 
 
-def _matrix(records: Table, pages: Ints) -> list[Numbers]:
-    source, target = records["src_nid"].astype(np.int64), records["dst_nid"].astype(np.int64)
-    pairs, place = ranks((source << 16) + (target & 0xFFFF))
+def _matrix(
+    source: npt.NDArray[np.int16], target: npt.NDArray[np.int16], pages: Ints
+) -> list[Numbers]:
+    pairs, place = ranks((source.astype(np.int64) << 16) + (target.astype(np.int64) & 0xFFFF))
     sums = np.bincount(place, weights=pages, minlength=pairs.size)
     return [
         {"from": int(pair >> 16), "to": int(np.int16(pair & 0xFFFF)), "pages": int(count)}
@@ -167,9 +171,9 @@ def _matrix(records: Table, pages: Ints) -> list[Numbers]:
     ]
 
 
-def _owners(records: Table, part: Fates, processes: Processes) -> list[Numbers]:
+def _owners(owners: npt.NDArray[np.uint32], part: Fates, processes: Processes) -> list[Numbers]:
     """Processes whose pages they were; tgid 0: mapped by none, or by one that was not seen."""
-    tgids, place = ranks(records["owner_tgid"].astype(np.int64))
+    tgids, place = ranks(owners.astype(np.int64))
     columns = [
         np.bincount(place, weights=part.pages * (part.outcome == code), minlength=tgids.size)
         for code in (MOVED, FAILED, UNKNOWN)
@@ -197,7 +201,7 @@ def _owners(records: Table, part: Fates, processes: Processes) -> list[Numbers]:
     return found
 
 
-def _failures(records: Table, part: Fates) -> list[Numbers]:
+def _failures(folios: Table, part: Fates) -> list[Numbers]:
     """Folios that stayed, and those unknown, by cause; most pages first."""
     where = np.flatnonzero(part.outcome != MOVED)
     codes, place = ranks(part.cause[where].astype(np.int64) * 2 + (part.outcome[where] == UNKNOWN))
@@ -205,7 +209,7 @@ def _failures(records: Table, part: Fates) -> list[Numbers]:
     for number, code in enumerate(codes.tolist()):
         members = where[place == number]
         cause = cause_of(cause_name(code >> 1))
-        example = records[members[0]]
+        example = folios[part.row[members[0]]]
         groups.append(
             {
                 "outcome": "unknown" if code & 1 else "failed",

@@ -74,20 +74,19 @@ def fates(tables: Tables, meta: Mapping[str, Any]) -> Fates:
     """
     folios, migrations = tables["folios"], tables["migrations"]
     row = np.flatnonzero(folios["migration_id"] != 0)
-    some = folios[row]
-    migration = rows_of_ids(migrations["migration_id"], some["migration_id"])
-    move_rc = some["move_rc"].astype(np.int64)
-    outcome, cause = fates_of(move_rc, some["end"], some["flags"])
+    migration = rows_of_ids(migrations["migration_id"], folios["migration_id"][row])
+    move_rc, end = folios["move_rc"][row].astype(np.int64), folios["end"][row]
+    outcome, cause = fates_of(move_rc, end, folios["flags"][row])
     if meta.get("tier") == TRACEPOINTS:
         # A migration entry was set and removed: the page frame says whether it moved.
-        back = (move_rc != 0) & (some["light_last_ns"] != 0) & (some["end"] != END_OPEN)
+        back = (move_rc != 0) & (folios["light_last_ns"][row] != 0) & (end != END_OPEN)
         outcome[back] = FAILED
         cause[back] = diagnose.cause_code("no_coverage")
     elif _lacks_coverage(meta):
         outcome[:] = UNKNOWN
         cause[:] = diagnose.cause_code("no_coverage")
-    is_split = split_heads(some)
-    pages = np.where(is_split, 1, some["nr_pages"].astype(np.int64))
+    is_split = split_heads(folios, row)
+    pages = np.where(is_split, 1, folios["nr_pages"][row].astype(np.int64))
     failed = np.flatnonzero((outcome == FAILED) & (cause == 0))
     if failed.size:
         cause[failed] = _causes(tables, meta, row[failed], migration[failed])
@@ -130,17 +129,20 @@ def _causes(
     return cause
 
 
-def split_heads(folios: Table) -> Bools:
-    """Whether each large folio was split in its migration: a page of it has its own record."""
-    found = np.zeros(folios.size, np.bool_)
-    large = folios["nr_pages"] > 1
+def split_heads(folios: Table, row: Ints) -> Bools:
+    """Whether each large folio of these rows was split: a page of it has its own record.
+
+    In the same migration, that is.
+    """
+    found = np.zeros(row.size, np.bool_)
+    pages = folios["nr_pages"][row].astype(np.uint64)
+    large = pages > 1
     if not large.any():
         return found
-    _, migration = ranks(folios["migration_id"])
-    key = pair_ids(migration, folios["src"])
-    order = np.argsort(key, kind="stable")
+    src = folios["src"][row]
+    _, migration = ranks(folios["migration_id"][row])
+    order = np.argsort(pair_ids(migration, src), kind="stable")
     here, after = order[:-1], order[1:]
-    src, pages = folios["src"], folios["nr_pages"].astype(np.uint64)
     behind = src[after] - src[here]
     inside = (behind > 0) & (behind < pages[here] * np.uint64(STRUCT_PAGE_BYTES))
     found[here] = large[here] & inside & (migration[here] == migration[after])

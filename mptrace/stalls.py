@@ -199,8 +199,9 @@ class _View:
 
     def by_initiator(self) -> list[Numbers]:
         numbers, place = ranks(self.who.number)
+        folios = self._folios_of_holders(place, numbers.size)
         initiators = []
-        for rows in members(place, numbers.size):
+        for rows, held in zip(members(place, numbers.size), folios, strict=True):
             victims, which = ranks(self.waits["tgid"][rows].astype(np.int64))
             named = []
             for number, group in enumerate(members(which, victims.size)):
@@ -220,15 +221,19 @@ class _View:
                         for code, name in enumerate(MATCHES)
                     },
                     "victims": sorted(named, key=lambda each: -int(each["total_ns"])),
-                    "blackout": self._blackout_of_holders(rows),
+                    "blackout": _blackout(self.folios[self.found.row[held]]),
                 }
             )
         return sorted(initiators, key=lambda each: -int(each["total_ns"]))
 
-    def _blackout_of_holders(self, rows: Ints) -> Numbers:
-        held = np.unique(self.joined.migration[rows])
-        inside = np.isin(self.found.migration, held[held >= 0])
-        return _blackout(self.folios[self.found.row[inside]])
+    def _folios_of_holders(self, initiator: Ints, count: int) -> list[Ints]:
+        """Rows of the folios of the migrations that were waited for, by number of initiator."""
+        held = self.joined.migration
+        most = max(int(held.max(initial=-1)), int(self.found.migration.max(initial=-1))) + 1
+        of_migration = np.full(most + 1, -1, np.int64)  # the last one is that of none
+        of_migration[held[held >= 0]] = initiator[held >= 0]
+        of_migration[most] = -1
+        return members(of_migration[self.found.migration], count)
 
     def longest(
         self, mappings: Mappings, meta: Mapping[str, Any], migrations: Table
