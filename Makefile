@@ -8,13 +8,13 @@ digest = $(shell cat $(1) 2>/dev/null | sha256sum | cut -c1-12)
 packages := .setup/packages-$(call digest,scripts/apt-packages.txt scripts/install-packages)
 venv := .setup/venv-$(call digest,pyproject.toml Makefile)
 
-.PHONY: demo test setup lint unit labtest kernels clean
+.PHONY: demo test setup lint unit host labtest kernels clean
 
 demo: setup ## the main job: a real migration traced; leaves mptrace.data
 	@scripts/demo $(ARGS)
 
 test: setup lint kernels ## all checks; tests on all kernels of the lab
-	$(python) -m pytest -n 2 --dist loadgroup tests/unit tests/lab
+	$(python) -m pytest -n 2 --dist loadgroup tests/unit tests/host tests/lab
 
 setup: $(packages) $(venv)
 
@@ -25,6 +25,9 @@ lint: setup
 
 unit: setup ## tests that need no guest
 	$(python) -m pytest tests/unit
+
+host: setup ## tests of this machine's own kernel, as root
+	$(python) -m pytest tests/host
 
 labtest: setup ## tests in guests; KERNEL=6.12 for one kernel
 	$(if $(KERNEL),MPTRACE_LAB_KERNELS=$(KERNEL)) $(python) -m pytest -n 2 --dist loadgroup tests/lab

@@ -68,6 +68,11 @@ class Drained:
     losses: Table = field(default_factory=lambda: np.empty(0, LOSS))
     tasks: Table = field(default_factory=lambda: np.empty(0, TASK))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing."""
+        return not (self.samples or self.losses.size or self.tasks.size)
+
 
 class _Ring:
     """The ring of one event, mapped, read by one consumer."""
@@ -91,20 +96,41 @@ class _Ring:
         self.last_ns = 0
         #: Whether the next record would not have fitted when it was last taken.
         self.was_full = False
+        #: From when to when records were lost then.
+        self.full_ns = (0, 0)
 
     def take(self) -> Bytes:
         """A copy of everything that is there, and free its room."""
         head, tail = int(self._head[0]), int(self._tail[0])
-        self.was_full = self.size_bytes - (head - tail) < _LONGEST_RECORD
         if head == tail:
+            self.was_full = False
             return np.empty(0, np.uint8)
         first, last = tail % self.size_bytes, head % self.size_bytes
         if first < last:
             data = self._data[first:last].copy()
         else:
             data = np.concatenate([self._data[first:], self._data[:last]])
+        # it may have been filled while it was copied
+        self.was_full = self.size_bytes - (int(self._head[0]) - tail) < _LONGEST_RECORD
         self._tail[0] = head
         return data
+
+    def split(self, data: Bytes) -> tuple[list[Bytes], Table, Table]:
+        """Runs of samples, LOSS rows and TASK rows of what was taken.
+
+        A ring that was found full gets a loss of one, until now: how many records it had
+        no room for is told with the next one that it has, however late that comes.
+        """
+        began, full_ns = self.last_ns, self.full_ns
+        samples, losses, tasks, self.last_ns = split(data, began)
+        if full_ns[1] and losses.size and losses["from_ns"][0] == began:
+            losses["from_ns"][0], losses["to_ns"][0] = full_ns
+        self.full_ns = (0, 0)
+        if self.was_full:
+            self.full_ns = self.last_ns, time.monotonic_ns()
+            losses = np.concatenate([losses, np.array([(*self.full_ns, 1)], LOSS)])
+            self.last_ns = self.full_ns[1]
+        return samples, losses, tasks
 
     def close(self) -> None:
         """Unmap; the ring must not be used afterwards."""
@@ -153,23 +179,15 @@ class PerfEvents:
             fcntl.ioctl(fd, _IOC_DISABLE, 0)
 
     def drain(self) -> Drained:
-        """Take what is in the rings.
-
-        A ring that was found full gets a loss of one, from its last record until now: how
-        many records it had no room for is only told with the next one that it has.
-        """
+        """Take what is in the rings."""
         drained = Drained()
         losses, tasks = [drained.losses], [drained.tasks]
         for ring in self._rings:
             data = ring.take()
             if data.size:
-                samples, lost, found, ring.last_ns = split(data, ring.last_ns)
+                samples, lost, found = ring.split(data)
                 drained.samples += samples
                 losses.append(lost)
-                if ring.was_full:
-                    now = time.monotonic_ns()
-                    losses.append(np.array([(ring.last_ns, now, 1)], LOSS))
-                    ring.last_ns = now
                 tasks.append(found)
         drained.losses = np.concatenate(losses)
         drained.tasks = np.concatenate(tasks)

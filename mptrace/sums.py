@@ -44,6 +44,8 @@ def distribution(values: Ints) -> Numbers:
 
 
 def span(rows: Table, start: str, end: str) -> int:
+    # 0: not seen; of such a row nobody knows how long it took
+    rows = rows[(rows[start] != 0) & (rows[end] != 0)]
     return int((rows[end].astype(np.int64) - rows[start].astype(np.int64)).sum())
 
 

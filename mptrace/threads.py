@@ -5,21 +5,23 @@ Asked of /proc when a thread is met.  What the kernel tells of threads that come
 a name meanwhile (`perf_records.TASK`) names those that are gone before they are asked.
 """
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mptrace.perf_records import TASK, Table
-from mptrace.processes import Processes
+from mptrace.processes import Processes, cgroup_id
 
 _PF_KTHREAD = 0x200000
 # What /proc said of a thread is asked again after this time: it may have another name.
 _VALID_SECONDS = 1.0
-#: Bound of what is remembered, and of the tasks of which nobody asked.
+#: Bound of what is remembered.
 _MAX_KNOWN = 1 << 16
 
 
@@ -42,6 +44,7 @@ class Threads:
         #: Of processes met: uid and cgroup id.
         self.uids: dict[int, int] = {}
         self.cgroup_ids: dict[int, int] = {}
+        self._above: dict[str, frozenset[int]] = {}  # of a cgroup's path
 
     def note(self, tasks: Table) -> None:
         """Take in what the kernel said of threads that came and got a name, in order of time."""
@@ -52,9 +55,7 @@ class Threads:
                 self._known.pop(tid, None)
             elif comm := self._comms.get(int(row["parent_tid"])):
                 self._comms[tid] = comm
-        for known in (self._comms, self._known, self.uids, self.cgroup_ids):
-            for key in list(known)[: max(0, len(known) - _MAX_KNOWN)]:
-                del known[key]
+        _bound(self._comms, self._known, self.uids, self.cgroup_ids, self._above)
 
     def forget(self, tasks: Table) -> None:
         """Forget those that ended; after their last events were looked at."""
@@ -85,6 +86,19 @@ class Threads:
                 row["comm"] = self._comms.get(tgid, "").encode()
         return rows
 
+    def cgroups_of(self, tgid: int) -> frozenset[int]:
+        """Ids of a process's cgroup and those above it, when it was met."""
+        path = self._processes.cgroups.get(self.cgroup_ids.get(tgid, 0))
+        if path is None:
+            return frozenset()
+        if path not in self._above:
+            found = set()
+            for place in (path, *map(str, PurePosixPath(path).parents)):
+                with contextlib.suppress(FileNotFoundError):
+                    found.add(cgroup_id(place, self._root)[0])
+            self._above[path] = frozenset(found)
+        return self._above[path]
+
     def target(self, caller: int, pid: int) -> int:
         """Thread group of the process that a caller names by ``pid``, 0 where it can't be known.
 
@@ -111,6 +125,13 @@ class Threads:
             return "", False
         comm, _, rest = text.partition("(")[2].rpartition(")")
         return comm, bool(int(rest.split()[6]) & _PF_KTHREAD)
+
+
+def _bound(*dictionaries: dict[Any, Any]) -> None:
+    for known in dictionaries:
+        if len(known) > _MAX_KNOWN:
+            for key in list(known)[: len(known) - _MAX_KNOWN // 2]:
+                del known[key]
 
 
 def children(tasks: Table, tgids: set[int]) -> set[int]:

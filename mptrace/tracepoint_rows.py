@@ -100,6 +100,11 @@ class Assembler:
         self._arguments = np.concatenate([self._arguments, arguments[due]])
         return self._rows(sort_events(events), last=False)
 
+    @property
+    def waits(self) -> bool:
+        """Whether there are events that were not due yet."""
+        return bool(self._later.size or self._later_arguments.size)
+
     def finish(self) -> Rows:
         """Rows of everything that is left, ended or not (`exit_ns` 0)."""
         events, self._later = sort_events(self._later), np.empty(0, EVENT)

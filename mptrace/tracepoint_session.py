@@ -17,7 +17,7 @@ from mptrace.kernel import tracefs
 from mptrace.kernel.facts import read_host_facts
 from mptrace.kernel.page_nodes import read_node_ranges
 from mptrace.perf_events import PerfEvents, Probe, online_cpus
-from mptrace.perf_records import LOSS, record_bytes
+from mptrace.perf_records import record_bytes
 from mptrace.processes import Processes
 from mptrace.proved import Progress, now
 from mptrace.recording import RecordingWriter, check_new
@@ -213,7 +213,6 @@ class _Session:
         self._lost = {"perf_ring": 0, "held": 0}
         self._lost_before = dict(self._lost)
         self._outside = 0
-        self._drained_ns = 0
         self._rows = dict.fromkeys(writer.rows, 0)
 
     def run(self) -> Result:
@@ -260,6 +259,9 @@ class _Session:
         """Take what is in the rings, and record what has ended."""
         until_ns = time.monotonic_ns()
         drained = self._events.drain()
+        if drained.is_empty and not self._assembler.waits:
+            self._writer.tick()
+            return
         self._samples += sum(len(run) for run in drained.samples)
         told = int(drained.losses["count"].sum())
         self._lost["perf_ring"] += told
@@ -268,19 +270,12 @@ class _Session:
         self._chosen |= children(drained.tasks, self._chosen)
         self._keep(self._assembler.add(events, arguments, drained.losses, until_ns))
         self._threads.forget(drained.tasks)
-        self._drained_ns = until_ns
 
     def _last_round(self) -> None:
         self._events.disable()
         self._take()
         # The kernel counted every event, with room for it or without.
-        lost = sum(self._events.counts().values()) - self._samples
-        before = self._lost["perf_ring"]
-        self._lost["perf_ring"] = max(lost, 0)
-        if lost > 0 and not before:
-            loss = np.array([(self._drained_ns, time.monotonic_ns(), lost)], LOSS)
-            nothing = self._decoder.decode([])
-            self._keep(self._assembler.add(*nothing, loss, 0))
+        self._lost["perf_ring"] = sum(self._events.counts().values()) - self._samples
         self._keep(self._assembler.finish())
 
     def _keep(self, rows: Rows) -> None:
@@ -336,10 +331,7 @@ class _Session:
         if scope.kind == "user":
             return self._threads.uids.get(tgid) == scope.uid
         if scope.kind == "cgroup":
-            mine = self._processes.cgroups.get(self._threads.cgroup_ids.get(tgid, 0), "")
-            top = self._processes.cgroups.get(scope.cgroup_id)
-            own = self._threads.cgroup_ids.get(tgid) == scope.cgroup_id
-            return own or (top is not None and f"{mine}/".startswith(f"{top.rstrip('/')}/"))
+            return scope.cgroup_id in self._threads.cgroups_of(tgid)
         return tgid in self._chosen
 
     # ---- recordings, one or several ----------------------------------------------------

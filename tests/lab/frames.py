@@ -90,6 +90,22 @@ def move(addresses: list[int], nid: int, flags: int = MOVE) -> int:
     )
 
 
+def bind(base: int, count: int, nid: int) -> int:
+    """mbind(2) of pages with MPOL_MF_MOVE; its return value."""
+    mask = ctypes.c_ulong(1 << nid)
+    return int(
+        _libc.syscall(
+            ctypes.c_long(MBIND),
+            ctypes.c_ulong(base),
+            ctypes.c_ulong(count * PAGE),
+            MPOL_BIND,
+            ctypes.byref(mask),
+            ctypes.c_ulong(64),
+            MOVE,
+        )
+    )
+
+
 def pages(base: int, count: int, step: int = PAGE) -> list[int]:
     """Addresses of pages one after the other."""
     return list(range(base, base + count * step, step))
@@ -162,11 +178,10 @@ def gigantic(mover: Mover) -> dict[str, Any]:
 
 
 def no_access(mover: Mover) -> dict[str, Any]:
-    """Pages behind PROT_NONE: their entries have inverted bits."""
+    """Pages behind PROT_NONE, whose entries have inverted bits; by mbind(2)."""
     base = mover.do_map("4k", [[SHARED, 0]])["base"]
     _libc.mprotect(ctypes.c_void_p(base), ctypes.c_size_t(SHARED * PAGE), 0)
-    addresses = pages(base, SHARED)
-    return told(addresses, lambda: move(addresses, 1))
+    return told(pages(base, SHARED), lambda: bind(base, SHARED, 1))
 
 
 def shared_pages(mover: Mover) -> dict[str, Any]:
@@ -193,17 +208,7 @@ def shared_pages(mover: Mover) -> dict[str, Any]:
 def bound_pages(mover: Mover) -> dict[str, Any]:
     """mbind(2) with MPOL_MF_MOVE."""
     base = mover.do_map("4k", [[BOUND, 0]])["base"]
-    mask = ctypes.c_ulong(2)
-
-    def bind() -> int:
-        return int(
-            _libc.syscall(
-                ctypes.c_long(MBIND), ctypes.c_ulong(base), ctypes.c_ulong(BOUND * PAGE),
-                MPOL_BIND, ctypes.byref(mask), ctypes.c_ulong(64), MOVE,
-            )
-        )  # fmt: skip
-
-    return told(pages(base, BOUND), bind)
+    return told(pages(base, BOUND), lambda: bind(base, BOUND, 1))
 
 
 def by_another(mover: Mover) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from mptrace.cli import main
-from mptrace.lab.guest import Guest
+from mptrace.lab.guest import Completed, Guest
 from mptrace.recording import Recording
 from mptrace.records import END_DONE, END_PUTBACK, FOLIO_PMD
 
@@ -30,7 +30,6 @@ CALLS = {
     "huge_pages": 512,
     "large_by_ptes": 512,
     "gigantic": 512,
-    "no_access": 1,
     "shared_pages": 1,
 }
 _SEEN: dict[str, tuple[dict[str, Any], Recording]] = {}
@@ -125,7 +124,7 @@ def test_kinds_of_folios(seen: tuple[dict[str, Any], Recording]) -> None:
     (large,) = rows["large_by_ptes"]
     assert (large["flags"] & FOLIO_PMD, large["n_remap"]) == (0, 512)
     assert set(rows["shared_pages"]["n_maps"]) == {2}
-    assert set(rows["no_access"]["n_maps"]) == {1}
+    assert set(rows["base_pages"]["n_maps"] // rows["base_pages"]["n_dark"]) == {1}
 
 
 def test_calls_have_what_they_were_given_and_returned(
@@ -153,12 +152,12 @@ def test_other_paths(seen: tuple[dict[str, Any], Recording]) -> None:
     told, recording = seen
     migrations, folios = recording.table("migrations"), recording.table("folios")
     cases = told["cases"]
-    for name, syscall in (("bound_pages", 237), ("by_another", 256)):
+    for name, syscall in (("bound_pages", 237), ("no_access", 237), ("by_another", 256)):
         case = cases[name]
         mine = during(migrations, case, "enter_ns")
         assert set(mine["syscall"]) == {syscall}, name
         assert set(mine["call_id"]) == {0}
-        assert set(mine["tgid"]) == {case["pid" if name == "bound_pages" else "result"]}
+        assert set(mine["tgid"]) == {case["result" if name == "by_another" else "pid"]}
         rows = during(folios, case)
         assert followed(case, rows, 1) == case["after"]
         assert set(case["to"]) == {1}
@@ -208,3 +207,99 @@ def test_the_report_says_what_it_cannot_see(seen: tuple[dict[str, Any], Recordin
         done = CliRunner().invoke(main, [command, str(recording.path)])
         assert done.exit_code == 0, done.output
     assert told["cases"]
+
+
+def sh(guest: Guest, script: str, cwd: str) -> Completed:
+    """Run a shell script in the guest; `mptrace` is the checkout's, `RECORD` this tier's."""
+    python = sys.executable
+    lines = (
+        f'RECORD="env --default-signal=INT {python} -m mptrace record --tier tracepoints"',
+        f'mover() {{ {python} {HERE / "bulk.py"} "$@"; }}',
+        "ready() { until grep -qs tracing: err; do kill -0 $! || exit 9; sleep 0.1; done; }",
+        script,
+    )
+    return guest.run(["sh", "-c", "\n".join(lines)], cwd=cwd, timeout=300)
+
+
+def recording_of(fetch: Fetch, guest_dir: str) -> Recording:
+    """The recording of a test's directory, brought here."""
+    return Recording.open(fetch(f"{guest_dir}/mptrace.data"))
+
+
+def test_a_command_is_followed_with_its_children(
+    guest: Guest, guest_dir: str, fetch: Fetch
+) -> None:
+    """Its own and its child's moves are recorded, nobody else's; its exit status is passed on."""
+    child = f"{sys.executable} {HERE / 'bulk.py'} 101; exit 7"
+    script = f'mover 23 & $RECORD -- sh -c "{child}"; status=$?; wait; exit $status'
+    done = sh(guest, script, guest_dir)
+    assert done.returncode == 7, done.errors
+    recording = recording_of(fetch, guest_dir)
+    calls = recording.table("calls")
+    assert [(row["nr_pages"], row["ret"]) for row in calls[calls["nodes_ptr"] != 0]] == [(101, 0)]
+    folios = recording.table("folios")
+    assert (len(folios), set(folios["end"])) == (101, {END_DONE})
+
+
+def test_records_that_had_no_room_are_counted(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
+    """The recorder is stopped while its rings run over: what is lost is counted to the record."""
+    script = """
+    $RECORD -a 2>err & P=$!
+    ready
+    kill -STOP $P
+    mover 60013 >told
+    kill -CONT $P
+    sleep 1
+    mover 23 >>told
+    kill -INT $P
+    wait $P
+    cat told
+    """
+    done = sh(guest, script, guest_dir)
+    assert done.returncode == 0, done.errors
+    recording = recording_of(fetch, guest_dir)
+    told = [json.loads(line) for line in done.text.splitlines()]
+    lost = recording.meta["lost"]["perf_ring"]
+    folios, migrations = recording.table("folios"), recording.table("migrations")
+    big = folios[folios["tid"] == told[0]["pid"]]
+    dark = int(big["n_maps"].sum()) + int(big["n_remap"].sum())
+    assert lost > 0
+    assert len(big) < 60013
+    # a record for each entry taken away, and one for each put back
+    assert dark + lost == 2 * 60013 * told[0]["moves"]
+    ours = migrations[migrations["tid"] == told[0]["pid"]]
+    assert (ours["lost"] > 0).all()
+    assert ours["succeeded"].sum() == 60013 * told[0]["moves"]
+    after = folios[folios["tid"] == told[1]["pid"]]
+    assert (len(after), set(after["end"])) == (23 * told[1]["moves"], {END_DONE})
+    whole = migrations[migrations["tid"] == told[1]["pid"]]
+    assert set(whole["lost"]) == {0}
+
+
+def test_killed_in_the_middle(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
+    """Kill -9 leaves a readable recording, and no event, ring or mount in the kernel."""
+    script = """
+    # as it is without tracefs mounted
+    umount /sys/kernel/tracing; umount /sys/kernel/debug 2>/dev/null
+    $RECORD -a 2>err & P=$!
+    ready
+    mover 101 >told
+    until ls mptrace.data/folios-*.parquet >/dev/null 2>&1; do
+        kill -0 $P || exit 9
+        sleep 0.2
+    done
+    kill -9 $P
+    wait $P
+    grep tracefs /proc/self/mounts
+    mount -t tracefs tracefs /sys/kernel/tracing
+    cat /sys/kernel/tracing/events/enable
+    cat told
+    """
+    done = sh(guest, script, guest_dir)
+    assert done.returncode == 0, done.errors
+    enabled, told = done.text.splitlines()
+    assert enabled == "0"
+    recording = recording_of(fetch, guest_dir)
+    assert not recording.complete
+    folios = recording.table("folios")
+    assert len(folios[folios["tid"] == json.loads(told)["pid"]]) == 101

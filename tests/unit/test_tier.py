@@ -12,6 +12,8 @@ from mptrace.facts import HostFacts, Node
 from mptrace.kernel.page_nodes import read_node_ranges
 from mptrace.perf_records import split
 from mptrace.processes import Processes
+from mptrace.records import MIGRATION
+from mptrace.sums import span
 from mptrace.threads import Identity, Threads, children
 from mptrace.tier import Kernel, first_meta, unseen
 from mptrace.tracepoints import NodeRanges
@@ -134,3 +136,27 @@ def test_descendants_are_followed() -> None:
     born = tasks(task(7, 1, 31, 30), task(7, 2, 41, 40), task(7, 3, 32, 31))
     assert children(born, {30}) == {31, 32}
     assert children(born, {99}) == set()
+
+
+def test_cgroups_are_those_above_too(tmp_path: Path) -> None:
+    """A process of a cgroup is one of each cgroup above it, and of no other."""
+    mount = tmp_path / "sys/fs/cgroup"
+    ids = {}
+    for place in ("", "a", "a/b", "c"):
+        (mount / place).mkdir(parents=True, exist_ok=True)
+        (mount / place / "cgroup.procs").write_text("")
+        ids[place] = (mount / place).stat().st_ino
+    (mount / "cgroup.controllers").write_text("memory\n")
+    proc(tmp_path, 31, "worker")
+    (tmp_path / "proc/31/cgroup").write_text("0::/a/b\n")
+    threads = Threads(Processes(tmp_path), tmp_path)
+    threads.meet(np.array([31, 31], np.uint32))
+    assert threads.cgroups_of(31) == {ids[""], ids["a"], ids["a/b"]}
+    assert threads.cgroups_of(32) == frozenset()
+
+
+def test_what_has_no_beginning_takes_no_time() -> None:
+    """A kernel that does not say when a migration begins: its time is no time since boot."""
+    rows = np.zeros(3, MIGRATION)
+    rows["enter_ns"], rows["exit_ns"] = [0, 10, 10], [10**15, 0, 17]
+    assert span(rows, "enter_ns", "exit_ns") == 7

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""On this machine's own kernel, which may refuse BPF and kprobes: compaction, for real.
+
+What `mptrace record -a` shows is compared with /proc/vmstat and with the kernel's own
+tracepoint as an instance of tracefs has it.  These tests need root, perf_event_open(2)
+and tracefs: where one of them is refused they fail, and say which.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mptrace.kernel import tracefs
+from mptrace.perf_events import PerfEvents, Probe, online_cpus
+from mptrace.perf_records import head, record_bytes
+from mptrace.recording import Recording
+from mptrace.tracepoint_session import read_formats
+
+PAGE = mmap.PAGESIZE
+COMPACT = Path("/proc/sys/vm/compact_memory")
+_LINE = re.compile(
+    r"^\s*(?P<comm>\S.*?)-(?P<tid>\d+)\s+\[.* (?P<at>\d+\.\d+): mm_migrate_pages: "
+    r"nr_succeeded=(?P<ok>\d+) nr_failed=(?P<bad>\d+)",
+    re.MULTILINE,
+)
+# tracefs prints microseconds
+_ROUNDED = 500
+
+pytestmark = pytest.mark.xdist_group("host")
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> None:
+    """Fails where this machine can't be expected to do what is tested."""
+    if os.geteuid() != 0:
+        pytest.fail("environment: these tests need root")
+    if not COMPACT.exists():
+        pytest.fail("environment: this kernel has no compaction")
+
+
+@contextlib.contextmanager
+def tracefs_instance() -> Iterator[dict[str, Any]]:
+    """Each mm_migrate_pages while inside, in `migrations` afterwards."""
+    told: dict[str, Any] = {}
+    with tracefs.readable() as root:
+        instance = root / "instances" / f"mptrace-test-{os.getpid()}"
+        instance.mkdir()
+        try:
+            (instance / "trace_clock").write_text("mono")
+            event = instance / "events/migrate/mm_migrate_pages/enable"
+            event.write_text("1")
+            yield told
+            event.write_text("0")
+            told["migrations"] = [
+                (
+                    round(float(match["at"]) * 1e9),
+                    (match["comm"], int(match["tid"]), int(match["ok"]), int(match["bad"])),
+                )
+                for match in _LINE.finditer((instance / "trace").read_text())
+            ]
+        finally:
+            instance.rmdir()
+
+
+def migrated() -> tuple[int, int]:
+    """pgmigrate_success and pgmigrate_fail."""
+    counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(counts["pgmigrate_success"]), int(counts["pgmigrate_fail"])
+
+
+def make_holes() -> list[mmap.mmap]:
+    """Memory with holes in it, so that compaction has something to move."""
+    maps = [
+        mmap.mmap(-1, 16 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(4001)
+    ]
+    for each in maps:
+        each[:] = b"x" * len(each)
+    for each in maps[::2]:
+        each.close()
+    return maps[1::2]
+
+
+def compacted_until_pages_moved() -> None:
+    """Compact until at least a page has moved: right after another compaction none may."""
+    before = migrated()
+    for _ in range(20):
+        held = make_holes()
+        COMPACT.write_text("1")
+        del held
+        if migrated()[0] > before[0]:
+            return
+    pytest.fail("environment: compaction moved no page in 20 tries")
+
+
+@contextlib.contextmanager
+def recorded(directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`mptrace record` while inside, from when it says that it traces."""
+    argv = [sys.executable, "-m", "mptrace", "record", *options, "-o", str(directory)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        seen = ""
+        for line in process.stderr:
+            seen += line
+            if "tracing:" in line:
+                break
+        else:
+            pytest.fail(f"mptrace record ended: {seen}")
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            process.stderr.read()
+
+
+def test_compaction_of_this_host(tmp_path: Path) -> None:
+    """Every migration, page and initiator that the kernel counts, on a kernel as it is."""
+    place = tmp_path / "host.data"
+    with recorded(place, "-a", "--tier", "tracepoints") as process, tracefs_instance() as told:
+        since, before = time.monotonic_ns(), migrated()
+        compacted_until_pages_moved()
+        until, after = time.monotonic_ns(), migrated()
+    assert process.returncode == 0
+    recording = Recording.open(place)
+    migrations = recording.table("migrations")
+    migrations = migrations[(migrations["exit_ns"] >= since) & (migrations["exit_ns"] <= until)]
+    succeeded, failed = migrations["succeeded"].sum(), migrations["failed"].sum()
+    assert (succeeded, failed) == (after[0] - before[0], after[1] - before[1])
+    assert Counter(
+        (row["comm"].decode(), int(row["tid"]), int(row["succeeded"]), int(row["failed"]))
+        for row in migrations
+    ) == Counter(what for at, what in told["migrations"] if since <= at + _ROUNDED <= until)
+    folios = recording.table("folios")
+    moved = folios[folios["move_rc"] == 0]
+    assert 0 < moved["nr_pages"].sum() <= recording.table("migrations")["succeeded"].sum()
+    assert set(recording.meta["lost"].values()) == {0}
+    assert recording.meta["reasons"]["0"] == "compaction"
+    assert set(migrations["reason"]) == {0}
+
+
+def test_the_choice_is_made_alone_and_the_report_says_so(tmp_path: Path) -> None:
+    """Without --tier: where BPF is refused tracepoints it is, with what can't be seen."""
+    place = tmp_path / "host.data"
+    with recorded(place, "-a"):
+        compacted_until_pages_moved()
+    argv = [sys.executable, "-m", "mptrace", "report", str(place)]
+    done = subprocess.run([*argv, "--json"], capture_output=True, text=True, check=True)
+    numbers = json.loads(done.stdout)
+    assert [row["path"] for row in numbers["paths"]].count("compaction_sysctl") == 1
+    (row,) = [row for row in numbers["paths"] if row["path"] == "compaction_sysctl"]
+    assert row["initiator"]["tgid"] == os.getpid()
+    assert row["folios"]["moved"] > 0
+    if numbers["tier"] == "tracepoints":
+        assert any("why a page stayed" in sentence for sentence in numbers["unseen"])
+        text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        assert "tracepoints only" in text
+
+
+def test_nothing_is_left_by_a_session_that_is_killed(tmp_path: Path) -> None:
+    """SIGKILL: the recording can be read, and no mount is there that was not there before."""
+    mounts = Path("/proc/self/mounts").read_text()
+    place = tmp_path / "host.data"
+    with recorded(place, "-a", "--tier", "tracepoints") as process:
+        compacted_until_pages_moved()
+        deadline = time.monotonic() + 30
+        while not list(place.glob("migrations-*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.kill()
+        process.wait()
+    assert Path("/proc/self/mounts").read_text() == mounts
+    recording = Recording.open(place)
+    assert not recording.complete
+    assert recording.table("migrations").size > 0
+
+
+def test_the_kernel_counts_what_it_has_no_room_for() -> None:
+    """Counts are of all events; what comes out of the rings and what was lost adds up to it."""
+    formats, _ = read_formats()
+    name = "migrate:mm_migrate_pages"
+    layout = formats[name]
+    events = PerfEvents([Probe(name, layout.event_id, record_bytes(layout.raw_bytes))])
+    try:
+        assert events.cpus == online_cpus()
+        with tracefs_instance() as told:
+            since = time.monotonic_ns()
+            events.enable()
+            compacted_until_pages_moved()
+            events.disable()
+        drained = events.drain()
+        count = sum(len(run) for run in drained.samples)
+        assert events.counts() == {name: count}
+        assert count == len(told["migrations"])
+        assert drained.losses.size == 0
+        times = [at for run in drained.samples for at in head(run)["time_ns"].tolist()]
+        assert since <= min(times)
+        assert max(times) <= time.monotonic_ns()
+    finally:
+        events.close()
+    assert events.memory_bytes == 0
