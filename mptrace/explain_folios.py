@@ -10,22 +10,22 @@ import numpy as np
 from mptrace.align import ranks
 from mptrace.causes import Cause
 from mptrace.diagnose import cause_name
-from mptrace.evidence import FAILED, MOVED, Ints, Tables
+from mptrace.evidence import FAILED, MOVED, UNKNOWN, Ints, Tables
 from mptrace.explain import MOST_NAMED, cause_of
 from mptrace.findings import Finding, Findings
 from mptrace.initiators import Processes, text
 from mptrace.paths import PATHS, Path, mode_name, of_migrations, reason_name
-from mptrace.records import MIGRATION_KTHREAD, OUTCOMES
+from mptrace.records import MIGRATION_KTHREAD, NOT_COUNTED, OUTCOMES
 from mptrace.refusals import Fates, fates
 from mptrace.sums import members
 
 # Phase in which a path's targets are allocated, where it is not the calls' own.
 _ALLOCATE = {
-    "compaction": "allocate_compaction",
-    "numa": "allocate_numa",
-    "demotion": "allocate_demotion",
-    "damon": "allocate_demotion",
-    "mbind": "allocate_policy",
+    "compaction": "alloc_compaction",
+    "numa": "alloc_numa",
+    "demotion": "alloc_demotion",
+    "damon": "alloc_demotion",
+    "mbind": "alloc_policy",
 }
 
 
@@ -112,6 +112,15 @@ class FolioExplainer:
     def count(self) -> int:
         """Folios of the recording that were migrated without a call."""
         return int(self._fates.row.size)
+
+    @property
+    def unrecorded_pages(self) -> int:
+        """Base pages that the kernel counted as failed beyond those of the folios here."""
+        migrations = self._tables["migrations"]
+        counted = migrations["failed"][migrations["call_id"] == 0]
+        counted = counted[counted != NOT_COUNTED].astype(np.int64)
+        failed = (self._fates.outcome == FAILED) | (self._fates.outcome == UNKNOWN)
+        return max(int(counted.sum()) - int(self._fates.pages[failed].sum()), 0)
 
     def select(self, address: int | None = None) -> Ints:
         """Those at an address, else all that stayed; empty where there are none."""

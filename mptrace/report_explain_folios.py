@@ -36,6 +36,15 @@ def nothing(folios: int) -> str:
     return f"no page stayed: {format_count(folios)} folios migrated without a call, none failed"
 
 
+def unrecorded(pages: int) -> str:
+    """What is said of pages that the kernel counted and nobody saw."""
+    text = (
+        f"the kernel counted {format_count(pages)} more base pages as failed that have no record "
+        "here: which they are, and why, is unknown"
+    )
+    return "\n".join(wrapped("", text))
+
+
 def _block(block: FolioBlock) -> list[str]:
     one = block.first
     lines = wrapped("", _title(block), hang="    ")

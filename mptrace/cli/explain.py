@@ -52,6 +52,7 @@ def command(
     # an entry is a call's; pages of others have none
     others = None if entry is not None else FolioExplainer(data.tables(), data.meta)
     folios = None if others is None else others.select(address)
+    unrecorded = others.unrecorded_pages if others and address is None else 0
     try:
         which = explainer.select(Which(entry, address))
     except UsageError as error:
@@ -67,6 +68,8 @@ def command(
             click.echo(report_explain.nothing(explainer.count, explainer.unknown), err=as_json)
         if others and others.count:
             click.echo(report_explain_folios.nothing(others.count), err=as_json)
+        if unrecorded:
+            click.echo(report_explain_folios.unrecorded(unrecorded), err=as_json)
         return
 
     def texts() -> Iterator[str]:
@@ -79,6 +82,8 @@ def command(
             yield report_explain.render(explainer.blocks(which))
         if others and folios is not None and folios.size:
             yield report_explain_folios.render(others.blocks(folios))
+        if unrecorded:
+            yield report_explain_folios.unrecorded(unrecorded)
 
     def lines() -> Iterator[str]:
         if as_json:

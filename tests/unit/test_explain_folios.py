@@ -157,6 +157,18 @@ def test_nothing_stayed(tmp_path: Path) -> None:
     assert text == "no page stayed: 23 folios migrated without a call, none failed\n"
 
 
+def test_failures_without_a_record_are_said(tmp_path: Path) -> None:
+    """The kernel counted more than the records show: how many, and that no more is known."""
+    others = Others()
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", folios=[{}] * 23, failed=7)
+    text = invoke("explain", write(tmp_path / "r", others.tables(), META)).output
+    assert "23 folios migrated without a call, none failed" in text
+    assert "the kernel counted 7 more base pages as failed that have no record here" in text
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", folios=[HELD], failed=3)
+    text = invoke("explain", write(tmp_path / "s", others.tables(), META)).output
+    assert "the kernel counted 9 more base pages" in text
+
+
 def test_what_is_not_known_is_said() -> None:
     """No migration, no address, no owner, no target: words for each, and nothing too wide."""
     others = Others()
