@@ -64,6 +64,7 @@ class BpfSession:
                 failure = error
             finally:
                 self._tracer.close_gate()
+                self._pump.stop()
             if failure is not None:
                 self._progress(f"recording has ended: {failure.message}")
                 self._abandon(failure)
@@ -74,7 +75,7 @@ class BpfSession:
                 "\n  ".join(
                     part
                     for part in (
-                        f"what was recorded until then is in '{self._writer.path}'",
+                        f"what was recorded until then is in {self._whereabouts()}",
                         failure.hint,
                     )
                     if part
@@ -144,9 +145,12 @@ class BpfSession:
             force=self._request.force,
             meta={**self._meta, "started": began, "rotation": self._series.part},
         )
-        before = self._pump.swap(writer, began["monotonic_ns"])
+        before = self._pump.swap(writer)
         self._writer = writer
-        self._finish_part(before)
+        try:
+            self._finish_part(before)
+        finally:
+            before.close()
         self._series.drop_old()
 
     def _finish_part(self, writer: RecordingWriter) -> None:
@@ -159,6 +163,10 @@ class BpfSession:
         with contextlib.suppress(RecordingError):
             self._writer.update_meta(**self._last_meta(), end_reason=failure.message)
         self._writer.close()
+
+    def _whereabouts(self) -> str:
+        there = [path for path in self._series.paths if path.exists()]
+        return " and ".join(f"'{path}'" for path in there[-2:])
 
     def _count(self, writer: RecordingWriter) -> None:
         for table, count in writer.rows.items():

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A command that a session runs: started, held until tracing is on, without root's rights."""
 
+import contextlib
+import ctypes
 import errno
 import os
 import pwd
@@ -46,8 +48,9 @@ def invoking_user() -> User | None:
 class Command:
     """One command: `start` forks it, `release` lets it begin.
 
-    It inherits standard input, output and error, and no other descriptor.  With
-    ``user`` it has that user's rights, groups and home.
+    It inherits standard input, output and error, and no descriptor of ours.  With
+    ``user`` it has that user's rights, groups and home; without, those of this
+    process, save for capabilities that an ordinary user was lent to trace.
     """
 
     def __init__(self, argv: Sequence[str], user: User | None) -> None:
@@ -81,7 +84,8 @@ class Command:
 
     def release(self) -> None:
         """Let it begin; raises CommandError where it can't be run."""
-        os.write(self._go, b"g")
+        with contextlib.suppress(BrokenPipeError):  # killed while it waited: its status says so
+            os.write(self._go, b"g")
         os.close(self._go)
         self._go = -1
         number = os.read(self._report, 16)
@@ -125,12 +129,23 @@ class Command:
         self._status = 128 - code if code < 0 else code
 
 
+# Numbers of include/uapi/linux/prctl.h.
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+
+
+def _drop_ambient_capabilities() -> None:
+    """Keep those that came with `setpriv` or a service file to ourselves: exec passes them on."""
+    ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+
+
 def _become(argv: Sequence[str], user: User | None, wait: int, tell: int) -> None:
     """In the child: give up rights, wait for the word, run the command."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         environment = dict(os.environ)
+        if os.geteuid():
+            _drop_ambient_capabilities()
         if user is not None:
             os.initgroups(user.name, user.gid)
             os.setresgid(user.gid, user.gid, user.gid)

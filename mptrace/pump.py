@@ -4,6 +4,7 @@
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,7 +36,7 @@ class Pump:
         self._writer = writer
         #: Who is asked about processes that are met; None where all are known.
         self._processes = processes
-        #: Calls that began before it lie in two recordings (CLOCK_MONOTONIC).
+        #: Calls and migrations that began before it lie in two recordings (CLOCK_MONOTONIC).
         self._boundary_ns = 0
         self._merger = EntryMerger()
         self._lock = threading.Lock()
@@ -80,33 +81,38 @@ class Pump:
         """Whether recording came to an end by an error; `finish` raises it."""
         return self._error is not None
 
-    def swap(self, writer: RecordingWriter, now_ns: int) -> RecordingWriter:
+    def swap(self, writer: RecordingWriter) -> RecordingWriter:
         """Go on in another recording; returns the one before, to be finished.
 
-        Of a call that is under way a part is in either: it counts as lost in
-        the second, so that none of its entries is judged.
+        Of a call or migration that is under way a part is in either: it counts as
+        lost in the second, so that nothing is judged by what is missing there.
         """
         with self._lock:
             self._take()
             before, self._writer = self._writer, writer
-            self._boundary_ns = now_ns
+            self._boundary_ns = time.monotonic_ns()
             if self._processes is not None:
                 self._processes.forget()
         return before
 
     def finish(self) -> None:
         """Stop, and record what never came to an end."""
+        self.stop()
+        with self._lock:
+            self._raise()
+            self._writer.append("entries", self._merger.rest())
+            self._writer.append("folios", self._tracer.open_folios())
+            self._writer.append("obstacles", self._tracer.open_obstacles())
+        self._raise()
+
+    def stop(self) -> None:
+        """Take and search no more: the tracer may be closed.  Harmless when called again."""
         self._stop.set()
         self._thread.join()
         self._refused.put(None)
         self._searcher.join(_SEARCH_SECONDS)
         with self._lock:
             self._given_up = True
-            self._raise()
-            self._writer.append("entries", self._merger.rest())
-            self._writer.append("folios", self._tracer.open_folios())
-            self._writer.append("obstacles", self._tracer.open_obstacles())
-        self._raise()
 
     def _await_searches(self) -> None:
         """Wait for the searches under way; not for ever: a process may be stuck in the kernel."""
@@ -152,7 +158,8 @@ class Pump:
         unwanted = drained.calls["nodes_ptr"] == 0
         self._merger.forget(drained.calls["call_id"][unwanted])
         calls = drained.calls[~unwanted]
-        calls["lost"][calls["enter_ns"] < self._boundary_ns] += 1
+        for rows in (calls, drained.migrations):
+            rows["lost"][rows["enter_ns"] < self._boundary_ns] += 1
         self._meet(drained, calls)
         self._writer.append("calls", calls)
         self._writer.append("migrations", drained.migrations)

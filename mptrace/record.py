@@ -11,7 +11,7 @@ from mptrace.errors import HostError
 from mptrace.facts import HostFacts
 from mptrace.kernel.facts import read_host_facts
 from mptrace.proved import Progress, calibrated, check_privileges, first_meta, read_facts
-from mptrace.recording import RecordingWriter, check_new
+from mptrace.recording import RecordingWriter
 from mptrace.rotation import Series
 from mptrace.wanted import RecordRequest, RecordResult, meta_of, resolve_scope
 from mptrace.workerclient import Worker
@@ -27,7 +27,7 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
     """
     check_privileges()
     host = read_host_facts()
-    check_new(Series(request.output, request.rotation).next(), force=request.force)
+    Series(request.output, request.rotation).check_new(force=request.force)
     with contextlib.ExitStack() as stack:
         command = None
         if request.wanted.command:

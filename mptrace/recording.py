@@ -387,6 +387,16 @@ def check_new(path: str | os.PathLike[str], *, force: bool) -> None:
         os.close(parent)
 
 
+def remove(path: Path) -> None:
+    """Remove a recording; raises RecordingError where there is none, or something else."""
+    with _explained(path.parent, "use the directory"):
+        parent = os.open(path.parent, _DIRECTORY)
+    try:
+        _remove_recording(path, parent, path.name)
+    finally:
+        os.close(parent)
+
+
 def _exists(path: Path) -> RecordingError:
     return RecordingError(
         f"'{path}' exists already",

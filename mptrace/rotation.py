@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Recordings of a long session, one after the other: when the next begins, what it is called."""
 
-import shutil
+import contextlib
+import glob
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mptrace.errors import UsageError
-from mptrace.recording import Recording
+from mptrace.errors import RecordingError, UsageError
+from mptrace.recording import check_new, remove
+
+_NUMBER = re.compile(r"\.\d{6,}")
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,24 @@ class Series:
     def next(self) -> Path:
         """The next recording's path."""
         self._number += 1
-        path = self._base
+        self.paths.append(self._path(self._number))
+        return self.paths[-1]
+
+    def _path(self, number: int) -> Path:
+        if not self._rotation:
+            return self._base
+        return self._base.with_name(f"{self._base.name}.{number:06d}")
+
+    def check_new(self, *, force: bool) -> None:
+        """Raise the RecordingError that any of them would raise when created; change nothing.
+
+        An older session's recordings would end this one in the middle.
+        """
+        check_new(self._path(1), force=force)
         if self._rotation:
-            path = path.with_name(f"{path.name}.{self._number:06d}")
-        self.paths.append(path)
-        return path
+            for path in sorted(self._base.parent.glob(f"{glob.escape(self._base.name)}.*")):
+                if _NUMBER.fullmatch(path.suffix):
+                    check_new(path, force=force)
 
     @property
     def part(self) -> dict[str, object] | None:
@@ -59,9 +76,12 @@ class Series:
         return {"number": self._number, "of": self._base.name} if self._rotation else None
 
     def drop_old(self) -> None:
-        """Remove the oldest recordings of this session beyond those to keep."""
+        """Remove the oldest recordings of this session beyond those to keep.
+
+        Whatever is there by that name now, only a recording is removed.
+        """
         keep = self._rotation.keep
         while keep and len(self.paths) > keep:
-            path = self.paths.pop(0)
-            Recording.open(path)  # whatever is there now, only a recording is removed
-            shutil.rmtree(path)
+            # a user who was faster, or put something else there, ends no session
+            with contextlib.suppress(RecordingError):
+                remove(self.paths.pop(0))

@@ -2,6 +2,7 @@
 """From the rings into a recording, with a tracer and a search that are played."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from mptrace import mappers
 from mptrace.arrays import chunk_rows
+from mptrace.errors import RecordingError
+from mptrace.processes import Processes
 from mptrace.pump import Pump
 from mptrace.recording import Recording, RecordingWriter
 from mptrace.records import (
@@ -33,7 +36,7 @@ class PlayedTracer:
     """Rings that hold what a test put there."""
 
     def __init__(self) -> None:
-        self._rings: list[Rows] = []
+        self._rings: list[Rows | Drained] = []
         self._lock = threading.Lock()
         self.drained = threading.Event()
 
@@ -42,6 +45,31 @@ class PlayedTracer:
         rows = np.zeros(count, OBSTACLE)
         rows["call_id"], rows["src"] = 7, 1 + first + np.arange(count)
         rows["stage"], rows["mapcount"] = stage, 2
+        self._put(rows)
+
+    def put_call(
+        self, call_id: int, enter_ns: int, exit_ns: int = 0, *, wanted: bool = True
+    ) -> None:
+        """The arrays of a call of three entries, and its end if that is given."""
+        sides = [_chunk(call_id, at_exit=0)] + [_chunk(call_id, at_exit=1)] * (exit_ns > 0)
+        ended = int(exit_ns > 0)
+        calls, migrations = np.zeros(ended, CALL), np.zeros(ended, MIGRATION)
+        for rows in (calls, migrations):
+            rows["call_id"], rows["enter_ns"], rows["exit_ns"] = call_id, enter_ns, exit_ns
+            rows["tgid"] = 23
+        calls["nodes_ptr"] = 4096 * wanted
+        self._put(
+            Drained(
+                folios=np.empty(0, FOLIO),
+                obstacles=np.empty(0, OBSTACLE),
+                migrations=migrations,
+                calls=calls,
+                sides=chunk_rows(np.concatenate(sides)),
+                waits=np.empty(0, WAIT),
+            )
+        )
+
+    def _put(self, rows: "Rows | Drained") -> None:
         with self._lock:
             self.drained.clear()
             self._rings.append(rows)
@@ -52,6 +80,8 @@ class PlayedTracer:
             rows = self._rings.pop(0) if self._rings else np.empty(0, OBSTACLE)
             if not self._rings:
                 self.drained.set()
+        if isinstance(rows, Drained):
+            return rows
         sides = chunk_rows(np.empty(0, CHUNK_SMALL))
         return Drained(
             folios=np.empty(0, FOLIO),
@@ -68,6 +98,12 @@ class PlayedTracer:
     def open_folios(self) -> Rows:
         """None."""
         return np.empty(0, FOLIO)
+
+
+def _chunk(call_id: int, *, at_exit: int) -> Rows:
+    made = np.zeros(1, CHUNK_SMALL)
+    made["call_id"], made["count"], made["at_exit"] = call_id, 3, at_exit
+    return made
 
 
 class PlayedFinder:
@@ -163,3 +199,115 @@ def test_a_defect_of_the_search_reaches_the_session(session: Session) -> None:
     session.finder.fails = True
     with pytest.raises(ValueError, match="a defect"), session.pump.keeping():
         session.tracer.put(1)
+
+
+def test_a_call_that_was_of_no_interest_leaves_nothing(session: Session) -> None:
+    """Its end has no nodes: neither it nor what was read of its arrays is recorded."""
+    with session.pump.keeping():
+        session.tracer.put_call(1, 100)
+        session.tracer.put_call(1, 100, 200, wanted=False)
+        session.tracer.put_call(2, 100, 200)
+        assert session.tracer.drained.wait(WAIT_SECONDS)
+    recording = session.finish()
+    assert recording.table("calls")["call_id"].tolist() == [2]
+    assert recording.table("entries")["call_id"].tolist() == [2, 2, 2]
+
+
+class Second:
+    """The recording after a swap."""
+
+    def __init__(self, session: Session) -> None:
+        self._writer = RecordingWriter(session.path.with_name("second"), meta={})
+        self.before = session.pump.swap(self._writer)
+
+    def finish(self) -> Recording:
+        """The recording, when all has come."""
+        self._writer.finish()
+        return Recording.open(self._writer.path)
+
+
+def test_what_lies_in_two_recordings_counts_as_lost(session: Session) -> None:
+    """Calls and migrations that began before the second one, and only those."""
+    with session.pump.keeping():
+        session.tracer.put_call(1, time.monotonic_ns())
+        assert session.tracer.drained.wait(WAIT_SECONDS)
+        second = Second(session)
+        session.tracer.put_call(1, 1, 2)
+        session.tracer.put_call(2, time.monotonic_ns(), time.monotonic_ns())
+        assert session.tracer.drained.wait(WAIT_SECONDS)
+    session.pump.finish()
+    second.before.finish()
+    first, last = Recording.open(session.path), second.finish()
+    assert not first.table("calls").size
+    assert not first.table("entries").size
+    for table in ("calls", "migrations"):
+        assert last.table(table)["call_id"].tolist() == [1, 2]
+        assert last.table(table)["lost"].tolist() == [1, 0]
+    assert last.table("entries")["call_id"].tolist() == [1] * 3 + [2] * 3
+
+
+def test_a_call_that_begins_while_recordings_change(session: Session) -> None:
+    """What it did until the last look is in the first: it has begun before the second."""
+    last_look = 0
+    drain = session.tracer.drain
+
+    def look() -> Drained:
+        nonlocal last_look
+        if threading.current_thread() is threading.main_thread():
+            last_look = time.monotonic_ns()
+        return drain()
+
+    with session.pump.keeping():
+        session.tracer.drain = look  # type: ignore[method-assign]
+        second = Second(session)
+        session.tracer.put_call(1, last_look, last_look + 1)
+        assert session.tracer.drained.wait(WAIT_SECONDS)
+    session.pump.finish()
+    assert second.finish().table("calls")["lost"].tolist() == [1]
+
+
+def test_each_recording_stands_for_itself(tmp_path: Path) -> None:
+    """Processes are asked about again for the next one."""
+    tracer, path = PlayedTracer(), tmp_path / "r"
+    writer = RecordingWriter(path, meta={})
+    (tmp_path / "proc/23").mkdir(parents=True)
+    (tmp_path / "proc/23/comm").write_text("mover\n")
+    pump = Pump(
+        tracer,  # type: ignore[arg-type]
+        writer,
+        PlayedFinder(),  # type: ignore[arg-type]
+        Processes(tmp_path),
+    )
+    pump.start()
+    with pump.keeping():
+        tracer.put_call(1, 1, 2)
+        assert tracer.drained.wait(WAIT_SECONDS)
+        after = RecordingWriter(tmp_path / "after", meta={})
+        assert pump.swap(after) is writer
+        tracer.put_call(2, 1, 2)
+        assert tracer.drained.wait(WAIT_SECONDS)
+    pump.finish()
+    for each in (writer, after):
+        each.finish()
+        assert Recording.open(each.path).table("processes")["comm"].tolist() == [b"mover"]
+
+
+def test_a_full_disk_is_told_to_the_session(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that drains ends, `failed` says so, and stopping it harms nobody."""
+
+    def full(*_: object) -> None:
+        raise RecordingError("can't write: no space left")
+
+    monkeypatch.setattr(session.writer, "append", full)
+    kept = session.pump.keeping()
+    kept.__enter__()
+    session.tracer.put(1)
+    assert session.tracer.drained.wait(WAIT_SECONDS)
+    session.pump.stop()
+    assert session.pump.failed
+    with pytest.raises(RecordingError, match="no space"):
+        kept.__exit__(None, None, None)
+    with pytest.raises(RecordingError, match="no space"):
+        session.pump.finish()

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The recordings of a long session: when the next begins, which of them stay."""
+
+from pathlib import Path
+
+import pytest
+
+from mptrace.errors import RecordingError, UsageError
+from mptrace.recording import RecordingWriter
+from mptrace.rotation import Rotation, Series
+
+
+def write(path: Path) -> None:
+    """An empty recording."""
+    RecordingWriter(path, meta={}).finish()
+
+
+def record(series: Series, count: int) -> list[Path]:
+    """So many recordings of a session, the old ones dropped as it goes."""
+    made = []
+    for _ in range(count):
+        made.append(series.next())
+        write(made[-1])
+        series.drop_old()
+    return made
+
+
+def test_it_is_due_by_size_or_by_age() -> None:
+    """Whichever comes first; never without either."""
+    both = Rotation(bytes=1000, seconds=60)
+    assert not both.is_due(999, 59.9)
+    assert both.is_due(1000, 0)
+    assert both.is_due(0, 60)
+    assert not Rotation(bytes=1000).is_due(999, 1e9)
+    assert not Rotation().is_due(1 << 60, 1e9)
+
+
+def test_keep_needs_something_to_keep() -> None:
+    """Without rotation there is one recording, whatever is asked for."""
+    with pytest.raises(UsageError, match="--keep"):
+        Rotation(keep=3)
+    assert Rotation(seconds=1, keep=3).keep == 3
+
+
+def test_names(tmp_path: Path) -> None:
+    """Without rotation the name asked for; else it with a number, and meta.json says which."""
+    alone = Series(tmp_path / "r", Rotation())
+    assert (alone.next(), alone.part) == (tmp_path / "r", None)
+    series = Series(tmp_path / "r.data", Rotation(seconds=1))
+    assert series.next() == tmp_path / "r.data.000001"
+    assert series.next() == tmp_path / "r.data.000002"
+    assert series.part == {"number": 2, "of": "r.data"}
+
+
+def test_the_last_ones_stay(tmp_path: Path) -> None:
+    """Older ones of this session go, and nothing else does."""
+    write(tmp_path / "r.000000")
+    write(tmp_path / "r.999999")
+    made = record(Series(tmp_path / "r", Rotation(bytes=1, keep=2)), 5)
+    assert sorted(tmp_path.iterdir()) == [
+        tmp_path / "r.000000",
+        *made[-2:],
+        tmp_path / "r.999999",
+    ]
+
+
+def test_all_stay_unless_told_otherwise(tmp_path: Path) -> None:
+    """Rotation alone removes nothing."""
+    made = record(Series(tmp_path / "r", Rotation(bytes=1)), 3)
+    assert sorted(tmp_path.iterdir()) == made
+
+
+def test_one_that_is_gone_already_ends_nothing(tmp_path: Path) -> None:
+    """The user may remove recordings while the session goes on."""
+    series = Series(tmp_path / "r", Rotation(bytes=1, keep=1))
+    first = series.next()
+    write(first)
+    (first / "meta.json").unlink()
+    first.rmdir()
+    made = record(series, 2)
+    assert list(tmp_path.iterdir()) == made[-1:]
+
+
+def test_what_is_no_recording_stays(tmp_path: Path) -> None:
+    """Somebody put another directory, or a link to one, in its place."""
+    for number, trap in enumerate(("directory", "link")):
+        series = Series(tmp_path / trap, Rotation(bytes=1, keep=1))
+        first = series.next()
+        precious = tmp_path / f"precious-{number}"
+        precious.mkdir()
+        (precious / "file").write_text("mine")
+        if trap == "link":
+            first.symlink_to(precious)
+        else:
+            precious.rename(first)
+        write(series.next())
+        series.drop_old()
+        assert (first / "file").read_text() == "mine"
+
+
+def test_an_older_session_is_met_at_the_start(tmp_path: Path) -> None:
+    """Not when this one comes to its number; --force replaces recordings only."""
+    write(tmp_path / "r.000007")
+    series = Series(tmp_path / "r", Rotation(bytes=1))
+    with pytest.raises(RecordingError, match=r"r\.000007' exists"):
+        series.check_new(force=False)
+    series.check_new(force=True)
+    (tmp_path / "r.000007/more").write_text("")
+    with pytest.raises(RecordingError, match="not a recording"):
+        series.check_new(force=True)
+    Series(tmp_path / "r", Rotation()).check_new(force=False)
+    assert not series.paths
+
+
+def test_names_that_only_look_alike_are_left_alone(tmp_path: Path) -> None:
+    """A base name with the shell's wildcards names itself alone."""
+    (tmp_path / "r.old").mkdir()
+    write(tmp_path / "rx.000001")
+    Series(tmp_path / "r", Rotation(bytes=1)).check_new(force=False)
+    Series(tmp_path / "r*", Rotation(bytes=1)).check_new(force=False)
