@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from mover import Mover, locate, vmstat
-from tracing import recorder
 
 PAGE = mmap.PAGESIZE
 HUGE = 2 << 20
@@ -109,6 +109,28 @@ def bind(base: int, count: int, nid: int) -> int:
 def pages(base: int, count: int, step: int = PAGE) -> list[int]:
     """Addresses of pages one after the other."""
     return list(range(base, base + count * step, step))
+
+
+@contextlib.contextmanager
+def recorder(directory: Path) -> Iterator[None]:
+    """`mptrace record -a` by tracepoints, from when it traces until it ended in order."""
+    argv = [sys.executable, "-m", "mptrace", "record", "-a", "--tier", "tracepoints"]
+    argv += ["-o", str(directory)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "tracing:" in line:
+                break
+        if process.poll() is not None or not lines or "tracing:" not in lines[-1]:
+            raise SystemExit("".join(lines) or "mptrace record said nothing")
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            print(process.stderr.read(), file=sys.stderr)
+    assert process.returncode == 0, process.returncode
 
 
 @contextlib.contextmanager
@@ -261,7 +283,7 @@ def main() -> None:
     kernel: dict[str, Any] = {}
     counts = vmstat()
     with (
-        recorder(directory / "frames.data", "--tier", "tracepoints"),
+        recorder(directory / "frames.data"),
         counted_by_the_kernel(kernel),
     ):
         counts = vmstat()
