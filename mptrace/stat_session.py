@@ -8,13 +8,14 @@ import signal
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from mptrace.errors import HostError, TargetError, UsageError
 from mptrace.facts import KernelFacts
+from mptrace.interrupts import Interrupts
 from mptrace.kernel.facts import read_kernel_facts
 from mptrace.proved import Progress, check_privileges
 from mptrace.stat_counts import COUNTS, Counts, Interval, difference
@@ -191,8 +192,8 @@ class Ending:
     """
 
     def __init__(self) -> None:
-        self.interrupted = False
         self.gone = False
+        self._signals = Interrupts()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -202,19 +203,16 @@ class Ending:
         self._reader = reader
         previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, previous)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
-                signal.signal(number, self._note)
-                self._stack.callback(signal.signal, number, handler or signal.SIG_DFL)
+        self._stack.enter_context(self._signals)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal came."""
+        return self._signals.noted
 
     def __bool__(self) -> bool:
         return self.interrupted or self.gone
