@@ -110,7 +110,9 @@ def command(
         )
     if run_as is not None and not command_line:
         raise UsageError("--as goes with -- COMMAND")
-    runs_as = find_user(run_as) if run_as is not None else invoking_user()
+    runs_as = None
+    if command_line:
+        runs_as = find_user(run_as) if run_as is not None else invoking_user()
     bounds = Request(others=True, folio_ring_bytes=buffer)
     if max_folios:
         bounds = Request(others=True, folio_ring_bytes=buffer, max_folios=max_folios)
@@ -120,7 +122,7 @@ def command(
             uid=None if user is None else find_user(user).uid,
             cgroup=cgroup,
             command=command_line,
-            user=runs_as if command_line else None,
+            user=runs_as,
         ),
         output=output,
         filters=WantedFilters(reasons, source, target, round(min_us * 1000), failed),
