@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.align import ranks
 from mptrace.perf_records import Table
 from mptrace.records import NOT_COUNTED
 from mptrace.scope import Filters
@@ -46,7 +47,7 @@ def select(
 
 
 def _wanted(tgids: NDArray[np.uint32], wants: Callable[[int], bool]) -> Bools:
-    known, place = np.unique(tgids, return_inverse=True)
+    known, place = ranks(tgids.astype(np.int64))
     answers = np.array([tgid != 0 and wants(tgid) for tgid in known.tolist()], np.bool_)
     found: Bools = answers[place] if known.size else np.zeros(0, np.bool_)
     return found

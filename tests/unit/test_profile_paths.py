@@ -156,7 +156,13 @@ def test_a_split_folio_counts_its_pages_once() -> None:
         "demotion", tgid=1, comm=b"a", folios=[{"nr_pages": 512, "src": 1 << 20}, tail, {}]
     )
     tables = others.tables()
-    assert split_heads(tables["folios"], np.arange(5)).tolist() == [False, False, True, False, False]
+    assert split_heads(tables["folios"], np.arange(5)).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert fates(tables, META).pages.tolist() == [512, 1, 1, 1, 1]
 
 
