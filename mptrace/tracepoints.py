@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.align import ranks
 from mptrace.perf_records import Bytes, Table, head, raw
 
 Words = NDArray[np.uint64]
@@ -286,7 +287,7 @@ class NodeRanges:
         found[matches != 1] = -1
         if self.blocks and self.block_pages:
             block = pfns[matches != 1] // np.uint64(self.block_pages)
-            numbers, inverse = np.unique(block, return_inverse=True)
+            numbers, inverse = ranks(block.astype(np.int64))
             single = [self.blocks.get(int(number), frozenset()) for number in numbers]
             of_block = np.array([next(iter(s)) if len(s) == 1 else -1 for s in single], np.int16)
             if numbers.size:
