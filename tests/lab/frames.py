@@ -28,8 +28,9 @@ HUGE = 2 << 20
 MOVE_PAGES, MBIND = 279, 237
 MOVE, MOVE_ALL = 2, 4
 MPOL_BIND = 2
+MADV_DONTNEED = 4
 #: Prime, as everywhere.
-BASE, SHARED, BOUND, FOREIGN, PINNED = 509, 23, 101, 211, 5
+BASE, SHARED, BOUND, FOREIGN, PINNED, HOLES = 509, 23, 101, 211, 5, 100003
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -245,22 +246,18 @@ def by_another(mover: Mover) -> dict[str, Any]:
     return told(addresses, act)
 
 
-def compaction(_mover: Mover) -> dict[str, Any]:
-    """The whole memory compacted, after holes were made in it."""
-    maps = [
-        mmap.mmap(-1, 16 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(2003)
-    ]
-    for each in maps:
-        each[:] = b"x" * len(each)
-    for each in maps[::2]:
-        each.close()
-    held = [ctypes.addressof(ctypes.c_char.from_buffer(each)) for each in maps[1::2]]
-    addresses = [page for address in held for page in pages(address, 16)]
-
-    def act() -> int:
-        return Path("/proc/sys/vm/compact_memory").write_text("1")
-
-    return told(addresses, act)
+def compaction(mover: Mover) -> dict[str, Any]:
+    """The whole memory compacted, with holes in it and pages of ours between them."""
+    # without huge pages, which compaction leaves alone
+    every = pages(mover.do_map("4k", [[HOLES, 0]])["base"], HOLES)
+    addresses = every[::29]
+    for first in range(0, HOLES, 29):
+        _libc.madvise(
+            ctypes.c_void_p(every[first] + PAGE),
+            ctypes.c_size_t((min(29, HOLES - first) - 1) * PAGE),
+            MADV_DONTNEED,
+        )
+    return told(addresses, lambda: Path("/proc/sys/vm/compact_memory").write_text("1"))
 
 
 CASES = (
