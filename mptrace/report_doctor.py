@@ -13,6 +13,8 @@ from mptrace.facts import HostFacts, KernelFacts
 SCHEMA_VERSION = 1
 WIDTH = 80
 
+#: With it migrations can be recorded even where no function can be traced.
+_BY_TRACEPOINTS = "migrate:mm_migrate_pages"
 _NAME_WIDTH = 16
 _STATE_WIDTH = 6
 _INDENT = " " * (_STATE_WIDTH + _NAME_WIDTH)
@@ -25,7 +27,10 @@ def render(diagnosis: Diagnosis, kernel: KernelFacts) -> str:
         lines += _wrapped(f"{check.state:<{_STATE_WIDTH}}{check.name:<{_NAME_WIDTH}}", check.text)
         if check.remedy and check.state != OK:
             lines += _wrapped(_INDENT + "-> ", check.remedy)
-    lines += ["", _phase_table(diagnosis), *_phase_reasons(diagnosis), "", *_verdict(diagnosis)]
+    lines += ["", _phase_table(diagnosis), *_phase_reasons(diagnosis), ""]
+    if not diagnosis.can_trace and _BY_TRACEPOINTS in kernel.tracepoints:
+        lines += _wrapped("", "`mptrace record` shows what tracepoints alone tell here.")
+    lines += _verdict(diagnosis)
     return "\n".join(lines)
 
 
