@@ -21,7 +21,7 @@ _SIDE = np.dtype(
 
 
 def chunk_rows(chunks: NDArray[np.void]) -> NDArray[np.void]:
-    """Rows of chunks (CHUNK_SMALL or CHUNK_LARGE, shape (n,)), used entries only.
+    """Rows of chunks (CHUNK_SMALL, _MEDIUM or _LARGE, shape (n,)), used entries only.
 
     Returns shape (sum of counts,) with the fields of one side of a call:
     ``call_id, entry, at_exit, failed, address, target_nid, status``.

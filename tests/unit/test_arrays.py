@@ -2,10 +2,20 @@
 """Chunks of the user arrays become one row per entry."""
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from mptrace.arrays import EntryMerger, chunk_rows
-from mptrace.records import CHUNK_SMALL, READ_NODES, READ_PAGES, READ_STATUS, SMALL_CHUNK
+from mptrace.records import (
+    CHUNK_LARGE,
+    CHUNK_MEDIUM,
+    CHUNK_SMALL,
+    READ_COMPAT,
+    READ_NODES,
+    READ_PAGES,
+    READ_STATUS,
+    SMALL_CHUNK,
+)
 
 
 def chunk(call: int, first: int, count: int, *, at_exit: int, failed: int = 0) -> NDArray[np.void]:
@@ -81,4 +91,34 @@ def test_a_call_whose_exit_was_not_seen_has_no_status() -> None:
     merger.add(rows(chunk(3, 0, 2, at_exit=0)), ended())
     rest = merger.rest()
     assert rest["unread"].tolist() == [READ_STATUS, READ_STATUS]
+    assert not len(merger.rest())
+
+
+@pytest.mark.parametrize("layout", [CHUNK_SMALL, CHUNK_MEDIUM, CHUNK_LARGE])
+def test_pointers_of_a_32_bit_caller(layout: np.dtype[np.void]) -> None:
+    """They fill half the room; what follows them there is nothing."""
+    entries = layout["pages"].shape[0]
+    made = np.zeros(3, layout)
+    made["count"] = entries
+    made["failed"] = [0, READ_COMPAT, READ_COMPAT | READ_STATUS]
+    made["pages"][0] = (1 << 40) + np.arange(entries)
+    halves = np.full(2 * entries, 0xDEADBEEF, "<u4")
+    halves[:entries] = 0xFF000000 + np.arange(entries)
+    made["pages"][1] = made["pages"][2] = halves.view("<u8")
+    made = chunk_rows(made)
+    addresses = made["address"].reshape(3, entries)
+    assert (addresses[0] == (1 << 40) + np.arange(entries)).all()
+    assert (addresses[1:] == 0xFF000000 + np.arange(entries)).all()
+    failed = made["failed"].reshape(3, entries)
+    assert [set(row) for row in failed.tolist()] == [{0}, {0}, {READ_STATUS}]
+
+
+def test_calls_of_no_interest_are_forgotten() -> None:
+    """Nothing of them comes later, others keep what was read."""
+    merger = EntryMerger()
+    merger.add(rows(chunk(1, 0, 2, at_exit=0), chunk(2, 0, 3, at_exit=0)), ended())
+    merger.forget(ended())
+    merger.forget(ended(1))
+    made = merger.add(rows(chunk(2, 0, 3, at_exit=1)), ended(1, 2))
+    assert made["call_id"].tolist() == [2, 2, 2]
     assert not len(merger.rest())
