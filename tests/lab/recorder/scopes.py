@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs in a guest: sessions one after the other, by one tracer, as its start takes long.
+
+A JSON object per line on stdin: ``output``, ``wanted`` (keywords of Wanted), ``filters``
+(of WantedFilters).  The session ends at the next line; each line is answered with one.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from mptrace.bpf_session import BpfSession
+from mptrace.kernel.facts import read_host_facts
+from mptrace.plan import Request
+from mptrace.proved import calibrated, first_meta, read_facts
+from mptrace.recording import RecordingWriter
+from mptrace.rotation import Rotation, Series
+from mptrace.wanted import RecordRequest, Wanted, WantedFilters, meta_of, resolve_scope
+from mptrace.workerclient import Worker
+
+
+def session(facts, host, tracer, coverage, asked):
+    """One session, from its line to the next."""
+    wanted = Wanted(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in asked["wanted"].items()}
+    )
+    filters = WantedFilters(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in asked["filters"].items()}
+    )
+    scope = resolve_scope(wanted, filters, facts.migrate_reasons, host)
+    request = RecordRequest(wanted, Path(asked["output"]), filters)
+    series = Series(request.output, Rotation())
+    meta = first_meta(host, facts, tracer, coverage) | meta_of(wanted, filters, scope)
+    writer = RecordingWriter(series.next(), meta=meta)
+
+    def ready(message):
+        if message.startswith("tracing"):
+            print(json.dumps({"tracing": asked["output"]}), flush=True)
+            threading.Thread(target=wait, daemon=True).start()
+
+    def wait():
+        sys.stdin.readline()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    result = BpfSession(request, scope, series, writer, meta, tracer, None, ready).run()
+    for tgid in tracer.followed():  # else the next session follows them, too
+        with contextlib.suppress(KeyError):
+            table = tracer._bpf["chosen"]
+            del table[table.Key(tgid)]
+    print(json.dumps({"rows": result.rows, "lost": result.lost}), flush=True)
+
+
+def main():
+    """Sessions until stdin ends."""
+    facts, host = read_facts(), read_host_facts()
+    with Worker() as worker:
+        bounds = Request(others=True)
+        tracer, coverage = calibrated(facts, bounds, worker, host.memory_nodes, lambda _: None)
+    print(json.dumps({"ready": True}), flush=True)
+    while line := sys.stdin.readline():
+        session(facts, host, tracer, coverage, json.loads(line))
+    tracer.close()
+
+
+if __name__ == "__main__":
+    main()

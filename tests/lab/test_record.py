@@ -1,0 +1,543 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mptrace record` in a guest: whom and what it records, and what it makes of hostile callers.
+
+Most of it is one run of recorder/conduct.py per kernel, with several sessions over one
+workload, as a session's start takes long.
+"""
+
+import json
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from recorder.told import (
+    MOVED,
+    UNKNOWN,
+    Judged,
+    Told,
+    assert_right_or_unknown,
+    read_compat,
+    read_told,
+)
+from test_run import LEFTOVERS, Mptrace, assert_error, assert_nothing_left, sh
+
+from mptrace.cli import main
+from mptrace.lab.guest import Guest
+from mptrace.recording import Recording
+from mptrace.records import FOLIO_CHOSEN, READ_STATUS
+
+HERE = Path(__file__).parent
+PYTHON = sys.executable
+NOBODY = 65534
+#: What identifies a folio's record in two recordings of the same moment.
+FOLIO_KEY = (
+    *("src", "tid", "address", "lookup_seq", "lookup_rc", "isolate_rc", "move_rc"),
+    *("src_nid", "dst_nid", "nr_pages", "end", "flags", "owner_tgid"),
+)
+MIGRATION_KEY = ("tid", "tgid", "reason", "mode", "rc", "succeeded", "failed", "comm", "syscall")
+CALL_KEY = ("tid", "tgid", "nr_pages", "pages_ptr", "nodes_ptr", "status_ptr", "ret", "n_lookups")
+ENTRY_KEY = ("entry", "address", "target_nid", "status_before", "status_after", "unread")
+
+_runs: dict[str, "Run"] = {}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What conduct.py left."""
+
+    path: Path
+    about: dict[str, Any]
+    #: The session that saw everything.
+    whole: Judged
+
+    def recording(self, name: str) -> Recording:
+        """One by its name."""
+        return Recording.open(self.path / name)
+
+    def told(self, label: str) -> Told:
+        """What the mover kept of a call."""
+        calls = [call for case in self.about["cases"].values() for call in case["calls"]]
+        call = next(c for c in [*calls, *self.about["long"]] if c["label"] == label)
+        stem = self.path / "mover" / label
+        count = call["count"]
+        status, before, after = np.fromfile(f"{stem}.out", np.int32).reshape(3, count)
+        address = np.fromfile(f"{stem}.addresses", np.uint64)
+        target = np.fromfile(f"{stem}.targets", np.int32)
+        return Told(count, address, target, status, before, after, call["ret"], call["tid"])
+
+
+@pytest.fixture
+def run(guest: Guest, kernel: str, guest_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """This kernel's one run."""
+    if kernel not in _runs:
+        path = tmp_path_factory.mktemp("record")
+        compat = path / "compat"
+        flags = "-m32 -nostdlib -static -ffreestanding -fno-stack-protector -fno-pie -no-pie -O1"
+        source = HERE / "recorder/compat.c"
+        subprocess.run(["gcc", *flags.split(), "-o", compat, source], check=True)
+        guest.put(f"{guest_dir}/compat", compat.read_bytes(), mode=0o755)
+        conduct = [PYTHON, str(HERE / "recorder/conduct.py"), f"{guest_dir}/compat"]
+        done = guest.run(conduct, cwd=guest_dir, timeout=900)
+        assert done.returncode == 0, done.errors
+        packed = guest.run(["tar", "-C", guest_dir, "-cf", "-", "."])
+        with tarfile.open(fileobj=BytesIO(packed.stdout)) as tar:
+            tar.extractall(path, filter="data")
+        about = json.loads((path / "about.json").read_text())
+        _runs[kernel] = Run(path, about, Judged(path / "all"))
+    return _runs[kernel]
+
+
+def keys(rows: np.ndarray, names: tuple[str, ...]) -> Counter[tuple[Any, ...]]:
+    """How often there is each combination of values of some fields."""
+    return Counter(zip(*(rows[name].tolist() for name in names), strict=True))
+
+
+def between(rows: np.ndarray, case: dict[str, Any], first: str, last: str) -> np.ndarray:
+    """Rows that lie in a case's time."""
+    return rows[(rows[first] >= case["before_ns"]) & (rows[last] <= case["after_ns"])]
+
+
+# ---- whom ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "callers"),
+    [
+        ("pid_of_caller", ["own", "own"]),
+        ("pid_of_target", ["stranger"]),
+        ("user", ["user", "user"]),
+        ("cgroup", ["grouped", "grouped"]),
+    ],
+)
+def test_calls_of_those_asked_for_are_recorded_whole(
+    run: Run, case: str, callers: list[str]
+) -> None:
+    """As callers and as targets; nobody else's are."""
+    about = run.about["cases"][case]
+    judged = Judged(run.path / case)
+    pids = run.about["pids"]
+    wanted = [
+        call
+        for call in about["calls"]
+        if call["caller"] == callers[0]
+        and (case != "pid_of_target" or call["label"].endswith("victim"))
+    ]
+    calls = judged.tables["calls"]
+    assert calls["tgid"].tolist() == [pids[name] for name in callers]
+    assert set(judged.tables["entries"]["call_id"]) == set(calls["call_id"])
+    for call in wanted:
+        told = run.told(call["label"])
+        (record,) = calls[
+            (calls["enter_ns"] >= call["before_ns"]) & (calls["exit_ns"] <= call["after_ns"])
+        ]
+        counts = assert_right_or_unknown(told, record, judged.rows_of(record))
+        assert counts["moved"] == told.count
+    assert not any(about["answer"]["lost"].values())
+
+
+def test_a_targets_pages_are_followed_on_every_path(run: Run) -> None:
+    """migratepages(8) is a stranger: of its work the pages of the process asked for are there."""
+    pids = run.about["pids"]
+    recording = run.recording("pid_of_target")
+    migrations = recording.table("migrations")
+    others = migrations[migrations["call_id"] == 0]
+    assert set(others["comm"]) == {b"migratepages"}
+    folios = recording.table("folios")
+    theirs = folios[folios["call_id"] == 0]
+    assert set(theirs["owner_tgid"]) == {pids["victim"]}
+    assert (theirs["flags"] & FOLIO_CHOSEN).all()
+    base = run.told("pid_of_target-victim").address
+    assert set(base) <= set(theirs["address"][theirs["move_rc"] == 0])
+    # of everybody else's pages: nothing
+    for case in ("pid_of_caller", "user", "cgroup"):
+        rows = run.recording(case).table("folios")
+        assert not np.isin(rows["address"], base).any()
+
+
+def test_who_they_are_is_recorded(run: Run) -> None:
+    """Name, user and cgroup of those met."""
+    pids = run.about["pids"]
+    for case, uid in (("user", NOBODY), ("cgroup", 0)):
+        recording = run.recording(case)
+        name = {"user": "user", "cgroup": "grouped"}[case]
+        processes = recording.table("processes")
+        (row,) = processes[processes["tgid"] == pids[name]]
+        assert row["uid"] == uid
+        if case == "cgroup":
+            assert recording.meta["cgroups"][str(row["cgroup_id"])] == "/mptrace-test"
+
+
+# ---- which --------------------------------------------------------------------------------
+
+
+def filtered(run: Run, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Migrations and folios without a call: of a session with a filter, of the one without."""
+    about = run.about["cases"][case]
+    recording = run.recording(case)
+    found = []
+    for tables in (recording.tables(), run.whole.tables):
+        migrations = between(tables["migrations"], about, "enter_ns", "exit_ns")
+        folios = between(tables["folios"], about, "start_ns", "end_ns")
+        found += [migrations[migrations["call_id"] == 0], folios[folios["call_id"] == 0]]
+    assert found[2].size, "there was nothing to filter"
+    assert found[3].size
+    return tuple(found)
+
+
+def same(one: np.ndarray, other: np.ndarray, names: tuple[str, ...]) -> None:
+    """Two tables have the same rows."""
+    assert keys(one, names) == keys(other, names)
+
+
+def test_by_reason(run: Run) -> None:
+    """All migrations for it, no others, and no calls: these have another reason."""
+    migrations, folios, every, every_folio = filtered(run, "reason")
+    number = next(
+        int(number) for number, name in run.whole.meta["reasons"].items() if name == "compaction"
+    )
+    assert (every["reason"] != number).any()
+    same(migrations, every[every["reason"] == number], MIGRATION_KEY)
+    ids = every["migration_id"][every["reason"] == number]
+    key = tuple(name for name in FOLIO_KEY if name != "flags")
+    same(folios, every_folio[np.isin(every_folio["migration_id"], ids)], key)
+    assert not run.recording("reason").table("calls").size
+
+
+@pytest.mark.parametrize(("case", "field"), [("from", "src_nid"), ("to", "dst_nid")])
+def test_by_node(run: Run, case: str, field: str) -> None:
+    """Folios from and to a node, as far as they came; calls stay whole."""
+    _, folios, _, every = filtered(run, case)
+    assert (every[field] == 1).any()
+    wanted = every[np.isin(every[field], (0, -1))]
+    same(folios, wanted, FOLIO_KEY)
+    calls = run.recording(case).table("calls")
+    assert calls["tgid"].tolist() == [run.about["pids"]["own"]] * 2
+
+
+def test_by_time(run: Run) -> None:
+    """Nothing quicker is there, and nothing much slower is missing."""
+    migrations, folios, every, every_folio = filtered(run, "min")
+    limit = run.about["cases"]["min"]["filters"]["min_ns"]
+    assert (migrations["exit_ns"] - migrations["enter_ns"] >= limit).all()
+    assert (folios["end_ns"] - folios["start_ns"] >= limit).all()
+    took = every["exit_ns"] - every["enter_ns"]
+    # two tracers on one path measure one another
+    slow = every[took > 10 * limit]
+    assert not keys(slow, MIGRATION_KEY) - keys(migrations, MIGRATION_KEY)
+    assert folios.size < every_folio.size
+
+
+def test_by_failure(run: Run) -> None:
+    """What failed, as the kernel counts it, and of its folios those that stayed."""
+    migrations, folios, every, every_folio = filtered(run, "failed")
+    bad = every[(every["rc"] != 0) | (every["failed"] != 0)]
+    assert bad.size
+    same(migrations, bad, MIGRATION_KEY)
+    same(folios, every_folio[every_folio["move_rc"] != 0], FOLIO_KEY)
+
+
+# ---- for how long, and in how many pieces ---------------------------------------------------
+
+
+def test_it_ends_in_order(run: Run) -> None:
+    """Ctrl-C and SIGTERM are the ends of a session that has no other: status 0."""
+    for name in ("whole", "parts"):
+        assert run.about[name]["status"] == 0, run.about[name]["err"]
+        assert "Traceback" not in run.about[name]["err"]
+    assert run.whole.meta["complete"]
+    assert (run.about["hostile_status"], run.about["compat_status"]) == (0, 0)
+
+
+def test_a_rotated_session_saw_the_same(run: Run) -> None:
+    """All its recordings together have the rows of the one that was not rotated."""
+    parts = [Recording.open(path) for path in sorted(run.path.glob("part.0*"))]
+    assert len(parts) > 3
+    assert all(part.complete for part in parts)
+    assert [part.meta["rotation"] for part in parts] == [
+        {"number": number + 1, "of": "part"} for number in range(len(parts))
+    ]
+    assert not any(any(part.meta["lost"].values()) for part in parts)
+    everybody = list(run.about["pids"].values())
+
+    def of_callers(table: str, tables: list[Any]) -> np.ndarray:
+        """Rows of the programs that were there from before the first session to the end."""
+        rows = np.concatenate([each.table(table) for each in tables])
+        return rows[np.isin(rows["tid"], everybody)]
+
+    whole = [run.recording("all")]
+    for table, key in (
+        ("calls", CALL_KEY),
+        ("migrations", MIGRATION_KEY),
+        ("folios", FOLIO_KEY),
+    ):
+        rows = of_callers(table, parts)
+        assert rows.size > 10
+        same(rows, of_callers(table, whole), key)
+    entries = []
+    for tables in (parts, whole):
+        ids = of_callers("calls", tables)["call_id"]
+        rows = np.concatenate([each.table("entries") for each in tables])
+        entries.append(rows[np.isin(rows["call_id"], ids)])
+    same(*entries, ENTRY_KEY)
+
+
+def test_calls_in_two_recordings_are_never_wrong(run: Run) -> None:
+    """Each call has its end in one of them; what that lacks makes its entries unknown."""
+    straddling = 0
+    for path in sorted(run.path.glob("part.0*")):
+        judged = Judged(path)
+        for call in judged.tables["calls"]:
+            labels = [c["label"] for c in run.about["long"] if c["tid"] == call["tid"]]
+            for label in labels:
+                about = next(c for c in run.about["long"] if c["label"] == label)
+                if not about["before_ns"] <= call["enter_ns"] <= about["after_ns"]:
+                    continue
+                counts = assert_right_or_unknown(run.told(label), call, judged.rows_of(call))
+                straddling += call["lost"] > 0
+                if not call["lost"]:
+                    assert counts["unknown"] == 0
+    assert straddling
+
+
+# ---- hostile callers --------------------------------------------------------------------------
+
+
+def judge(run: Run, name: str) -> tuple[Told, np.void, np.ndarray, dict[str, int]]:
+    """What a caller kept, the call's record and rows, and the rows by outcome; all compared."""
+    told = read_told(run.path / f"hostile/{name}.npz")
+    call = run.whole.call_of(told)
+    rows = run.whole.rows_of(call)
+    return told, call, rows, assert_right_or_unknown(told, call, rows)
+
+
+def test_nothing_was_lost(run: Run) -> None:
+    """So that what is unknown is so for another reason."""
+    assert not any(run.whole.meta["lost"].values()), run.whole.meta["lost"]
+
+
+def test_32_bit_callers(run: Run) -> None:
+    """Arrays of 32-bit pointers, in chunks of each size: every entry is known."""
+    told = read_compat(run.path / "hostile/compat.raw")
+    assert [each.count for each in told] == [61, 1009, 17011]
+    for each, moved in zip(told, (61, 1009 - 61, 1009), strict=True):
+        call = run.whole.call_of(each)
+        counts = assert_right_or_unknown(each, call, run.whole.rows_of(call))
+        assert counts["unknown"] == 0
+        assert counts["moved"] == moved == int((each.before != each.after).sum())
+
+
+def test_a_caller_in_another_pid_namespace(run: Run) -> None:
+    """Everything is known, under the number that it has here."""
+    told, call, _, counts = judge(run, "in_pid_namespace")
+    assert counts["moved"] == told.count
+    assert call["tgid"] > 5
+    processes = run.whole.tables["processes"]
+    assert call["tgid"] in processes["tgid"]
+
+
+@pytest.mark.parametrize("name", ["bad_pages", "bad_nodes"])
+def test_arrays_that_are_not_there(run: Run, name: str) -> None:
+    """The kernel could not read them and mptrace can't: unknown, with that as reason."""
+    told, _, rows, counts = judge(run, name)
+    assert told.ret == -14
+    assert counts["unknown"] + counts["not_attempted"] == told.count == len(rows)
+    assert (told.before == told.after).all()
+
+
+def test_no_place_for_statuses(run: Run) -> None:
+    """The call fails, pages move all the same, and that is what is said."""
+    told, _, rows, counts = judge(run, "bad_status")
+    assert told.ret == -14
+    moved = int((told.before != told.after).sum())
+    assert counts["moved"] == moved > 0
+    assert (rows["unread"] & READ_STATUS).all()
+
+
+@pytest.mark.parametrize("name", ["short_pages", "short_nodes", "short_status"])
+def test_an_array_that_ends_too_early(run: Run, name: str) -> None:
+    """What lies before its end is known, but for the piece that the end lies in."""
+    told, _, rows, counts = judge(run, name)
+    assert told.ret == -14
+    moved = int((told.before != told.after).sum())
+    assert moved > 0
+    assert counts["moved"] > moved - 64
+    assert len(rows) == told.count
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_huge_counts(run: Run, number: int) -> None:
+    """Up to 2^63: the call is there, with what it returned; of its entries nothing is claimed."""
+    told, call, rows, counts = judge(run, f"huge_{number}")
+    assert told.ret == -14
+    assert call["nr_pages"] == told.count
+    moved = int((told.before != told.after).sum())
+    assert moved > 0
+    # the one piece of 16384 entries that they lie in can't be read as a whole
+    assert counts["moved"] == 0
+    assert counts["unknown"] == len(rows)
+
+
+def test_a_million_statuses_in_memory_never_touched(run: Run) -> None:
+    """Those that can't be read are unread, and outcomes are known by the kernel's events."""
+    told, _, rows, counts = judge(run, "million")
+    assert told.ret is not None
+    assert told.ret > 0
+    moved = int((told.before != told.after).sum())
+    assert 0 < moved < 3001
+    assert counts["moved"] == moved
+    assert len(rows) == told.count == 1_000_003
+    assert rows["unread_before"].all()
+    assert (rows["unread"] & READ_STATUS)[-16384:].all()
+
+
+@pytest.mark.parametrize("name", ["exits", "execs", "killed"])
+def test_a_caller_that_ends_in_the_middle(run: Run, name: str) -> None:
+    """The call has its record; its statuses are those that another process sees."""
+    told, call, rows, counts = judge(run, name)
+    assert len(rows) == told.count
+    written = told.status == 1
+    assert (rows["outcome"][written] == MOVED).all() or counts["unknown"]
+    known = rows["outcome"] != UNKNOWN
+    assert known.any() or not call["exit_ns"]
+
+
+# ---- a command, its rights, and what becomes of it -----------------------------------------------
+
+
+#: The command: who it is, what it has, and a child that moves pages.
+WHO = f"""
+id -u; id -g; id -G
+grep CapEff /proc/self/status
+echo $HOME $LOGNAME
+ls -l /proc/$$/fd
+exec 2>&1
+{PYTHON} {HERE}/recorder/hostile.py kept short_status
+exit 23
+"""
+
+
+def test_a_command_has_its_callers_rights(
+    guest: Guest, guest_dir: str, fetch: Callable[[str], Path]
+) -> None:
+    """Under sudo it is who called: user, groups, capabilities; its children are followed."""
+    guest.put(f"{guest_dir}/who", WHO.encode())
+    done = sh(
+        guest,
+        """
+        echo 0 >/proc/sys/kernel/numa_balancing
+        mkdir -m 777 kept; chmod 755 .
+        export SUDO_UID=65534 SUDO_GID=65534
+        (mptrace record --strict -o data -- sh who) >said 2>err 7</dev/null
+        status=$?; cat said; cat err >&2; exit $status
+        """,
+        guest_dir,
+    )
+    assert done.returncode == 23, done.errors
+    lines = done.text.splitlines()
+    assert lines[:3] == ["65534"] * 3
+    assert lines[3].split() == ["CapEff:", "0" * 16]
+    assert lines[4].endswith(" nobody")
+    opened = [line.partition(" -> ") for line in lines if " -> " in line]
+    numbers = {int(left.split()[-1]) for left, _, _ in opened}
+    # the user's own 7 is passed on, 10 is the shell's, for its script; nothing is ours
+    assert {0, 1, 2, 7} <= numbers <= {0, 1, 2, 7, 10}, done.text
+    assert not any("bpf" in where or "perf" in where for _, _, where in opened)
+    fetch(f"{guest_dir}/kept")
+    judged = Judged(fetch(f"{guest_dir}/data"))
+    assert judged.meta["scope"]["as"] == "nobody"
+    (path,) = fetch(f"{guest_dir}/kept").iterdir()
+    told = read_told(path)
+    call = judged.call_of(told)
+    assert call["comm"].startswith(b"python")
+    assert_right_or_unknown(told, call, judged.rows_of(call))
+    assert set(judged.tables["calls"]["tgid"]) == {call["tgid"]}
+    # what root wrote belongs to who called
+    owner = guest.run(["stat", "-c", "%u:%g %a", f"{guest_dir}/data"]).text
+    assert owner == "65534:65534 700\n"
+
+
+#: Fills a small disk with what is recorded of it, and goes on for a moment.
+WORK = f"""
+{PYTHON} -c 'import time
+memory = bytearray(b"x") * (24 << 20)
+print(flush=True)
+time.sleep(1000)' >ready & victim=$!
+while ! [ -s ready ]; do sleep 0.1; done
+for round in 1 2 3 4; do migratepages $victim 0 1; migratepages $victim 1 0; sleep 1; done
+kill $victim
+echo to the end
+exit 7
+"""
+
+
+def test_a_full_disk(guest: Guest, guest_dir: str, fetch: Callable[[str], Path]) -> None:
+    """A clear message and status 1; the recording can be read, the command goes on to its end."""
+    guest.put(f"{guest_dir}/work", WORK.encode())
+    done = sh(
+        guest,
+        """
+        mkdir small; mount -t tmpfs -o size=160K none small
+        (mptrace record -o small/data -- sh work) 2>err; status=$?
+        cat err >&2; exit $status
+        """,
+        guest_dir,
+    )
+    assert_error(done, 1, "No space left on device", "what was recorded until then", "disk is full")
+    assert done.text == "to the end\n"
+    path = fetch(f"{guest_dir}/small/data")
+    assert guest.run(["umount", f"{guest_dir}/small"]).returncode == 0
+    recording = Recording.open(path)
+    assert not recording.complete
+    assert recording.table("folios").size + recording.table("migrations").size > 0
+    report = CliRunner().invoke(main, ["report", "--json", str(path)])
+    assert report.exit_code == 0, report.output
+    assert json.loads(report.stdout)["complete"] is False
+
+
+@pytest.mark.one_kernel
+def test_how_a_session_ends(guest: Guest, guest_dir: str) -> None:
+    """By its time: 0; by Ctrl-C before that: 130; killed: nothing is left in the kernel."""
+    done = sh(
+        guest,
+        f"""
+        (mptrace record -a -d 1 -o timed) 2>timed.err & timed=$!
+        mptrace record -a -d 1000 -o stopped 2>stopped.err & stopped=$!
+        mptrace record -p $$ -o killed 2>killed.err & killed=$!
+        wait $timed; echo $?
+        while ! grep -q tracing stopped.err || ! grep -q tracing killed.err; do sleep 0.1; done
+        kill -INT $stopped; wait $stopped; echo $?
+        {LEFTOVERS.strip()} | grep -c migrate
+        kill -KILL $killed; wait $killed; echo $?
+        cat *.err >&2
+        """,
+        guest_dir,
+    )
+    timed, stopped, attached, killed = done.text.splitlines()
+    assert (timed, stopped, killed) == ("0", "130", "137"), done.errors
+    assert int(attached) > 0
+    assert "Traceback" not in done.errors
+    assert_nothing_left(guest)
+
+
+@pytest.mark.one_kernel
+def test_what_cannot_be_recorded(guest: Guest, guest_dir: str, mptrace: Mptrace) -> None:
+    """Each wrong request gets its message and status, starts no command and leaves nothing."""
+    assert_error(mptrace("record", "-p", "999999"), 1, "no process 999999")
+    assert_error(mptrace("record", "--cgroup", "/no/where"), 1, "no cgroup '/no/where'")
+    assert_error(mptrace("record", "-a", "--reason", "fun"), 2, "'fun'", "compaction")
+    assert_error(mptrace("record", "-a", "--from", "7"), 2, "no node 7")
+    assert_error(mptrace("record", "--as", "nobody", "-a"), 2, "--as")
+    assert_error(mptrace("record", "--", "no-such-command"), 127, "not found")
+    powerless = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", PYTHON]
+    done = guest.run([*powerless, "-m", "mptrace", "record", "--", "touch", "ran"], cwd=guest_dir)
+    assert_error(done, 1, "CAP_BPF", "sudo")
+    assert sh(guest, "ls", guest_dir).text == ""
