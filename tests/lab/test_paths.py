@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every path that migrates, provoked in a guest, and judged by counts that aren't mptrace's.
+
+One `mptrace record -a` per kernel around all paths (tests/lab/paths): the programs that
+move pages know nothing of it.  The oracles are the kernel's tracepoint, read by a tracefs
+instance, /proc/vmstat, and what the programs and /proc/PID/numa_maps say of their pages.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from paths.judge import CALLED, COUNTERS, Judged, by_initiator, sums
+
+from mptrace.lab.guest import Guest
+
+HERE = Path(__file__).parent
+#: Two nodes with CPUs and one of a lower tier, where that is known: 2G of it is contiguous.
+NODES = "1G/cpus=0,1G/cpus=1,2560M/slow"
+pytestmark = pytest.mark.nodes(NODES)
+
+#: What a kernel lacks, and why.
+MISSING = {
+    "6.1": {
+        "demotion": "all nodes are of one memory tier",
+        "demotion-kswapd": "all nodes are of one memory tier",
+        "promotion": "all nodes are of one memory tier",
+        "damon": "no DAMON",
+    },
+    "6.12": {},
+}
+_sessions: dict[str, Judged] = {}
+
+
+@pytest.fixture
+def session(guest: Guest, guest_dir: str, kernel: str, fetch: Callable[[str], Path]) -> Judged:
+    """All paths provoked on this kernel under one `mptrace record -a`; done once for each."""
+    if kernel not in _sessions:
+        tools = Path(sys.executable).parent
+        env = {
+            "PATH": f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "PYTHONPATH": f"{HERE}:{HERE.parents[1]}",
+        }
+        argv = [sys.executable, "-m", "paths.conduct", "--record", "recording"]
+        done = guest.run(argv, cwd=guest_dir, env=env, timeout=1800)
+        assert done.returncode == 0, done.errors
+        told = json.loads(done.text)
+        recording = fetch(f"{guest_dir}/recording")
+        if keep := os.environ.get("MPTRACE_PATHS_DIR"):  # scripts/paths makes a page of it
+            (Path(keep) / f"{kernel}.json").write_text(done.text)
+            recording.rename(Path(keep) / kernel)
+            recording = Path(keep) / kernel
+        _sessions[kernel] = Judged(told, recording)
+    return _sessions[kernel]
+
+
+@pytest.fixture(params=CALLED)
+def name(request: pytest.FixtureRequest, session: Judged, kernel: str) -> str:
+    """A path that this kernel has; where it has it not, the reason is the one expected."""
+    name: str = request.param
+    path = session.paths[name]
+    assert "error" not in path, path["error"]
+    assert path.get("missing") == MISSING[kernel].get(name)
+    if "missing" in path:
+        pytest.skip(f"{kernel}: {path['missing']}")
+    return name
+
+
+def test_the_path_migrated(session: Judged, name: str) -> None:
+    """The tracepoint saw it, with as many pages as the program knows of."""
+    path, counted = session.paths[name], sums(session.events_of(name))
+    assert counted["succeeded"] >= path.get("least", 1)
+    assert counted["succeeded"] <= path.get("most", counted["succeeded"])
+    if path["pages"] is not None:
+        assert counted["succeeded"] == path["pages"]
+
+
+def test_initiator_and_counts(session: Judged, name: str) -> None:
+    """mptrace has the same migrations and base pages of the same initiator, and names the path."""
+    rows, path = session.migrations_of(name), session.paths[name]
+    assert by_initiator(rows) == by_initiator(session.events_of(name))
+    assert {row["kernel_thread"] for row in rows} == {path["pid"] == 0}
+    assert all(row["comm"].startswith(path["comm"]) for row in rows)
+    assert {row["path"] for row in rows} <= CALLED[name]
+
+
+def test_vmstat_agrees(session: Judged, name: str) -> None:
+    """In the path's time /proc/vmstat counted what mptrace's migrations of that time add up to.
+
+    Those that began before it or ended after it may have been counted or not.
+    """
+    path, rows = session.paths[name], session.migrations
+    start, end = path["start_ns"], path["end_ns"]
+    inside = sums([x for x in rows if start <= x["enter_ns"] and x["exit_ns"] <= end])
+    start, end = path["before_ns"], path["after_ns"]
+    touching = sums([x for x in rows if start <= x["exit_ns"] and x["enter_ns"] <= end])
+    for counter, key in (("pgmigrate_success", "succeeded"), ("pgmigrate_fail", "failed")):
+        assert inside[key] <= path["vmstat"].get(counter, 0) <= touching[key]
+
+
+def test_owner_and_nodes(session: Judged, name: str) -> None:
+    """The folios went from and to the nodes that the program knows, and it owns them."""
+    path = session.paths[name]
+    moved = [folio for folio in session.folios_of(name) if folio["outcome"] == "moved"]
+    if path["owner"]:
+        moved = [folio for folio in moved if folio["owner_tgid"] == path["owner"]]
+        assert sum(folio["nr_pages"] for folio in moved) >= (path["pages"] or path.get("least", 1))
+    assert moved
+    if path["from"] is not None:
+        assert path["from"] in {folio["src_nid"] for folio in moved}
+    if path["to"] is not None:
+        assert path["to"] in {folio["dst_nid"] for folio in moved}
+    if path["pages"] is not None and path["from"] is not None:
+        assert {folio["src_nid"] for folio in moved} == {path["from"]}
+
+
+def test_nothing_is_lost_or_mixed_up(session: Judged) -> None:
+    """Over the whole session each initiator's migrations are the tracepoint's, one for one."""
+    assert session.told["lost"] == 0
+    assert not any(session.meta["lost"].values())
+    assert by_initiator(session.migrations) == by_initiator(session.events)
+    assert session.told["vmstat"]["pgmigrate_success"] == sums(session.migrations)["succeeded"]
+    assert session.told["vmstat"].get("pgmigrate_fail", 0) == sums(session.migrations)["failed"]
+
+
+@pytest.mark.parametrize("reason", COUNTERS)
+def test_counters_of_a_reason(session: Judged, reason: str) -> None:
+    """What vmstat counts for a reason alone is what its migrations add up to."""
+    counted = sums([row for row in session.migrations if row["reason_name"] == reason])
+    vmstat = session.told["vmstat"]
+    assert counted["succeeded"] == sum(vmstat.get(counter, 0) for counter in COUNTERS[reason])
+
+
+def test_the_outcomes_of_folios_add_up(session: Judged) -> None:
+    """Of each migration the folios that moved or were freed meanwhile are what succeeded."""
+    assert not session.different(succeeded=True)
+    assert not session.different(succeeded=False)
