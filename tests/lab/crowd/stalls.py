@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Has pages moved under the hands of those who touch them, one mover after the other.
+
+Leaves a file NAME of touches (see touch.c) for each section, and returns of each its
+``name``, the toucher's ``pid``, ``tids``, ``base``, ``pages`` and ``touches``, and its
+``movers``: who moved and when (``tid``, ``comm``, ``before_ns``, ``after_ns`` of
+CLOCK_MONOTONIC, ``reason``, and ``ret`` of the system call or program).
+"""
+
+import ctypes
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .tracing import build
+
+HERE = Path(__file__).parent
+PAGE = 4096
+#: What a touch must take to be noted.
+MIN_NS = 1_000_000
+SMALL_PAGES = 1021
+SMALL_ROUNDS = 6
+HUGE_PAGES = 5 * 512
+HUGE_ROUNDS = 6
+THREADS = 2
+_MOVE_PAGES, _MPOL_MF_MOVE = 279, 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+Section = dict[str, Any]
+
+
+@contextmanager
+def toucher(program: Path, kind: str, pages: int, path: Path) -> Iterator[Section]:
+    """Touchers at work while inside; afterwards the section has their ``touches``."""
+    argv = [str(program), str(pages), str(THREADS), kind, str(MIN_NS), str(path)]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pid, base, *tids = map(int, process.stdout.readline().split())
+        section: Section = {"name": path.name, "pid": pid, "base": base, "tids": tids}
+        section |= {"pages": pages, "movers": []}
+        yield section
+        process.stdin.close()
+        section["touches"] = int(process.stdout.readline())
+    assert process.returncode == 0, f"touch: {process.returncode}"
+
+
+def by_program(*argv: str) -> dict[str, Any]:
+    """Run a program: its only thread is the mover."""
+    before = time.monotonic_ns()
+    with subprocess.Popen(argv) as process:
+        pass
+    assert process.returncode == 0, f"{argv}: {process.returncode}"
+    after = time.monotonic_ns()
+    times = {"before_ns": before, "after_ns": after, "ret": process.returncode}
+    return {"tid": process.pid, "comm": Path(argv[0]).name, **times}
+
+
+def migratepages(section: Section) -> None:
+    """All pages of the process there and back, by numactl's program."""
+    for number in range(SMALL_ROUNDS):
+        nodes = ("0", "1") if number % 2 == 0 else ("1", "0")
+        mover = by_program("migratepages", str(section["pid"]), *nodes)
+        section["movers"].append({**mover, "reason": "syscall"})
+
+
+def move_pages(section: Section) -> None:
+    """All pages of the mapping there and back, a call of move_pages(2) each."""
+    count = section["pages"]
+    addresses = (ctypes.c_uint64 * count)(
+        *range(section["base"], section["base"] + count * PAGE, PAGE)
+    )
+    for number in range(SMALL_ROUNDS):
+        nodes = (ctypes.c_int * count)(*[1 - number % 2] * count)
+        status = (ctypes.c_int * count)(*[-1000] * count)
+        before = time.monotonic_ns()
+        ret = _libc.syscall(
+            ctypes.c_long(_MOVE_PAGES),
+            ctypes.c_long(section["pid"]),
+            ctypes.c_long(count),
+            addresses,
+            nodes,
+            status,
+            ctypes.c_long(_MPOL_MF_MOVE),
+        )
+        after = time.monotonic_ns()
+        section["movers"].append(
+            {
+                "tid": threading.get_native_id(),
+                "comm": Path("/proc/thread-self/comm").read_text().strip(),
+                "before_ns": before,
+                "after_ns": after,
+                "ret": ret if ret >= 0 else -ctypes.get_errno(),
+                "reason": "syscall",
+            }
+        )
+
+
+def huge(section: Section) -> None:
+    """Transparent huge pages there and back, by numactl's program."""
+    for number in range(HUGE_ROUNDS):
+        nodes = ("0", "1") if number % 2 == 0 else ("1", "0")
+        mover = by_program("migratepages", str(section["pid"]), *nodes)
+        section["movers"].append({**mover, "reason": "syscall"})
+
+
+SECTIONS: dict[str, tuple[str, int, Callable[[Section], None]]] = {
+    "migratepages": ("4k", SMALL_PAGES, migratepages),
+    "move_pages": ("4k", SMALL_PAGES, move_pages),
+    "huge": ("thp", HUGE_PAGES, huge),
+}
+
+
+def run(directory: Path) -> list[Section]:
+    """All sections; see the module."""
+    program = build(HERE / "touch.c", directory)
+    sections = []
+    for name, (kind, pages, move) in SECTIONS.items():
+        with toucher(program, kind, pages, directory / name) as section:
+            move(section)
+        sections.append(section)
+        print(name, "done", file=sys.stderr, flush=True)
+    return sections

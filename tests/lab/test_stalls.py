@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Threads that stand still because somebody moves their pages: found, and who did it.
+
+The threads measure their stalls themselves (crowd/touch.c), and the movers aren't ours.
+One recording on each kernel serves all tests.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from crowd.run import MACHINE, Crowd, crowd_of
+
+from mptrace.lab.guest import Guest
+from mptrace.records import WAIT_PMD, WAIT_PTE
+
+PAGE = 4096
+HUGE_PAGE = 2 << 20
+SECTIONS = ["migratepages", "move_pages", "huge"]
+
+pytestmark = MACHINE
+
+
+@pytest.fixture
+def crowd(guest: Guest, kernel: str, guest_dir: str, tmp_path: Path) -> Crowd:
+    """What this kernel's one run left."""
+    return crowd_of(guest, kernel, guest_dir, tmp_path)
+
+
+def waits_of(crowd: Crowd, name: str) -> np.ndarray:
+    """The recorded waits of a section's touchers."""
+    waits = crowd.recording.table("waits")
+    return waits[np.isin(waits["tid"], crowd.sections[name]["tids"])]
+
+
+def holders_of(crowd: Crowd, waits: np.ndarray) -> np.ndarray:
+    """The migration that each wait is said to be for, rows of MIGRATION."""
+    migrations = crowd.recording.table("migrations")
+    order = np.argsort(migrations["migration_id"])
+    place = np.searchsorted(migrations["migration_id"], waits["holder_id"], sorter=order)
+    found = migrations[order[np.minimum(place, len(order) - 1)]]
+    assert (found["migration_id"] == waits["holder_id"]).all()
+    return found
+
+
+def in_mapping(section: dict[str, Any], addresses: np.ndarray) -> np.ndarray:
+    """Which addresses are the toucher's pages, not its stack or code."""
+    end = section["base"] + section["pages"] * PAGE
+    return (addresses >= section["base"]) & (addresses < end)
+
+
+def test_nothing_is_lost(crowd: Crowd) -> None:
+    """No record was lost, and each wait's holder is known: the other tests judge all of it."""
+    assert not any(crowd.recording.meta["lost"].values()), crowd.recording.meta["lost"]
+    waits = crowd.recording.table("waits")
+    assert (waits["holder_id"] != 0).all()
+    assert (waits["folio"] != 0).all()
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_each_stall_is_found(crowd: Crowd, name: str) -> None:
+    """A touch of a millisecond or more in which the thread slept: a wait then, of it, there.
+
+    migratepages moves the toucher's stack and code, too: between its two looks at
+    the clock a thread may have waited for those instead.
+    """
+    section, waits = crowd.sections[name], waits_of(crowd, name)
+    stalls = crowd.touches[name]
+    stalls = stalls[stalls["slept"] > 0]
+    assert len(stalls) > 5, "nothing to be found"
+    there = elsewhere = 0
+    for stall in stalls:
+        found = waits[
+            (waits["tid"] == stall["tid"])
+            & (waits["start_ns"] >= stall["before_ns"])
+            & (waits["end_ns"] <= stall["after_ns"])
+        ]
+        if name == "huge":
+            # the kernel does not tell the address that was touched
+            own = found[found["kind"] == WAIT_PMD]
+        else:
+            own = found[found["address"] // PAGE == stall["address"] // PAGE]
+        others = found[(found["kind"] == WAIT_PTE) & ~in_mapping(section, found["address"])]
+        assert len(own) or len(others), f"nobody saw that {stall} stood still"
+        there += bool(len(own))
+        elsewhere += not len(own)
+    assert there > 5
+    assert name != "move_pages" or not elsewhere
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_no_wait_is_made_up(crowd: Crowd, name: str) -> None:
+    """Each recorded wait of a millisecond or more for a page of theirs is a touch they noted."""
+    section, waits, touches = crowd.sections[name], waits_of(crowd, name), crowd.touches[name]
+    own = (waits["kind"] == WAIT_PMD) | in_mapping(section, waits["address"])
+    for wait in waits[own & (waits["end_ns"] - waits["start_ns"] >= 1_000_000)]:
+        noted = touches[
+            (touches["tid"] == wait["tid"])
+            & (touches["before_ns"] <= wait["start_ns"])
+            & (touches["after_ns"] >= wait["end_ns"])
+        ]
+        assert len(noted) == 1, wait
+        same = noted[0]["address"] // PAGE == wait["address"] // PAGE
+        assert same or wait["kind"] == WAIT_PMD
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_each_wait_has_its_mover(crowd: Crowd, name: str) -> None:
+    """Who is said to have migrated the page is the program that then did so, by what it did."""
+    section, waits = crowd.sections[name], waits_of(crowd, name)
+    holders = holders_of(crowd, waits)
+    reasons = crowd.recording.meta["reasons"]
+    movers = {mover["tid"]: mover for mover in section["movers"]}
+    for wait, holder in zip(waits, holders, strict=True):
+        tid = int(holder["tid"])
+        assert tid in movers, "somebody else is accused"
+        assert wait["holder_tid"] == tid
+        assert holder["comm"].decode() == movers[tid]["comm"]
+        assert reasons[str(holder["reason"])] == movers[tid]["reason"]
+        at_work = [
+            mover
+            for mover in section["movers"]
+            if mover["tid"] == tid
+            and mover["before_ns"] <= holder["enter_ns"]
+            and holder["exit_ns"] <= mover["after_ns"]
+        ]
+        assert len(at_work) == 1, "its own word is that it did nothing then"
+        assert at_work[0]["before_ns"] <= wait["start_ns"] <= at_work[0]["after_ns"]
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_who_is_named_had_the_page(crowd: Crowd, name: str) -> None:
+    """The migration named had the very folio, at that address, inaccessible at that time."""
+    section, waits = crowd.sections[name], waits_of(crowd, name)
+    folios = crowd.recording.table("folios")
+    size = HUGE_PAGE if name == "huge" else PAGE
+    for wait in waits:
+        held = folios[
+            (folios["migration_id"] == wait["holder_id"]) & (folios["src"] == wait["folio"])
+        ]
+        assert len(held) == 1, wait
+        assert held[0]["dark_first_ns"] <= wait["start_ns"] <= held[0]["light_last_ns"]
+        if wait["kind"] == WAIT_PMD:
+            assert in_mapping(section, held["address"]).all()
+        elif in_mapping(section, wait["address"]):
+            assert held[0]["address"] // size == int(wait["address"]) // size
