@@ -41,10 +41,14 @@ class Memory:
 
     def __init__(self, pages):
         self.pages = pages
+        # pages come from the node of the CPU that touches them first: node 0
+        cpus = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {0})
         # huge pages would move as one
         self.base = libc.mmap(None, ctypes.c_size_t(pages * PAGE), 3, 0x22, -1, ctypes.c_long(0))
         libc.madvise(ctypes.c_void_p(self.base), ctypes.c_size_t(pages * PAGE), 15)
         ctypes.memset(self.base, 1, pages * PAGE)
+        os.sched_setaffinity(0, cpus)
 
     def pin(self, count):
         """Hold a reference to every other of the first pages by a pipe."""
@@ -93,9 +97,9 @@ def sleeper():
     sys.stdin.read()
 
 
-def storm():
+def storm(processes):
     """Processes that move three pages each and are gone."""
-    for _ in range(STORM):
+    for _ in range(processes):
         pid = os.fork()
         if not pid:
             memory = Memory(3)
@@ -165,19 +169,31 @@ class Stat:
             [*MPTRACE, "stat", *arguments, "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        self.lines = []
+        self.changed = threading.Condition()
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
 
-    def wait_until_counting(self):
-        """Until it says so: without --json it does on stderr, with it by its first interval."""
-        self.first = self.process.stdout.readline()
-        assert self.first, self.process.stderr.read()
+    def _read(self):
+        for line in self.process.stdout:
+            with self.changed:
+                self.lines.append(line)
+                self.changed.notify_all()
+
+    def wait_for_intervals(self, count):
+        """Until it has printed so many more; it counts when it has printed the first."""
+        with self.changed:
+            wanted = len(self.lines) + count
+            assert self.changed.wait_for(lambda: len(self.lines) >= wanted, SECONDS), self.lines
 
     def end(self, number=0):
         """Its values, exit status and complaints; after a signal, or when it ends by itself."""
         if number:
             self.process.send_signal(number)
-        out, errors = self.process.communicate(timeout=SECONDS)
-        values = [json.loads(line) for line in (self.first + out).splitlines()]
-        return {"values": values, "status": self.process.returncode, "errors": errors}
+        self.reader.join(SECONDS)
+        errors = self.process.stderr.read()
+        status = self.process.wait(SECONDS)
+        return {"values": list(map(json.loads, self.lines)), "status": status, "errors": errors}
 
 
 class Top:
@@ -225,8 +241,8 @@ def main():
     everybody = Stat("0.5", "--by", "process", "--max-rows", "64")
     chosen = Stat("0.5", "-p", str(moving.pid))
     top = Top()
-    everybody.wait_until_counting()
-    chosen.wait_until_counting()
+    everybody.wait_for_intervals(1)
+    chosen.wait_for_intervals(1)
     top.wait_for(b"counting")
 
     moving.stdin.write("go\n")
@@ -243,7 +259,10 @@ def main():
     subprocess.run(["migratepages", str(sleeping.pid), "1", "0"], check=True)
     compacting = subprocess.Popen(["sh", "-c", "echo 1 >/proc/sys/vm/compact_memory; exit"])
     compacting.wait()
-    storm()
+    # twice more than half of the room, and time to make room; then more than there is
+    for processes in (35, 35, STORM - 70):
+        storm(processes)
+        everybody.wait_for_intervals(2)
     moving.stdin.close()
     moving.wait()
     result["chosen"] = chosen.end()
