@@ -48,7 +48,8 @@ class Candidate:
 
 #: In the order of preference within a phase; phases in the order of the report.
 CANDIDATES: tuple[Candidate, ...] = (
-    # fentry may not read a pointer to pointers (``pages``) on all kernels
+    # fentry may not read a pointer to pointers (``pages``) on all kernels; its exit
+    # side need not, and unlike a kretprobe follows any number of threads at once
     Candidate(
         "call",
         "kernel_move_pages",
@@ -57,7 +58,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         "exit_call",
         6,
         nargs="CALL_NARGS",
-        methods=("kprobe", "fentry"),
+        methods=("kprobe+fexit", "kprobe", "fentry"),
     ),
     # since 5.13: lru_cache_disable() drains and holds the caches off for the whole call
     Candidate("drain", "lru_cache_disable", "call", "enter_drain", "exit_drain"),
@@ -136,7 +137,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         6,
         nargs="MIGRATION_NARGS",
         # fentry takes six arguments on kernels before 6.6 or so, this has seven since 6.0
-        methods=("kprobe", "fentry"),
+        methods=("kprobe+fexit", "kprobe", "fentry"),
     ),
     Candidate(
         "allocate",

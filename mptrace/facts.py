@@ -8,6 +8,11 @@ Nothing here looks at the machine.  A fact that could not be read is absent
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+#: Parameters of a function that are passed in registers (x86-64).
+REGISTER_ARGUMENTS = 6
+#: Key of `KernelFacts.methods`: fentry on a function with more of them.
+STACK_ARGUMENTS = "fentry, arguments on the stack"
+
 
 @dataclass(frozen=True)
 class Prototype:

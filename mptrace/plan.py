@@ -22,7 +22,7 @@ from mptrace.candidates import (
     WALK_VARIABLES,
     Candidate,
 )
-from mptrace.facts import KernelFacts
+from mptrace.facts import REGISTER_ARGUMENTS, STACK_ARGUMENTS, KernelFacts
 from mptrace.records import (
     FOLIO,
     LARGE_CHUNK,
@@ -136,7 +136,9 @@ def plan_phases(
     names = tuple(dict.fromkeys(candidate.phase for candidate in table))
     defines: dict[str, int | str] = {
         **{c.nargs: c.min_parameters for c in table if c.nargs},
+        **{_exit_nargs(c): c.min_parameters for c in table if c.nargs},
         **{f"{name.upper()}_METHOD": "FENTRY" for name in names},
+        **{f"{name.upper()}_EXIT_METHOD": "FENTRY" for name in names},
     }
     phases = tuple(
         _plan_phase([c for c in table if c.phase == name], facts, excluded, defines)
@@ -177,15 +179,22 @@ def _plan_phase(
 def _add_candidate_macros(
     candidate: Candidate, method: str, facts: KernelFacts, defines: dict[str, int | str]
 ) -> None:
-    defines[f"{candidate.phase.upper()}_METHOD"] = method.upper()
+    enter, _, leave = method.partition("+")
+    defines[f"{candidate.phase.upper()}_METHOD"] = enter.upper()
+    defines[f"{candidate.phase.upper()}_EXIT_METHOD"] = "FENTRY" if leave else enter.upper()
     defines.update(candidate.defines)
     prototype = facts.functions.get(candidate.function)
     if prototype is None:
         return
     if candidate.nargs:
         defines[candidate.nargs] = len(prototype.parameters)
+        defines[_exit_nargs(candidate)] = len(prototype.parameters)
     if candidate.bool_macro and prototype.returns == "bool":
         defines[candidate.bool_macro] = 1
+
+
+def _exit_nargs(candidate: Candidate) -> str:
+    return candidate.nargs.replace("_NARGS", "_EXIT_NARGS")
 
 
 _TRACEPOINT_METHODS = ["raw_tracepoint", "tracepoint"]
@@ -216,15 +225,26 @@ def _methods(candidate: Candidate, facts: KernelFacts) -> tuple[tuple[str, ...],
         "kprobe": candidate.function in facts.symbols
         and (prototype is not None or not candidate.bool_macro),
     }
+    # arguments on the stack: a trampoline has them since 6.6 or so, which was tried
+    if prototype is not None and len(prototype.parameters) > REGISTER_ARGUMENTS:
+        possible["fentry"] = possible["fentry"] and facts.methods.get(STACK_ARGUMENTS) == ""
+    possible["kprobe+fexit"] = possible["fentry"] and possible["kprobe"]
     usable = [method for method in candidate.methods if possible[method]]
     if facts.traceable is not None and candidate.function not in facts.traceable:
         return (), "ftrace can't attach to it"
-    refused = [f"{m}: {facts.methods[m]}" for m in usable if facts.methods.get(m, "")]
-    usable = [m for m in usable if not facts.methods.get(m, "")]
+    refused = [f"{m}: {why}" for m in usable if (why := _refusal(m, facts))]
+    usable = [m for m in usable if not _refusal(m, facts)]
     if not usable:
         reason = "no prototype in BTF" if prototype is None else "only as a compiler's clone"
         return (), "; ".join(refused) or reason
     return tuple(usable), ""
+
+
+def _refusal(method: str, facts: KernelFacts) -> str:
+    """Why the kernel refuses a method anywhere, "" where it does not."""
+    parts = {"fexit": "fentry"}
+    reasons = (facts.methods.get(parts.get(part, part), "") for part in method.split("+"))
+    return next((reason for reason in reasons if reason), "")
 
 
 def _add_struct_macros(

@@ -50,6 +50,7 @@ LOST_CAUSES = {
     "wait_ring_full": "waits of threads dropped: their ring was full",
     "wait_map_full": "waits of threads not tracked: too many threads waited at once",
     "chosen_map_full": "processes not followed: too many of them",
+    "return_missed": "returns not seen: more threads at once than a kretprobe can follow",
 }
 
 # Program types of linux/bpf.h.
@@ -166,14 +167,17 @@ class Program:
             # the same handler may serve several functions
             label = f"{handler}@{phase.attach}"
             target = phase.attach.encode()
-            if phase.method == "fentry":
+            method = phase.method
+            if method == "kprobe+fexit":
+                method = "fentry" if is_exit else "kprobe"
+            if method == "fentry":
                 name = ("kretfunc__" if is_exit else "kfunc__") + phase.attach
                 self._keep(self._lib.bpf_attach_kfunc(self._load(handler, _TRACING, name, label)))
-            elif phase.method == "kprobe":
+            elif method == "kprobe":
                 fd = self._load(handler, _KPROBE, handler, label)
                 event = f"mptrace_{os.getpid()}_{handler}".encode()
                 self._keep(self._lib.bpf_attach_kprobe(fd, int(is_exit), event, target, 0, 0))
-            elif phase.method == "raw_tracepoint":
+            elif method == "raw_tracepoint":
                 fd = self._load(handler, _RAW_TRACEPOINT, handler, label)
                 self._keep(self._lib.bpf_attach_raw_tracepoint(fd, target.partition(b":")[2]))
             else:

@@ -236,7 +236,8 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define LOST_WAIT_RING		8	/* the ring of waits was full */
 #define LOST_WAIT_MAP		9	/* the map of waiting threads was full */
 #define LOST_CHOSEN_MAP		10	/* the map of processes that are followed was full */
-#define LOST_CAUSES		11
+#define LOST_RETURN		11	/* a return was not seen: too many at once for a kretprobe */
+#define LOST_CAUSES		12
 
 #define ERR_PTR_MIN		0xfffffffffffff001ULL
 
@@ -293,6 +294,7 @@ struct level {
 	u64 wait_enter_ns;
 	u64 split_src;
 	u64 release_src;
+	u64 stack;		/* the stack pointer at the entry, 0: unknown */
 	u64 step_ns;		/* when the last step below ended, and whose it was */
 	u64 step_src;
 	u32 step;
@@ -336,6 +338,7 @@ struct thread {
 	u64 lookup_address;		/* between a lookup's kprobe and its kretprobe */
 	u64 lookup_vma;
 	u64 checked_vma;		/* the one that vma_migratable() is asked about */
+	u64 call_stack;			/* the stack pointer at the call's entry, 0: unknown */
 	u32 depth;
 	u8 interest;			/* the initiator, or the call's target, was asked for */
 	u8 compat;			/* in a 32-bit system call */
@@ -505,11 +508,28 @@ static __always_inline void note_target(struct thread *t, u64 vma)
 
 #define PF_KTHREAD	0x00200000
 #define TS_COMPAT	0x0002
+#define X32_SYSCALL_BIT	0x40000000
 #define PT_REGS_SIZE	168
 #define PT_REGS_ORIG_AX	120
 
+#ifdef OFF_TASK_STACK
+/* The system call that a task is in, by the registers at the end of its kernel stack. */
+static __always_inline s64 syscall_of(u64 task)
+{
+	return read_word(read_word(task + OFF_TASK_STACK) + THREAD_SIZE - PT_REGS_SIZE +
+			 PT_REGS_ORIG_AX);
+}
+#endif
+
+/* Whether its caller has 32-bit pointers: a 32-bit process, or one of the x32 ABI. */
 static __always_inline bool in_compat_call(u64 task)
 {
+#ifdef OFF_TASK_STACK
+	s64 number = syscall_of(task);
+
+	if (number > 0 && number & X32_SYSCALL_BIT)
+		return true;
+#endif
 #ifdef OFF_TASK_STATUS
 	return read_half(task + OFF_TASK_STATUS) & TS_COMPAT;
 #else
@@ -517,7 +537,7 @@ static __always_inline bool in_compat_call(u64 task)
 #endif
 }
 
-/* Which system call the initiator is in, by the registers at the end of its kernel stack. */
+/* Who migrates, and in which system call. */
 static __always_inline void read_initiator(struct migration_record *m)
 {
 	m->cgroup_id = bpf_get_current_cgroup_id();
@@ -531,8 +551,7 @@ static __always_inline void read_initiator(struct migration_record *m)
 		m->syscall = SYSCALL_NONE;
 		return;
 	}
-	number = read_word(read_word(task + OFF_TASK_STACK) + THREAD_SIZE - PT_REGS_SIZE +
-			   PT_REGS_ORIG_AX);
+	number = syscall_of(task);
 	if (number < 0)
 		m->syscall = SYSCALL_NONE;
 	else if (number < 4096)
@@ -1047,7 +1066,8 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 /* ---- entry points -------------------------------------------------------------- */
 
 /*
- * The plan says with -DPHASE_METHOD=FENTRY or KPROBE how a phase is attached;
+ * The plan says with -DPHASE_METHOD=FENTRY or KPROBE how a phase is attached, with
+ * PHASE_EXIT_METHOD how its exit is where that may be another (call, migration);
  * a handler reads its arguments accordingly and calls the one body.
  */
 #define CAT_(a, b) a##b
@@ -1058,6 +1078,10 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 #define CTX(phase) CAT(CTX_, METHOD(phase)) *ctx
 #define ARG_FENTRY(n) ctx[n]
 #define ARG_KPROBE(n) CAT(KARG, n)
+/* Where the stack was: a function called from within has a lower one. */
+#define STACK_FENTRY 0
+#define STACK_KPROBE PT_REGS_SP(ctx)
+#define STACK(phase) CAT(STACK_, METHOD(phase))
 #define CTX_RAW_TRACEPOINT u64
 #define ARG_RAW_TRACEPOINT(n) ctx[n]
 #define CTX_TRACEPOINT u64
@@ -1076,7 +1100,7 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 /* ---- call ------------------------------------------------------------------------ */
 
 static __always_inline void on_enter_call(u64 pid, u64 nr_pages, u64 pages, u64 nodes,
-				       u64 status, u64 flags)
+				       u64 status, u64 flags, u64 stack)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct control *c;
@@ -1090,9 +1114,12 @@ static __always_inline void on_enter_call(u64 pid, u64 nr_pages, u64 pages, u64 
 		return;
 	if (c->scope == SCOPE_CALLER && c->tgid && c->tgid != id >> 32)
 		return;
+	if (this_thread())
+		count_lost(NULL, LOST_RETURN);	/* of what this thread was in before */
 	t = start_thread(c, id);
 	if (!t)
 		return;
+	t->call_stack = stack;
 	/* somebody else's pages may be of interest: the first mapping will tell */
 	if (!t->interest && !pid) {
 		end_thread(t);
@@ -1135,13 +1162,13 @@ static __always_inline void on_exit_call(u64 ret)
 int enter_call(CTX(CALL))
 {
 	on_enter_call(ARG(CALL, 0), ARG(CALL, 1), ARG(CALL, 2), ARG(CALL, 3), ARG(CALL, 4),
-		      ARG(CALL, 5));
+		      ARG(CALL, 5), STACK(CALL));
 	return 0;
 }
 
-int exit_call(CTX(CALL))
+int exit_call(CTX(CALL_EXIT))
 {
-	on_exit_call(RET(CALL));
+	on_exit_call(RET(CALL_EXIT));
 	return 0;
 }
 
@@ -1419,7 +1446,32 @@ int exit_isolate_hugetlb(CTX(ISOLATE_HUGETLB))
 
 /* ---- migration ------------------------------------------------------------------- */
 
-static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason)
+/*
+ * A kretprobe can follow only so many at once; a return that it missed leaves the
+ * thread in a migration or call that has ended.  The stack tells: what lies above the
+ * present entry on it is over.
+ */
+static __always_inline void close_missed(struct thread *t, u64 stack)
+{
+	if (!stack)
+		return;
+	if (t->depth == 2 && t->levels[1].stack && t->levels[1].stack <= stack) {
+		t->depth = 1;
+		count_lost(t, LOST_RETURN);
+	}
+	if (t->depth == 1 && t->levels[0].stack && t->levels[0].stack <= stack) {
+		t->depth = 0;
+		count_lost(t, LOST_RETURN);
+	}
+	if (t->call.call_id && t->call_stack && t->call_stack <= stack) {
+		t->depth = 0;
+		t->call.call_id = 0;
+		t->pending.valid = 0;
+		count_lost(NULL, LOST_RETURN);
+	}
+}
+
+static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason, u64 stack)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct thread *t = this_thread();
@@ -1438,6 +1490,7 @@ static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason
 		if (!t)
 			return;
 	}
+	close_missed(t, stack);
 	t->depth++;
 	level = this_level(t);
 	if (!level) {
@@ -1447,6 +1500,7 @@ static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason
 	if (t->depth == 1)
 		close_pending(t);
 	__builtin_memset(level, 0, sizeof(*level));
+	level->stack = stack;
 	level->interest = t->interest;
 	level->skip = !is_asked_for(c, reason);
 	m = &level->migration;
@@ -1510,13 +1564,14 @@ static __always_inline void on_exit_migration(u64 ret)
 
 int enter_migration(CTX(MIGRATION))
 {
-	on_enter_migration(ARG(MIGRATION, 3), ARG(MIGRATION, 4), ARG(MIGRATION, 5));
+	on_enter_migration(ARG(MIGRATION, 3), ARG(MIGRATION, 4), ARG(MIGRATION, 5),
+			   STACK(MIGRATION));
 	return 0;
 }
 
-int exit_migration(CTX(MIGRATION))
+int exit_migration(CTX(MIGRATION_EXIT))
 {
-	on_exit_migration(RET(MIGRATION));
+	on_exit_migration(RET(MIGRATION_EXIT));
 	return 0;
 }
 

@@ -2,11 +2,18 @@
 """Collects the facts of a kernel and its host into the values that `plan` takes."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mptrace.errors import HostError
-from mptrace.facts import Access, HostFacts, KernelFacts
+from mptrace.facts import (
+    REGISTER_ARGUMENTS,
+    STACK_ARGUMENTS,
+    Access,
+    HostFacts,
+    KernelFacts,
+    Prototype,
+)
 from mptrace.kernel import access, btf, privileges, probing, settings, symbols, topology
 
 _SLASH = Path("/")
@@ -28,11 +35,12 @@ def read_kernel_facts(
     release = _release(root)
     tracefs = symbols.tracefs(root)
     types = _btf(root)
+    prototypes = types.prototypes(functions) if types else {}
     return KernelFacts(
         release=release,
         machine=os.uname().machine,
         page_size=os.sysconf("SC_PAGESIZE"),
-        functions=types.prototypes(functions) if types else {},
+        functions=prototypes,
         symbols=symbols.text_symbols(root, functions),
         variables=symbols.variables(root, variables),
         traceable=symbols.traceable_functions(tracefs, functions),
@@ -40,7 +48,7 @@ def read_kernel_facts(
         sizes=types.sizes(sizes) if types else {},
         page_flags=types.enum("pageflags") if types else {},
         tracepoints=_tracepoints(tracefs, types, tracepoints),
-        methods=probing.try_methods(tracefs, types) if root == _SLASH else {},
+        methods=_methods(tracefs, types, prototypes) if root == _SLASH else {},
         nodes_shift=settings.nodes_shift(root, release),
         migrate_reasons=btf.lowered(types.enum("migrate_reason"), "MR_") if types else {},
         migrate_modes=btf.lowered(types.enum("migrate_mode"), "MIGRATE_") if types else {},
@@ -90,6 +98,17 @@ def try_attach(method: str, target: str) -> str:
     Detaching fentry waits for the kernel's tasks: 0.35 s under emulation on 6.1.
     """
     return probing.try_attach(method, target, symbols.tracefs(_SLASH), _btf(_SLASH))
+
+
+def _methods(
+    tracefs: Path | None, types: btf.Btf | None, prototypes: Mapping[str, Prototype]
+) -> dict[str, str]:
+    methods = probing.try_methods(tracefs, types)
+    long = (n for n, p in prototypes.items() if len(p.parameters) > REGISTER_ARGUMENTS)
+    name = next(long, "")
+    if name and not methods["fentry"]:
+        methods[STACK_ARGUMENTS] = probing.try_attach("fentry", name, tracefs, types)
+    return methods
 
 
 def _release(root: Path) -> str:

@@ -98,10 +98,16 @@ def try_attach(method: str, target: str, tracefs: Path | None, btf: "kernel_btf.
     attempts: dict[str, Callable[[], None]] = {
         "fentry": lambda: _try_fentry(target, btf),
         "kprobe": lambda: _try_kprobe(target),
+        "kprobe+fexit": lambda: _try_both(target, btf),
         "tracepoint": lambda: _try_tracepoint(target, tracefs),
         "raw_tracepoint": lambda: _try_raw_tracepoint(target),
     }
     return _reason(attempts[method])
+
+
+def _try_both(target: str, btf: "kernel_btf.Btf | None") -> None:
+    _try_kprobe(target)
+    _try_fentry(target, btf)
 
 
 def try_ring_buffer(size_bytes: int = RING_BYTES) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from mptrace import candidates, doctor, plan
 from mptrace.doctor import FAIL, OK, WARN, Check, Diagnosis
-from mptrace.facts import Access, HostFacts, KernelFacts, Node, Prototype
+from mptrace.facts import STACK_ARGUMENTS, Access, HostFacts, KernelFacts, Node, Prototype
 from mptrace.report_doctor import render, to_json
 
 METHODS = ("fentry", "kprobe", "raw_tracepoint", "tracepoint")
@@ -30,7 +30,7 @@ KERNEL = KernelFacts(
     sizes={"nodemask_t": 128},
     page_flags={"PG_head": 6},
     tracepoints=frozenset(candidates.candidate_tracepoints()),
-    methods=dict.fromkeys(METHODS, ""),
+    methods=dict.fromkeys((*METHODS, STACK_ARGUMENTS), ""),
 )
 HOST = HostFacts(
     nodes=(Node(0, (0,), 1 << 30, 1 << 29), Node(1, (1,), 1 << 30, 1 << 29)),
@@ -172,7 +172,10 @@ def test_a_refused_method_has_the_remedy_of_its_cause(
 @pytest.mark.parametrize(("refuses", "other"), [("fentry", "kprobe"), ("kprobe", "fentry")])
 def test_a_function_that_refuses_a_method_goes_by_the_other(refuses: str, other: str) -> None:
     """migrate_pages() has 7 arguments, too many for fentry on 6.1: what attaches counts."""
-    diagnosis = diagnose(refused={(refuses, "migrate_pages"): "attaching: ENOTSUPP"})
+    why = "attaching: ENOTSUPP"
+    # the two halves together go as little as either
+    refused = {(method, "migrate_pages"): why for method in (refuses, "kprobe+fexit")}
+    diagnosis = diagnose(refused=refused)
     (found,) = (p for p in diagnosis.phases if p.phase == "migration")
 
     assert (found.method, found.attach, found.state) == (other, "migrate_pages", OK)
@@ -280,7 +283,7 @@ def test_harmless_settings_make_no_lines_of_their_own() -> None:
 def test_lockdown() -> None:
     """Integrity lets BPF read, confidentiality doesn't, and unknown is said to be unknown."""
     unknown = HostFacts(HOST.nodes, "", False, {})
-    refused = without(*METHODS)
+    refused = without(*METHODS, STACK_ARGUMENTS)
 
     assert check(diagnose(host=with_settings(lockdown="integrity")), "lockdown").state == OK
     locked = diagnose(host=with_settings(lockdown="confidentiality"))
