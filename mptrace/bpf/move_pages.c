@@ -1972,13 +1972,23 @@ static __always_inline void on_exit_split(u64 ret)
 	struct level *level = active_level();
 	struct obstacle_record *o;
 	struct folio_record *f;
+	u64 flags = 0, src;
 
 	if (!level || !level->split_src)
 		return;
-	f = folios.lookup(&level->split_src);
+	src = level->split_src;
+	f = folios.lookup(&src);
 	level->split_src = 0;
-	if (!f || !(s32)ret)
+	if (!f)
 		return;
+	if (!(s32)ret) {
+		/* its head goes on as a page; a call's entries name the folio that was */
+		if (!level->migration.call_id) {
+			folio_of(src, &flags);
+			f->nr_pages = nr_pages_of(src, flags);
+		}
+		return;
+	}
 	o = refused(f, STAGE_SPLIT, (s32)ret);
 	if (o)
 		o->n_split++;
@@ -2212,6 +2222,11 @@ static __always_inline void end_folio(u64 src, u8 end)
 
 static __always_inline void on_enter_done(u64 src)
 {
+	struct level *level = active_level();
+
+	/* met for the first time: freed before it was unmapped, as tails of a split are */
+	if (level && !level->migration.call_id)
+		folio_in(level, src, bpf_ktime_get_ns());
 	end_folio(src, END_DONE);
 }
 
