@@ -73,6 +73,7 @@ class Calls:
     n_lookups: Ints
     n_migrations: Ints
     reason: npt.NDArray[np.uint16]  # cause that makes every entry unknown, 0: none
+    returns_missed: Bools  # in the shadow of one lookups may have gone uncounted
     lost_code: int
     memory_nodes: Ints
     page_size: int
@@ -104,7 +105,8 @@ class Calls:
         over = nr_pages[nr_pages > bound]
         beyond = sum(int(count) - bound for count in over)
 
-        lost_anything = any(int(count or 0) > 0 for count in (meta.get("lost") or {}).values())
+        lost = {cause for cause, count in (meta.get("lost") or {}).items() if int(count or 0) > 0}
+        lost_anything = bool(lost)
         lost_anything = lost_anything or bool((records["lost"] > 0).any())
         reason = np.zeros(ids.size, np.uint16)
         closed = has & (column("exit_ns") != 0)
@@ -125,6 +127,7 @@ class Calls:
             n_lookups=column("n_lookups"),
             n_migrations=column("n_migrations"),
             reason=reason,
+            returns_missed=(column("lost") > 0) & ("return_missed" in lost),
             lost_code=cause_code("no_events" if no_events else "lost"),
             memory_nodes=np.array(
                 [
@@ -323,6 +326,7 @@ class Lookups:
             return folios[name][row].astype(np.int64)
 
         complete = np.bincount(call, minlength=calls.count) == calls.n_lookups
+        complete &= ~calls.returns_missed
         alignment = align(
             call_start=entries.start,
             entry_address=entries.address,

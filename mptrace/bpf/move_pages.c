@@ -1082,6 +1082,10 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 #define STACK_FENTRY 0
 #define STACK_KPROBE PT_REGS_SP(ctx)
 #define STACK(phase) CAT(STACK_, METHOD(phase))
+/* Whether a return can be missed: a kretprobe follows only so many at once. */
+#define MAY_MISS_FENTRY 0
+#define MAY_MISS_KPROBE 1
+#define MAY_MISS(phase) CAT(MAY_MISS_, METHOD(phase))
 #define CTX_RAW_TRACEPOINT u64
 #define ARG_RAW_TRACEPOINT(n) ctx[n]
 #define CTX_TRACEPOINT u64
@@ -1139,6 +1143,17 @@ static __always_inline void on_enter_call(u64 pid, u64 nr_pages, u64 pages, u64 
 	t->call.enter_ns = bpf_ktime_get_ns();
 }
 
+/* A migration whose return was missed is over when its call goes on. */
+static __always_inline void go_on(struct thread *t)
+{
+	struct level *level = this_level(t);
+
+	if (!MAY_MISS(MIGRATION_EXIT) || !level || level->migration.succeeded == NOT_COUNTED)
+		return;
+	count_lost(t, LOST_RETURN);
+	t->depth--;
+}
+
 static __always_inline void on_exit_call(u64 ret)
 {
 	struct thread *t = this_thread();
@@ -1147,6 +1162,8 @@ static __always_inline void on_exit_call(u64 ret)
 		return;
 	t->call.exit_ns = bpf_ktime_get_ns();
 	t->call.ret = (s32)ret;
+	if (t->depth)
+		count_lost(t, LOST_RETURN);
 	close_pending(t);
 	if (!t->call.target_tgid && !t->call.n_vmas)
 		t->interest = 1;	/* whose pages they are is not known */
@@ -1231,7 +1248,10 @@ static __always_inline void on_exit_vma(u64 vma, u64 ret)
 	struct thread *t = this_thread();
 	struct obstacle_record *o;
 
-	if (!t || !t->call.call_id || t->depth)
+	if (!t || !t->call.call_id)
+		return;
+	go_on(t);
+	if (t->depth)
 		return;
 	t->call.n_vmas++;
 	note_target(t, vma);
@@ -1275,7 +1295,10 @@ static __always_inline void on_exit_lookup(u64 address, u64 vma, u64 page)
 	struct page_image image = {};
 	u64 folio = page, head;
 
-	if (!t || !t->call.call_id || t->depth)
+	if (!t || !t->call.call_id)
+		return;
+	go_on(t);
+	if (t->depth)
 		return;
 	close_pending(t);
 	note_target(t, vma);
@@ -1540,18 +1563,14 @@ static __always_inline bool is_wanted_migration(struct level *level)
 	return m->exit_ns - m->enter_ns >= c->min_ns && (!c->nodes || level->matched);
 }
 
-static __always_inline void on_exit_migration(u64 ret)
+static __always_inline void end_migration(struct thread *t, s32 rc)
 {
-	struct thread *t = this_thread();
-	struct level *level;
+	struct level *level = this_level(t);
 
-	if (!t || !t->depth)
-		return;
-	level = this_level(t);
 	if (level) {
 		close_step(level);
 		level->migration.exit_ns = bpf_ktime_get_ns();
-		level->migration.rc = (s32)ret;
+		level->migration.rc = rc;
 		if (is_wanted_migration(level) &&
 		    migration_ring.ringbuf_output(&level->migration,
 						  sizeof(level->migration), NO_WAKEUP))
@@ -1560,6 +1579,20 @@ static __always_inline void on_exit_migration(u64 ret)
 	t->depth--;
 	if (!t->depth && !t->call.call_id)
 		end_thread(t);
+}
+
+static __always_inline void on_exit_migration(u64 ret, u64 stack)
+{
+	struct thread *t = this_thread();
+	struct level *level;
+
+	if (!t || !t->depth)
+		return;
+	level = this_level(t);
+	/* of one nested in this one, which has ended with the kernel's count */
+	if (level && stack && level->stack >= stack)
+		return;
+	end_migration(t, (s32)ret);
 }
 
 int enter_migration(CTX(MIGRATION))
@@ -1571,19 +1604,29 @@ int enter_migration(CTX(MIGRATION))
 
 int exit_migration(CTX(MIGRATION_EXIT))
 {
-	on_exit_migration(RET(MIGRATION_EXIT));
+	on_exit_migration(RET(MIGRATION_EXIT), STACK(MIGRATION_EXIT));
 	return 0;
 }
 
-/* The kernel's own count, in base pages; it comes before migrate_pages() returns. */
+/*
+ * The kernel's own count, in base pages: the last that migrate_pages() does before it
+ * returns.  Where nothing failed it returns 0, so that a return that may be missed
+ * need not be waited for.
+ */
 static __always_inline void on_outcome(u64 succeeded, u64 failed)
 {
-	struct level *level = active_level();
+	struct thread *t = this_thread();
+	struct level *level;
 
+	if (!t)
+		return;
+	level = this_level(t);
 	if (!level)
 		return;
 	level->migration.succeeded = succeeded;
 	level->migration.failed = failed;
+	if (MAY_MISS(MIGRATION_EXIT) && level->stack && !failed)
+		end_migration(t, 0);
 }
 
 int outcome(CTX(OUTCOME))

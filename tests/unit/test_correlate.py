@@ -542,6 +542,24 @@ def test_lost_lookups_are_unknown_and_the_rest_keeps_its_verdict() -> None:
     assert causes(rows)[11] == "lost"
 
 
+def test_lookups_after_a_missed_return_are_unknown() -> None:
+    """They were not even counted: that an entry has none says nothing in such a call."""
+    kernel = plain(23)
+    kernel.move_pages([address(page) for page in range(23)], [1] * 23)
+    kernel.move_pages([address(page) for page in range(23)], [0] * 23)
+    tables = kernel.tables()
+    call = tables["calls"][0]
+    uncounted = tables["folios"]["call_id"] == call["call_id"]
+    uncounted &= tables["folios"]["lookup_seq"] >= 11
+    tables["folios"] = tables["folios"][~uncounted]
+    tables["calls"]["n_lookups"][0] = 11
+    assert words(correlate(tables, kernel.meta()).rows)[11:23] == ["failed"] * 12
+    tables["calls"]["lost"][0] = 1
+    rows = correlate(tables, {**kernel.meta(), "lost": {"return_missed": 1}}).rows
+    assert words(rows) == ["moved"] * 11 + ["unknown"] * 12 + ["moved"] * 23
+    assert set(causes(rows[11:23])) == {"lost"}
+
+
 def test_entries_without_a_row_are_unknown() -> None:
     """A lost chunk of the arrays leaves rows that say so, in their place."""
     kernel = plain(23)
