@@ -13,11 +13,13 @@ import pytest
 from crowd.run import MACHINE, Crowd, crowd_of
 
 from mptrace.lab.guest import Guest
-from mptrace.records import WAIT_PMD, WAIT_PTE
+from mptrace.records import FOLIO_PMD, WAIT_PMD
 
 PAGE = 4096
 HUGE_PAGE = 2 << 20
-SECTIONS = ["migratepages", "move_pages", "huge"]
+#: Sections of the run, and the size of a page of theirs.
+SIZES = {"migratepages": PAGE, "move_pages": PAGE, "huge": HUGE_PAGE}
+SECTIONS = list(SIZES)
 
 pytestmark = MACHINE
 
@@ -44,6 +46,24 @@ def holders_of(crowd: Crowd, waits: np.ndarray) -> np.ndarray:
     return found
 
 
+def held_by(crowd: Crowd, waits: np.ndarray) -> np.ndarray:
+    """The folio that each wait was for, as the migration named had it, rows of FOLIO."""
+    folios = crowd.recording.table("folios")
+    found = []
+    for wait in waits:
+        held = folios[
+            (folios["migration_id"] == wait["holder_id"]) & (folios["src"] == wait["folio"])
+        ]
+        assert len(held) == 1, wait
+        found.append(held[0])
+    return np.array(found, folios.dtype)
+
+
+def places_of(crowd: Crowd, waits: np.ndarray) -> np.ndarray:
+    """The address waited for; of a PMD, whose waits have none, where its folio was mapped."""
+    return np.where(waits["kind"] == WAIT_PMD, held_by(crowd, waits)["address"], waits["address"])
+
+
 def in_mapping(section: dict[str, Any], addresses: np.ndarray) -> np.ndarray:
     """Which addresses are the toucher's pages, not its stack or code."""
     end = section["base"] + section["pages"] * PAGE
@@ -51,8 +71,14 @@ def in_mapping(section: dict[str, Any], addresses: np.ndarray) -> np.ndarray:
 
 
 def test_nothing_is_lost(crowd: Crowd) -> None:
-    """No record was lost, and each wait's holder is known: the other tests judge all of it."""
-    assert not any(crowd.recording.meta["lost"].values()), crowd.recording.meta["lost"]
+    """No record was lost and each wait's holder is known: the other tests judge all of it.
+
+    Where migrate_pages() has more arguments than a trampoline takes, the returns of
+    those that failed may be missed, while 32 threads race.
+    """
+    lost = {cause for cause, count in crowd.recording.meta["lost"].items() if count}
+    way = {c["phase"]: c["method"] for c in crowd.recording.meta["coverage"]}["migration"]
+    assert lost <= ({"return_missed"} if way == "kprobe" else set())
     waits = crowd.recording.table("waits")
     assert (waits["holder_id"] != 0).all()
     assert (waits["folio"] != 0).all()
@@ -65,26 +91,23 @@ def test_each_stall_is_found(crowd: Crowd, name: str) -> None:
     migratepages moves the toucher's stack and code, too: between its two looks at
     the clock a thread may have waited for those instead.
     """
-    section, waits = crowd.sections[name], waits_of(crowd, name)
+    section, waits, size = crowd.sections[name], waits_of(crowd, name), SIZES[name]
+    places = places_of(crowd, waits)
     stalls = crowd.touches[name]
     stalls = stalls[stalls["slept"] > 0]
     assert len(stalls) > 5, "nothing to be found"
     there = elsewhere = 0
     for stall in stalls:
-        found = waits[
+        then = (
             (waits["tid"] == stall["tid"])
             & (waits["start_ns"] >= stall["before_ns"])
             & (waits["end_ns"] <= stall["after_ns"])
-        ]
-        if name == "huge":
-            # the kernel does not tell the address that was touched
-            own = found[found["kind"] == WAIT_PMD]
-        else:
-            own = found[found["address"] // PAGE == stall["address"] // PAGE]
-        others = found[(found["kind"] == WAIT_PTE) & ~in_mapping(section, found["address"])]
-        assert len(own) or len(others), f"nobody saw that {stall} stood still"
-        there += bool(len(own))
-        elsewhere += not len(own)
+        )
+        own = then & (places // size == stall["address"] // size)
+        others = then & ~in_mapping(section, places)
+        assert (own | others).any(), f"nobody saw that {stall} stood still"
+        there += bool(own.any())
+        elsewhere += not own.any()
     assert there > 5
     assert name != "move_pages" or not elsewhere
 
@@ -92,17 +115,19 @@ def test_each_stall_is_found(crowd: Crowd, name: str) -> None:
 @pytest.mark.parametrize("name", SECTIONS)
 def test_no_wait_is_made_up(crowd: Crowd, name: str) -> None:
     """Each recorded wait of a millisecond or more for a page of theirs is a touch they noted."""
-    section, waits, touches = crowd.sections[name], waits_of(crowd, name), crowd.touches[name]
-    own = (waits["kind"] == WAIT_PMD) | in_mapping(section, waits["address"])
-    for wait in waits[own & (waits["end_ns"] - waits["start_ns"] >= 1_000_000)]:
+    section, touches, size = crowd.sections[name], crowd.touches[name], SIZES[name]
+    waits = waits_of(crowd, name)
+    waits = waits[waits["end_ns"] - waits["start_ns"] >= 1_000_000]
+    for wait, place in zip(waits, places_of(crowd, waits), strict=True):
+        if not in_mapping(section, place):
+            continue
         noted = touches[
             (touches["tid"] == wait["tid"])
             & (touches["before_ns"] <= wait["start_ns"])
             & (touches["after_ns"] >= wait["end_ns"])
         ]
         assert len(noted) == 1, wait
-        same = noted[0]["address"] // PAGE == wait["address"] // PAGE
-        assert same or wait["kind"] == WAIT_PMD
+        assert noted[0]["address"] // size == place // size
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -132,16 +157,16 @@ def test_each_wait_has_its_mover(crowd: Crowd, name: str) -> None:
 @pytest.mark.parametrize("name", SECTIONS)
 def test_who_is_named_had_the_page(crowd: Crowd, name: str) -> None:
     """The migration named had the very folio, at that address, inaccessible at that time."""
-    section, waits = crowd.sections[name], waits_of(crowd, name)
-    folios = crowd.recording.table("folios")
-    size = HUGE_PAGE if name == "huge" else PAGE
-    for wait in waits:
-        held = folios[
-            (folios["migration_id"] == wait["holder_id"]) & (folios["src"] == wait["folio"])
-        ]
-        assert len(held) == 1, wait
-        assert held[0]["dark_first_ns"] <= wait["start_ns"] <= held[0]["light_last_ns"]
-        if wait["kind"] == WAIT_PMD:
-            assert in_mapping(section, held["address"]).all()
-        elif in_mapping(section, wait["address"]):
-            assert held[0]["address"] // size == int(wait["address"]) // size
+    waits, size = waits_of(crowd, name), SIZES[name]
+    held = held_by(crowd, waits)
+    # not more than that they overlap: a mover may be interrupted before it looks at the
+    # clock, and a page that could not be moved at once goes dark again after the wait
+    assert (held["n_dark"] > 0).all()
+    assert (held["dark_first_ns"] <= waits["end_ns"]).all()
+    assert (waits["start_ns"] <= held["light_last_ns"]).all()
+    pmd = waits["kind"] == WAIT_PMD
+    assert ((held["flags"][pmd] & FOLIO_PMD) != 0).all()
+    assert (held["nr_pages"][pmd] == HUGE_PAGE // PAGE).all()
+    # what others map as well is known by the address of the mapping that was met first
+    own = ~pmd & in_mapping(crowd.sections[name], waits["address"])
+    assert (held["address"][own] // size == waits["address"][own] // size).all()

@@ -28,6 +28,7 @@ SMALL_ROUNDS = 6
 HUGE_PAGES = 5 * 512
 HUGE_ROUNDS = 6
 THREADS = 2
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MOVE_PAGES, _MPOL_MF_MOVE = 279, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -122,6 +123,8 @@ def run(directory: Path) -> list[Section]:
     """All sections; see the module."""
     program = build(HERE / "touch.c", directory)
     sections = []
+    # huge pages where they are asked for only: not beneath the touchers' stacks
+    THP.write_text("madvise")
     for name, (kind, pages, move) in SECTIONS.items():
         with toucher(program, kind, pages, directory / name) as section:
             move(section)

@@ -79,11 +79,12 @@ static void *run(void *argument)
 		random ^= random >> 7;
 		random ^= random << 17;
 		at = base + random % pages * PAGE + t->number;
-		before = switches();
+		/* what it counts lies between the two looks at the clock */
 		touch.before_ns = now();
+		before = switches();
 		*at += 1;
-		touch.after_ns = now();
 		after = switches();
+		touch.after_ns = now();
 		t->touches++;
 		if (touch.after_ns - touch.before_ns >= min_ns) {
 			if (t->slow == MAX_SLOW)

@@ -101,7 +101,10 @@ class Judged:
             times[event["reason_name"], event["tid"]].append(event["ns"])
         for row in sorted(self.migrations, key=lambda row: row["exit_ns"]):
             left = times[row["reason_name"], row["tid"]]
-            row["ns"] = left.pop(0) if left else row["exit_ns"]
+            # of one that began before the session there is an event alone; its time is in us
+            while left and left[0] < row["enter_ns"] - 1000:
+                left.pop(0)
+            row["ns"] = left.pop(0) if left and left[0] <= row["exit_ns"] else row["exit_ns"]
 
     def events_of(self, name: str) -> list[Row]:
         """The tracepoint's events in the path's window, of its initiator and reason."""
