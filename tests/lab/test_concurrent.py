@@ -132,7 +132,9 @@ def test_outcomes_agree_with_the_statuses(crowd: Crowd) -> None:
         assert (rows["status_expected"][known & changed] == told_of[known & changed]).all()
         there = known & changed & (told_of >= 0)
         assert np.isin(rows["outcome"][there], [MOVED, ALREADY_THERE]).all()
-        assert (rows["outcome"][known & changed & (told_of < 0)] == FAILED).all()
+        refused = known & changed & (told_of < 0)
+        # told -EBUSY as somebody else had the page just then, it may move by a later entry
+        assert ((rows["outcome"] == FAILED) | (rows["entry_reason"] != 0))[refused].all()
         assert told.about["ret"] or changed.all()
     assert seen[MOVED] > 1000
     assert seen[FAILED] > 100

@@ -64,6 +64,14 @@ def places_of(crowd: Crowd, waits: np.ndarray) -> np.ndarray:
     return np.where(waits["kind"] == WAIT_PMD, held_by(crowd, waits)["address"], waits["address"])
 
 
+def was_dark(crowd: Crowd, stall: np.void, size: int) -> bool:
+    """Whether the page touched was inaccessible in that time, by the folios' windows."""
+    folios = crowd.recording.table("folios")
+    at = folios["address"] // size == stall["address"] // size
+    dark = (folios["n_dark"] > 0) & (folios["dark_first_ns"] <= stall["after_ns"])
+    return bool((at & dark & (folios["light_last_ns"] >= stall["before_ns"])).any())
+
+
 def in_mapping(section: dict[str, Any], addresses: np.ndarray) -> np.ndarray:
     """Which addresses are the toucher's pages, not its stack or code."""
     end = section["base"] + section["pages"] * PAGE
@@ -89,14 +97,15 @@ def test_each_stall_is_found(crowd: Crowd, name: str) -> None:
     """A touch of a millisecond or more in which the thread slept: a wait then, of it, there.
 
     migratepages moves the toucher's stack and code, too: between its two looks at
-    the clock a thread may have waited for those instead.
+    the clock a thread may have waited for those instead.  Once in a while a thread sleeps
+    for something else: then nothing that the toucher maps was under migration there.
     """
     section, waits, size = crowd.sections[name], waits_of(crowd, name), SIZES[name]
     places = places_of(crowd, waits)
     stalls = crowd.touches[name]
     stalls = stalls[stalls["slept"] > 0]
     assert len(stalls) > 5, "nothing to be found"
-    there = elsewhere = 0
+    there = elsewhere = idle = 0
     for stall in stalls:
         then = (
             (waits["tid"] == stall["tid"])
@@ -105,10 +114,15 @@ def test_each_stall_is_found(crowd: Crowd, name: str) -> None:
         )
         own = then & (places // size == stall["address"] // size)
         others = then & ~in_mapping(section, places)
-        assert (own | others).any(), f"nobody saw that {stall} stood still"
+        if not (own | others).any():
+            assert not was_dark(crowd, stall, size), f"nobody saw that {stall} stood still"
+            idle += 1
+            continue
         there += bool(own.any())
         elsewhere += not own.any()
     assert there > 5
+    # 3 of 54 were seen on 6.1 with huge pages, which khugepaged may have been collapsing
+    assert idle <= len(stalls) / 10
     assert name != "move_pages" or not elsewhere
 
 
