@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import textwrap
 
 from mptrace import tracepoint_session
 from mptrace.bpf_session import BpfSession
@@ -43,7 +44,8 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
                 if request.tier == "bpf":
                     raise
                 why = error.message
-                progress("no BPF here ('mptrace doctor' says why): tracepoints alone are recorded")
+                progress(f"no BPF here: {textwrap.shorten(why, 160, placeholder=' ...')}")
+                progress("tracepoints alone are recorded ('mptrace doctor' says what is missing)")
         return _by_tracepoints(request, host, command, progress, why)
 
 
