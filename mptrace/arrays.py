@@ -19,6 +19,10 @@ _SIDE = np.dtype(
     ]
 )
 
+#: Rows that wait for the records of their calls, at most; some 140 MB.  Beyond it there are more
+#: than two calls of a million entries at once, or records of calls were lost.
+MAX_WAITING = 1 << 22
+
 
 def chunk_rows(chunks: NDArray[np.void]) -> NDArray[np.void]:
     """Rows of chunks (CHUNK_SMALL, _MEDIUM or _LARGE, shape (n,)), used entries only.
@@ -57,24 +61,42 @@ class EntryMerger:
 
     Rows wait until the record of their call was seen: it is written after the
     last chunk, so nothing of the call is missing then.  `rest` gives those whose
-    call never ended, or whose record was lost.  Where the pages or nodes could
-    not be read at entry, what was read at exit stands in: the kernel has touched
-    them by then.
+    call never ended, or whose record was lost; of ``limit`` rows that wait the
+    older half goes, as a session may last for months.  Where the pages or nodes
+    could not be read at entry, what was read at exit stands in: the kernel has
+    touched them by then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_WAITING) -> None:
+        self._limit = limit
         self._waiting: list[NDArray[np.void]] = []
+        #: Calls of which rows went because too many waited, the latest of them.
+        self._incomplete: NDArray[np.uint64] = np.empty(0, np.uint64)
 
     def add(self, rows: NDArray[np.void], ended: NDArray[np.uint64]) -> NDArray[np.void]:
         """Take rows of `chunk_rows`; return, dtype ENTRY, those of calls in ``ended``."""
         if len(rows):
             self._waiting.append(rows)
-        if not len(ended):  # nothing to look for: what waits isn't touched
-            return np.empty(0, ENTRY)
-        waiting = np.concatenate([np.empty(0, _SIDE), *self._waiting])
-        finished = np.isin(waiting["call_id"], ended)
-        self._waiting = [waiting[~finished]]
-        return merge_sides(waiting[finished])
+        merged = np.empty(0, ENTRY)
+        if len(ended):  # otherwise there is nothing to look for: what waits isn't touched
+            waiting = np.concatenate([np.empty(0, _SIDE), *self._waiting])
+            finished = np.isin(waiting["call_id"], ended)
+            self._waiting = [waiting[~finished]]
+            merged = merge_sides(waiting[finished])
+        if sum(map(len, self._waiting)) > self._limit:
+            self._drop_older()
+        return merged
+
+    def incomplete(self, call_ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Of which calls rows went because too many waited, bool[n]."""
+        found: NDArray[np.bool_] = np.isin(call_ids, self._incomplete)
+        return found
+
+    def _drop_older(self) -> None:
+        waiting = np.concatenate(self._waiting)
+        older = np.unique(waiting["call_id"][: len(waiting) // 2])
+        self._incomplete = np.concatenate([self._incomplete, older])[-self._limit :]
+        self._waiting = [waiting[~np.isin(waiting["call_id"], older)]]
 
     def forget(self, call_ids: NDArray[np.uint64]) -> None:
         """Drop what was read of these calls."""

@@ -23,7 +23,7 @@ class Processes:
         self._root = root
         self._known: set[int] = set()
         self._ids: dict[str, int] = {}
-        #: cgroup id -> path below the cgroup2 file system, of the processes met.
+        #: cgroup id -> path below the cgroup2 file system, of the processes met (the first 65,536).
         self.cgroups: dict[int, str] = {}
         self._mount = next((root / m for m in _CGROUP_MOUNTS if _is_cgroup2(root / m)), None)
 
@@ -70,7 +70,8 @@ class Processes:
             if len(self._ids) >= _MAX_KNOWN:
                 self._ids.clear()
             self._ids[path] = number
-            self.cgroups[number] = path
+            if len(self.cgroups) < _MAX_KNOWN:
+                self.cgroups[number] = path
         return number
 
 

@@ -160,6 +160,7 @@ class Pump:
         calls = drained.calls[~unwanted]
         for rows in (calls, drained.migrations):
             rows["lost"][rows["enter_ns"] < self._boundary_ns] += 1
+        calls["lost"][self._merger.incomplete(calls["call_id"])] += 1
         self._meet(drained, calls)
         self._writer.append("calls", calls)
         self._writer.append("migrations", drained.migrations)

@@ -122,3 +122,18 @@ def test_calls_of_no_interest_are_forgotten() -> None:
     made = merger.add(rows(chunk(2, 0, 3, at_exit=1)), ended(1, 2))
     assert made["call_id"].tolist() == [2, 2, 2]
     assert not len(merger.rest())
+
+
+def test_what_waits_is_bounded() -> None:
+    """Records of calls may be lost: the older half of what waits goes, and its calls are known."""
+    merger = EntryMerger(limit=10)
+    for call in range(1, 6):
+        merger.add(rows(chunk(call, 0, 2, at_exit=0)), ended())
+    assert not merger.incomplete(ended(1, 2, 3, 4, 5)).any()
+    merger.add(rows(chunk(6, 0, 2, at_exit=0)), ended())
+    assert merger.incomplete(ended(1, 2, 3, 4, 5, 6)).tolist() == [True] * 3 + [False] * 3
+    # what comes of them afterwards is part of the call's rows, as far as it goes
+    made = merger.add(rows(chunk(3, 0, 2, at_exit=1)), ended(3, 4))
+    assert made["call_id"].tolist() == [3, 3, 4, 4]
+    assert made["unread_before"].tolist() == [READ_STATUS, READ_STATUS, 0, 0]
+    assert merger.rest()["call_id"].tolist() == [5, 5, 6, 6]
