@@ -14,7 +14,7 @@ import numpy as np
 from mptrace.correlate import Correlation
 from mptrace.evidence import CANT_TELL, FAILED, NOT_ATTEMPTED, UNTOUCHED, Bools, Ints, Tables
 from mptrace.initiators import Processes, text
-from mptrace.profile_callers import caller_groups
+from mptrace.profile.callers import caller_groups
 from mptrace.records import OUTCOMES, READ_PAGES, READ_STATUS
 from mptrace.sums import Numbers, Table, members
 

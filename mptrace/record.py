@@ -5,7 +5,6 @@ import contextlib
 import os
 import textwrap
 
-from mptrace import tracepoint_session
 from mptrace.bpf_session import BpfSession
 from mptrace.command import Command
 from mptrace.errors import HostError
@@ -14,6 +13,7 @@ from mptrace.kernel.facts import read_host_facts
 from mptrace.proved import Progress, calibrated, check_privileges, first_meta, read_facts
 from mptrace.recording import RecordingWriter
 from mptrace.rotation import Series
+from mptrace.tracepoints import session as tracepoint_session
 from mptrace.wanted import RecordRequest, RecordResult, meta_of, resolve_scope
 from mptrace.workerclient import Worker
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The numbers of a profile as text of at most 80 columns.  Returns, never prints."""
 
-from mptrace import report_calls, report_head, report_paths, report_stalls, report_time
-from mptrace.report_text import WIDTH, Numbers
+from mptrace.rendering import calls as report_calls
+from mptrace.rendering import head as report_head
+from mptrace.rendering import paths as report_paths
+from mptrace.rendering import stalls as report_stalls
+from mptrace.rendering import time as report_time
+from mptrace.rendering.text import WIDTH, Numbers
 
 __all__ = ["WIDTH", "render"]
 

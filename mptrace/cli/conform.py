@@ -62,8 +62,8 @@ def command(
     if restore:
         _restore()
         return
-    from mptrace import report_conform
     from mptrace.conform import ConformRequest, described, run
+    from mptrace.rendering import conform as report_conform
     from mptrace.scenarios import catalogue, find
     from mptrace.verdicts import BAD
 

@@ -5,9 +5,10 @@ import json
 
 import click
 
-from mptrace import candidates, doctor, report_doctor
+from mptrace import candidates, doctor
 from mptrace.errors import EXIT_FAILURE
 from mptrace.kernel import facts
+from mptrace.rendering import doctor as report_doctor
 
 
 @click.command("doctor")

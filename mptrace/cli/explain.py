@@ -42,10 +42,11 @@ def command(
     """
     if sum((entry is not None, address is not None, failed)) > 1:
         raise UsageError("--entry, --address and --failed exclude each other")
-    from mptrace import report_explain, report_explain_folios
     from mptrace.explain import Explainer, Which
     from mptrace.explain_folios import FolioExplainer
     from mptrace.recording import Recording
+    from mptrace.rendering import explain as report_explain
+    from mptrace.rendering import explain_folios as report_explain_folios
 
     data = Recording.open(recording)
     explainer = Explainer(data.tables(), data.meta)

@@ -6,7 +6,7 @@ import json
 import click
 
 from mptrace.errors import EXIT_INTERRUPTED, UsageError
-from mptrace.report_stat import VIEWS, Lines, to_json
+from mptrace.rendering.stat import VIEWS, Lines, to_json
 
 
 def _progress(message: str) -> None:
@@ -73,8 +73,8 @@ def command(
         raise UsageError("COUNT goes with an INTERVAL")
     if len(pids) > 1024:
         raise UsageError("-p takes 1024 processes at the most")
-    from mptrace.stat_plan import StatBounds
-    from mptrace.stat_session import Ending, Sampler, clock, intervals
+    from mptrace.counting.plan import StatBounds
+    from mptrace.counting.session import Ending, Sampler, clock, intervals
 
     # signals from the start: what is being attached is taken down in order
     with (

@@ -6,9 +6,9 @@ import time
 import click
 
 from mptrace.cli.stat import TIER, seconds
+from mptrace.counting.counts import SORTS, Interval
 from mptrace.errors import EXIT_INTERRUPTED
-from mptrace.report_stat import next_sort, render_total, top_lines
-from mptrace.stat_counts import SORTS, Interval
+from mptrace.rendering.stat import next_sort, render_total, top_lines
 
 
 def _progress(message: str) -> None:
@@ -33,14 +33,14 @@ def command(
     The counts are those of 'mptrace stat'. Keys: s sorts by pages, time,
     failed or stalls in turn; q quits. What was counted is printed at the end.
     """
-    from mptrace import stat_screen
-    from mptrace.stat_plan import StatBounds
-    from mptrace.stat_session import Ending, Sampler, clock
+    from mptrace.counting import screen as terminal
+    from mptrace.counting.plan import StatBounds
+    from mptrace.counting.session import Ending, Sampler, clock
 
-    stat_screen.check()
+    terminal.check()
     with Ending() as ending, Sampler(pids, StatBounds(), _progress, tier) as sampler:
         quit_asked = False
-        with stat_screen.opened() as screen:
+        with terminal.opened() as screen:
             shown: Interval | None = None
             tick = sampler.start_ns + round(interval * 1e9)
             end = None if duration is None else sampler.start_ns + round(duration * 1e9)

@@ -4,7 +4,7 @@
 import re
 from pathlib import Path
 
-from mptrace.tracepoints import NodeRanges
+from mptrace.tracepoints.formats import NodeRanges
 
 _ZONE = re.compile(r"^Node (\d+), zone", re.MULTILINE)
 _BLOCKS = "sys/devices/system/memory"

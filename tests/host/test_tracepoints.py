@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 
 from mptrace.kernel import tracefs
-from mptrace.perf_events import PerfEvents, Probe, online_cpus
-from mptrace.perf_records import head, record_bytes
 from mptrace.recording import Recording
-from mptrace.tracepoint_session import read_formats
+from mptrace.tracepoints.perf_events import PerfEvents, Probe, online_cpus
+from mptrace.tracepoints.perf_records import head, record_bytes
+from mptrace.tracepoints.session import read_formats
 
 PAGE = mmap.PAGESIZE
 COMPACT = Path("/proc/sys/vm/compact_memory")

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mptrace import conform, report_conform
+from mptrace import conform
 from mptrace.cli import main
 from mptrace.correlate import ROW
 from mptrace.diagnose import cause_code
 from mptrace.errors import HostError
 from mptrace.facts import HostFacts, Node
 from mptrace.records import FOLIO, OBSTACLE, OUTCOMES
+from mptrace.rendering import conform as report_conform
 from mptrace.scenarios import catalogue
 from mptrace.scenarios.base import MOVED, Entry, Expectation
 from mptrace.stage.client import Theatre

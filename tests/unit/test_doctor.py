@@ -15,7 +15,7 @@ import pytest
 from mptrace import candidates, doctor, plan
 from mptrace.doctor import FAIL, OK, WARN, Check, Diagnosis
 from mptrace.facts import STACK_ARGUMENTS, Access, HostFacts, KernelFacts, Node, Prototype
-from mptrace.report_doctor import render, to_json
+from mptrace.rendering.doctor import render, to_json
 
 METHODS = ("fentry", "kprobe", "raw_tracepoint", "tracepoint")
 FUNCTIONS = {name: Prototype(tuple("abcdefg"), "int") for name in candidates.candidate_functions()}

@@ -38,7 +38,7 @@ from mptrace.records import (
     STAGE_UNMAP,
     STAGE_VMA,
 )
-from mptrace.report_explain import WIDTH, explanation, render
+from mptrace.rendering.explain import WIDTH, explanation, render
 from mptrace.statuses import MISLEADING
 
 GOLDEN = Path(__file__).parent / "golden" / "explain.txt"

@@ -16,8 +16,8 @@ from mptrace.cli import main
 from mptrace.explain_folios import FolioExplainer
 from mptrace.recording import RecordingWriter
 from mptrace.records import FOLIO_ALLOC_FAILED, SYSCALL_NONE, WAIT_PMD
-from mptrace.report_explain_folios import explanation, render
-from mptrace.report_text import WIDTH
+from mptrace.rendering.explain_folios import explanation, render
+from mptrace.rendering.text import WIDTH
 
 GOLDEN = Path(__file__).parent / "golden" / "explain_folios.txt"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_explain_folios.py -k golden"

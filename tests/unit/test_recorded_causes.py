@@ -18,7 +18,7 @@ from mptrace.causes import BY_NAME
 from mptrace.correlate import correlate
 from mptrace.explain import Explainer, Which
 from mptrace.recording import Recording
-from mptrace.report_explain import explanation
+from mptrace.rendering.explain import explanation
 from mptrace.verdicts import SeenEntry, seen_entries
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -5,8 +5,8 @@ import numpy as np
 
 from mptrace.records import CALL, FOLIO, MIGRATION, NOT_COUNTED
 from mptrace.scope import Filters
-from mptrace.selection import select
-from mptrace.tracepoint_rows import Rows
+from mptrace.tracepoints.rows import Rows
+from mptrace.tracepoints.selection import select
 
 COMPACTION, SYSCALL = 0, 3
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from stat_rows import MIGRATION, REASONS, WAIT, busy, entry, table
 
-from mptrace import stat_counts
-from mptrace.stat_counts import (
+from mptrace.counting import counts as stat_counts
+from mptrace.counting.counts import (
     COUNTS,
     KEY,
     LOST_CAUSES,
@@ -27,7 +27,7 @@ from mptrace.stat_counts import (
     total,
 )
 
-SOURCE = (Path(stat_counts.__file__).parent / "bpf" / "stat.c").read_text()
+SOURCE = (Path(stat_counts.__file__).parents[1] / "bpf" / "stat.c").read_text()
 
 
 def test_epochs_of_one_row_are_summed() -> None:
@@ -136,7 +136,7 @@ def test_the_bound_of_a_fraction() -> None:
 
 def test_layouts_are_those_of_the_program() -> None:
     """Sizes, the number of slots and of causes are the same in bpf/stat.c."""
-    found = re.findall(r"sizeof\(struct \w+\) == (\d+), \"stat_counts\.(\w+)\"", SOURCE)
+    found = re.findall(r"sizeof\(struct \w+\) == (\d+), \"counts\.(\w+)\"", SOURCE)
     sizes = {name: int(size) for size, name in found}
     assert sizes == {"KEY": KEY.itemsize, "ROW": ROW.itemsize}
     number = {name: int(n) for name, n in re.findall(r"#define (\w+)\s+(\d+)", SOURCE)}

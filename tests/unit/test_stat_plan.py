@@ -8,8 +8,7 @@ import pytest
 from recorded_facts import facts_of
 
 import mptrace
-from mptrace.facts import KernelFacts, Prototype
-from mptrace.stat_plan import (
+from mptrace.counting.plan import (
     CANDIDATES,
     StatBounds,
     make_stat_plan,
@@ -17,6 +16,7 @@ from mptrace.stat_plan import (
     stat_offsets,
     stat_tracepoints,
 )
+from mptrace.facts import KernelFacts, Prototype
 
 #: Of __bpf_trace_mm_migrate_pages, by BTF of 6.1 and of 6.12, which split large folios, too.
 ARGUMENTS = {
@@ -26,7 +26,7 @@ ARGUMENTS = {
 
 
 def kernel(series: str) -> KernelFacts:
-    """What `stat_plan` asks of a kernel of the lab, as it answers."""
+    """What `counting.plan` asks of a kernel of the lab, as it answers."""
     between = ARGUMENTS[series]
     functions = {
         "migrate_pages": Prototype(tuple("abcdefg"), "int"),

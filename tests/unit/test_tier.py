@@ -10,13 +10,13 @@ from samples import SERIES, bytes_of, comm, formats_of, task
 
 from mptrace.facts import HostFacts, Node
 from mptrace.kernel.page_nodes import read_node_ranges
-from mptrace.perf_records import split
 from mptrace.processes import Processes
 from mptrace.records import MIGRATION
 from mptrace.sums import span
-from mptrace.threads import Identity, Threads, children
-from mptrace.tier import Kernel, first_meta, unseen
-from mptrace.tracepoints import NodeRanges
+from mptrace.tracepoints.formats import NodeRanges
+from mptrace.tracepoints.perf_records import split
+from mptrace.tracepoints.threads import Identity, Threads, children
+from mptrace.tracepoints.tier import Kernel, first_meta, unseen
 
 
 def kernel(series: str = "6.12") -> Kernel:

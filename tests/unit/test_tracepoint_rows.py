@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from samples import event, events, migrating, present
 
-from mptrace.perf_records import LOSS
 from mptrace.records import (
     END_DONE,
     END_OPEN,
@@ -17,8 +16,19 @@ from mptrace.records import (
     NOT_COUNTED,
     SYSCALL_UNKNOWN,
 )
-from mptrace.tracepoint_rows import Assembler, Rows
-from mptrace.tracepoints import ARGUMENTS, END, ENTER, EVENT, EXIT, REMOVE, SET, START, NodeRanges
+from mptrace.tracepoints.formats import (
+    ARGUMENTS,
+    END,
+    ENTER,
+    EVENT,
+    EXIT,
+    REMOVE,
+    SET,
+    START,
+    NodeRanges,
+)
+from mptrace.tracepoints.perf_records import LOSS
+from mptrace.tracepoints.rows import Assembler, Rows
 
 NODES = NodeRanges(((0, 0x10000, 0), (0x10000, 0x20000, 1)))
 COMPACTION, SYSCALL = 0, 3

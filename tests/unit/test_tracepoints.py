@@ -20,8 +20,7 @@ from samples import (
 )
 from samples import START as START_POINT
 
-from mptrace.perf_records import LOSS, TASK, head, raw, record_bytes, runs, split
-from mptrace.tracepoints import (
+from mptrace.tracepoints.formats import (
     END,
     ENTER,
     EXIT,
@@ -37,6 +36,7 @@ from mptrace.tracepoints import (
     migration_pfn,
     present_pfn,
 )
+from mptrace.tracepoints.perf_records import LOSS, TASK, head, raw, record_bytes, runs, split
 
 
 @pytest.mark.parametrize("series", SERIES)

@@ -21,7 +21,7 @@ from mptrace.addrspace import Mapping, Pagemap
 from mptrace.cli.where import command
 from mptrace.errors import TargetError, UsageError
 from mptrace.places import Place, Where
-from mptrace.report_where import render_where
+from mptrace.rendering.where import render_where
 from mptrace.where import where
 
 PAGE = driver.PAGE_SIZE

@@ -26,7 +26,7 @@ import numpy as np
 
 from mptrace.errors import HostError
 from mptrace.kernel.topology import parse_list
-from mptrace.perf_records import LOSS, TASK, Bytes, Table, split
+from mptrace.tracepoints.perf_records import LOSS, TASK, Bytes, Table, split
 
 _SYSCALLS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
 _TYPE_SOFTWARE, _TYPE_TRACEPOINT = 1, 2

@@ -11,19 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace.nesting import (
-    Ints,
-    depths,
-    enclosing,
-    last_before,
-    partners,
-    repaired,
-    sort_events,
-)
-from mptrace.page_pairs import folios
-from mptrace.perf_records import LOSS, Table
 from mptrace.records import CALL, END_DONE, END_OPEN, MIGRATION, NOT_COUNTED, SYSCALL_UNKNOWN
-from mptrace.tracepoints import (
+from mptrace.tracepoints.formats import (
     ARGUMENTS,
     END,
     ENTER,
@@ -36,6 +25,17 @@ from mptrace.tracepoints import (
     START,
     NodeRanges,
 )
+from mptrace.tracepoints.nesting import (
+    Ints,
+    depths,
+    enclosing,
+    last_before,
+    partners,
+    repaired,
+    sort_events,
+)
+from mptrace.tracepoints.page_pairs import folios
+from mptrace.tracepoints.perf_records import LOSS, Table
 
 #: Events of migrations under way that are kept; beyond it their pages count as lost.
 MAX_HELD = 1 << 22

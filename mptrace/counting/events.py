@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from mptrace.perf_records import Table
-from mptrace.stat_counts import COUNTS, KIND_MIGRATION, OTHERS, SLOTS, Counts, combined
-from mptrace.tracepoints import END, START
+from mptrace.counting.counts import COUNTS, KIND_MIGRATION, OTHERS, SLOTS, Counts, combined
+from mptrace.tracepoints.formats import END, START
+from mptrace.tracepoints.perf_records import Table
 
 
 class EventCounts:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mptrace.counting.counts import LOST_CAUSES, Counts
+from mptrace.counting.events import EventCounts
+from mptrace.counting.plan import StatBounds
 from mptrace.errors import HostError
 from mptrace.kernel import tracefs
-from mptrace.perf_events import PerfEvents, Probe
-from mptrace.perf_records import record_bytes
-from mptrace.stat_counts import LOST_CAUSES, Counts
-from mptrace.stat_events import EventCounts
-from mptrace.stat_plan import StatBounds
-from mptrace.tracepoints import END, EVENT, START, Decoder, Format, Point
+from mptrace.tracepoints.formats import END, EVENT, START, Decoder, Format, Point
+from mptrace.tracepoints.perf_events import PerfEvents, Probe
+from mptrace.tracepoints.perf_records import record_bytes
 
 # What is asked of them; the rest of `tracepoints.POINTS` comes once per page.
 _POINTS = {
@@ -26,7 +26,7 @@ _PF_KTHREAD = 0x00200000
 
 
 class StatTracepoints:
-    """Counts like `stat_tracer.StatTracer`, from events that user space adds up.
+    """Counts like `tracer.StatTracer`, from events that user space adds up.
 
     Raises HostError where the tracepoint or perf_event_open(2) can't be had.
     """

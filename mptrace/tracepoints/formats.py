@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mptrace.align import ranks
-from mptrace.perf_records import Bytes, Table, head, raw
+from mptrace.tracepoints.perf_records import Bytes, Table, head, raw
 
 Words = NDArray[np.uint64]
 Bools = NDArray[np.bool_]

@@ -13,13 +13,8 @@ from typing import Self
 
 import numpy as np
 
-from mptrace.errors import HostError, TargetError, UsageError
-from mptrace.facts import KernelFacts
-from mptrace.interrupts import Interrupts
-from mptrace.kernel.facts import read_kernel_facts
-from mptrace.proved import Progress, check_privileges
-from mptrace.stat_counts import COUNTS, Counts, Interval, difference
-from mptrace.stat_plan import (
+from mptrace.counting.counts import COUNTS, Counts, Interval, difference
+from mptrace.counting.plan import (
     ESSENTIAL,
     StatBounds,
     StatPlan,
@@ -28,8 +23,13 @@ from mptrace.stat_plan import (
     stat_offsets,
     stat_tracepoints,
 )
-from mptrace.stat_tracepoints import StatTracepoints
-from mptrace.stat_tracer import StatTracer
+from mptrace.counting.tracepoints import StatTracepoints
+from mptrace.counting.tracer import StatTracer
+from mptrace.errors import HostError, TargetError, UsageError
+from mptrace.facts import KernelFacts
+from mptrace.interrupts import Interrupts
+from mptrace.kernel.facts import read_kernel_facts
+from mptrace.proved import Progress, check_privileges
 
 #: After the gate has closed: for handlers that were under way.
 _SETTLE_SECONDS = 0.01

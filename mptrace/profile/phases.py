@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mptrace.folio_times import FolioTimes
+from mptrace.profile.folio_times import FolioTimes
 from mptrace.records import NO_LOOKUP
 from mptrace.sums import Ints, Numbers, Table, distribution
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mptrace.explain import MOST_BLOCKS
 from mptrace.explain_folios import FolioBlock, FolioExplanation
-from mptrace.report_text import item, wrapped
+from mptrace.rendering.text import item, wrapped
 from mptrace.units import format_count, format_ns
 
 _OUTCOMES = {"failed": "stayed", "moved": "moved", "unknown": "is unknown"}

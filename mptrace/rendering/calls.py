@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from mptrace.report_text import LABEL, Numbers, big, clip, item, place, short, table, wrapped
+from mptrace.rendering.text import LABEL, Numbers, big, clip, item, place, short, table, wrapped
 from mptrace.statuses import RETURN_CODES, page_status, status_text
 from mptrace.units import format_count, format_ns
 

@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mptrace.evidence import STRUCT_PAGE_BYTES
-from mptrace.nesting import Bools, Ints, last_before
-from mptrace.perf_records import Table
 from mptrace.records import (
     END_DONE,
     END_OPEN,
@@ -26,7 +24,16 @@ from mptrace.records import (
     MOVE_NOT_TRIED,
     NO_LOOKUP,
 )
-from mptrace.tracepoints import PAGE_SHIFT, PFN_BITS, SET, NodeRanges, migration_pfn, present_pfn
+from mptrace.tracepoints.formats import (
+    PAGE_SHIFT,
+    PFN_BITS,
+    SET,
+    NodeRanges,
+    migration_pfn,
+    present_pfn,
+)
+from mptrace.tracepoints.nesting import Bools, Ints, last_before
+from mptrace.tracepoints.perf_records import Table
 
 Words = NDArray[np.uint64]
 

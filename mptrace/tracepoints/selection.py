@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mptrace.align import ranks
-from mptrace.perf_records import Table
 from mptrace.records import NOT_COUNTED
 from mptrace.scope import Filters
-from mptrace.tracepoint_rows import Rows
+from mptrace.tracepoints.perf_records import Table
+from mptrace.tracepoints.rows import Rows
 
 Bools = NDArray[np.bool_]
 

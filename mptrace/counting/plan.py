@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mptrace.candidates import Candidate
+from mptrace.counting.counts import LOST_CAUSES, ROW
 from mptrace.facts import KernelFacts
 from mptrace.plan import PhasePlan, plan_phases
-from mptrace.stat_counts import LOST_CAUSES, ROW
 
 CANDIDATES: tuple[Candidate, ...] = (
     # since 5.17 or so, at the top of migrate_pages(); before that the function itself
@@ -56,7 +56,7 @@ class StatBounds:
     """How much is kept at once: rows (a reason and a process each), threads, chosen processes.
 
     A row is one of a process in the last seconds: what older ones counted is
-    taken away by user space (`stat_tracer`).
+    taken away by user space (`tracer`).
     """
 
     max_rows: int = 4096

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable
 
-from mptrace.report_text import Numbers, item, ns_text, quantiles, short, table, wrapped
+from mptrace.rendering.text import Numbers, item, ns_text, quantiles, short, table, wrapped
 from mptrace.units import format_bytes, format_count, format_ns
 
 _BAR = 40

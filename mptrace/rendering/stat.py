@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mptrace.stat_counts import (
+from mptrace.counting.counts import (
     LOST_CAUSES,
     SORTS,
     Group,

@@ -2,7 +2,7 @@
 """Who waited for pages under migration, and what batch a budget allows, as text.  Pure."""
 
 from mptrace.budget import MIN_BATCHES, MIN_SAMPLES
-from mptrace.report_text import (
+from mptrace.rendering.text import (
     Numbers,
     clip,
     item,

@@ -16,19 +16,13 @@ from mptrace.interrupts import Interrupts
 from mptrace.kernel import tracefs
 from mptrace.kernel.facts import read_host_facts
 from mptrace.kernel.page_nodes import read_node_ranges
-from mptrace.perf_events import PerfEvents, Probe, online_cpus
-from mptrace.perf_records import record_bytes
 from mptrace.processes import Processes
 from mptrace.proved import Progress, now
 from mptrace.recording import RecordingWriter, check_new
 from mptrace.records import MIGRATION_KTHREAD, SYSCALL_NONE
 from mptrace.rotation import Rotation, Series
 from mptrace.scope import Scope
-from mptrace.selection import select
-from mptrace.threads import Threads, children
-from mptrace.tier import Kernel, first_meta, unseen
-from mptrace.tracepoint_rows import Assembler, Rows
-from mptrace.tracepoints import (
+from mptrace.tracepoints.formats import (
     ESSENTIAL,
     PFN_BITS,
     PFN_BITS_LA57,
@@ -37,6 +31,12 @@ from mptrace.tracepoints import (
     Format,
     NodeRanges,
 )
+from mptrace.tracepoints.perf_events import PerfEvents, Probe, online_cpus
+from mptrace.tracepoints.perf_records import record_bytes
+from mptrace.tracepoints.rows import Assembler, Rows
+from mptrace.tracepoints.selection import select
+from mptrace.tracepoints.threads import Threads, children
+from mptrace.tracepoints.tier import Kernel, first_meta, unseen
 
 #: Seconds between two looks at the rings.
 _DRAIN_SECONDS = 0.02

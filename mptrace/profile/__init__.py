@@ -13,12 +13,11 @@ import numpy as np
 
 from mptrace.budget import cost_curve, within
 from mptrace.correlate import ENTRY_REASONS, Correlation, correlate
-from mptrace.folio_times import FolioTimes
 from mptrace.initiators import Processes
 from mptrace.misled import misled_of
 from mptrace.places import Mappings
-from mptrace.profile_callers import callers_of
-from mptrace.profile_calls import (
+from mptrace.profile.callers import callers_of
+from mptrace.profile.calls import (
     agreement_of,
     calls_of,
     disagreements_of,
@@ -27,8 +26,9 @@ from mptrace.profile_calls import (
     failures_of,
     unknown_reasons_of,
 )
-from mptrace.profile_paths import paths_of
-from mptrace.profile_phases import phases_of
+from mptrace.profile.folio_times import FolioTimes
+from mptrace.profile.paths import paths_of
+from mptrace.profile.phases import phases_of
 from mptrace.records import OUTCOMES
 from mptrace.refusals import Fates, fates
 from mptrace.stalls import stalls_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mptrace.stat_counts import (
+from mptrace.counting.counts import (
     COUNTS,
     KEY,
     LOST_CAUSES,
@@ -18,7 +18,7 @@ from mptrace.stat_counts import (
     counts_of,
     others_of,
 )
-from mptrace.stat_plan import StatPlan
+from mptrace.counting.plan import StatPlan
 from mptrace.tracer import Program
 
 #: Beyond this share of the rows, those of now are taken away and new ones begun.
@@ -26,7 +26,7 @@ _FULL = 0.5
 
 
 class StatTracer(Program):
-    """Counts as `stat_plan` says; nothing is counted before `open_gate`.
+    """Counts as `plan` says; nothing is counted before `open_gate`.
 
     Rows are for reasons and processes, and processes come and go: where they
     become many, a new epoch begins, and the rows of the old one, which nobody

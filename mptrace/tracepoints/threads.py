@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace.perf_records import TASK, Table
 from mptrace.processes import Processes, cgroup_id
+from mptrace.tracepoints.perf_records import TASK, Table
 
 _PF_KTHREAD = 0x200000
 # What /proc said of a thread is asked again after this time: it may have another name.

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from mptrace.report_text import Numbers, clip, item, table, wrapped
+from mptrace.rendering.text import Numbers, clip, item, table, wrapped
 from mptrace.units import format_bytes, format_count, format_ns
 
 

@@ -9,7 +9,7 @@ from mptrace import __version__
 from mptrace.candidates import CANDIDATES
 from mptrace.facts import HostFacts
 from mptrace.records import MAX_ENTRIES
-from mptrace.tracepoints import POINTS, Format
+from mptrace.tracepoints.formats import POINTS, Format
 
 #: The architecture whose page table entries are decoded.
 _DECODED = "x86_64"

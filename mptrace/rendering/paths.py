@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from mptrace.report_text import (
+from mptrace.rendering.text import (
     Numbers,
     clip,
     item,

@@ -9,8 +9,8 @@ events START and END of a thread are brackets.  What was lost leaves brackets op
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace.perf_records import Table
-from mptrace.tracepoints import END, EVENT, MADE_UP, START
+from mptrace.tracepoints.formats import END, EVENT, MADE_UP, START
+from mptrace.tracepoints.perf_records import Table
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
