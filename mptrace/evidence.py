@@ -22,6 +22,7 @@ from mptrace.records import (
     FOLIO_HUGETLB,
     FOLIO_PMD,
     FOLIO_UNTRACKED,
+    LARGE_CHUNK,
     MAX_ENTRIES,
     NO_LOOKUP,
     OUTCOMES,
@@ -168,7 +169,7 @@ class Entries:
     after: Ints
     unread: Bytes
     unread_before: Bytes
-    absent: Bools  # no row was recorded for it
+    absent: Bools  # no row was recorded for it, though mptrace went on reading
 
     @classmethod
     def of(cls, table: Table, calls: Calls) -> "Entries":
@@ -200,6 +201,7 @@ class Entries:
             key = np.concatenate([key, holes])
             by_key = np.argsort(key, kind="stable")
             rows, absent, key = rows[by_key], absent[by_key], key[by_key]
+            absent[_after_the_unreadable(rows["unread"], absent, key)] = False
         call = key >> 32
         return cls(
             start=np.searchsorted(call, np.arange(calls.count + 1)),
@@ -480,6 +482,19 @@ class Lookups:
         tail_key = (head << 32) + (behind[own] // STRUCT_PAGE_BYTES).astype(np.int64)
         by_key = np.argsort(tail_key, kind="stable")
         self.tail_key, self.tail_row = tail_key[by_key], tails[by_key]
+
+
+def _after_the_unreadable(unread: Bytes, absent: Bools, key: Ints) -> Ints:
+    """Absent rows that follow a large chunk in which nothing could be read: BPF stops there."""
+    present, gone = np.flatnonzero(~absent), np.flatnonzero(absent)
+    if not present.size:
+        return gone[:0]
+    place = np.searchsorted(present, gone) - 1
+    last = present[np.maximum(place, 0)]
+    nothing = unread[last] == (READ_PAGES | READ_NODES | READ_STATUS)
+    nothing &= ((key[last] & 0xFFFFFFFF) + 1) % LARGE_CHUNK == 0
+    found: Ints = gone[(place >= 0) & (key[last] >> 32 == key[gone] >> 32) & nothing]
+    return found
 
 
 def fates_of(move_rc: Ints, end: Bytes, flags: Bytes) -> tuple[Bytes, npt.NDArray[np.uint16]]:

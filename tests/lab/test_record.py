@@ -18,14 +18,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from recorder.told import (
+    MOVED,
+    UNKNOWN,
     Judged,
     Told,
     assert_right_or_unknown,
+    read_compat,
     read_told,
 )
-from test_run import sh
+from test_run import LEFTOVERS, Mptrace, assert_error, assert_nothing_left, sh
 
+from mptrace.cli import main
 from mptrace.lab.guest import Guest
 from mptrace.recording import Recording
 from mptrace.records import FOLIO_CHOSEN, READ_STATUS
@@ -41,6 +46,9 @@ FOLIO_KEY = (
 MIGRATION_KEY = ("tid", "tgid", "reason", "mode", "rc", "succeeded", "failed", "comm", "syscall")
 CALL_KEY = ("tid", "tgid", "nr_pages", "pages_ptr", "nodes_ptr", "status_ptr", "ret", "n_lookups")
 ENTRY_KEY = ("entry", "address", "target_nid", "status_before", "status_after", "unread")
+
+#: Three tracers and a million entries at once: with 2G the kernel ended one of them.
+pytestmark = pytest.mark.nodes("2G,2G")
 
 #: Seconds, for several sessions that start at once on a busy machine.
 PATIENCE = 900
@@ -250,6 +258,66 @@ def test_by_failure(run: Run) -> None:
 # ---- for how long, and in how many pieces ---------------------------------------------------
 
 
+def test_it_ends_in_order(run: Run) -> None:
+    """Ctrl-C and SIGTERM are the ends of a session that has no other: status 0."""
+    for name in ("whole", "parts"):
+        assert run.about[name]["status"] == 0, run.about[name]["err"]
+        assert "Traceback" not in run.about[name]["err"]
+    assert run.whole.meta["complete"]
+    assert (run.about["hostile_status"], run.about["compat_status"]) == (0, 0)
+
+
+def test_a_rotated_session_saw_the_same(run: Run) -> None:
+    """All its recordings together have the rows of the one that was not rotated."""
+    parts = [Recording.open(path) for path in sorted(run.path.glob("part.0*"))]
+    assert len(parts) > 3
+    assert all(part.complete for part in parts)
+    assert [part.meta["rotation"] for part in parts] == [
+        {"number": number + 1, "of": "part"} for number in range(len(parts))
+    ]
+    assert not any(any(part.meta["lost"].values()) for part in parts)
+    everybody = list(run.about["pids"].values())
+
+    def of_callers(table: str, tables: list[Any]) -> np.ndarray:
+        """Rows of the programs that were there from before the first session to the end."""
+        rows = np.concatenate([each.table(table) for each in tables])
+        return rows[np.isin(rows["tid"], everybody)]
+
+    whole = [run.recording("all")]
+    for table, key in (
+        ("calls", CALL_KEY),
+        ("migrations", MIGRATION_KEY),
+        ("folios", FOLIO_KEY),
+    ):
+        rows = of_callers(table, parts)
+        assert rows.size > 10
+        same(rows, of_callers(table, whole), key)
+    entries = []
+    for tables in (parts, whole):
+        ids = of_callers("calls", tables)["call_id"]
+        rows = np.concatenate([each.table("entries") for each in tables])
+        entries.append(rows[np.isin(rows["call_id"], ids)])
+    same(*entries, ENTRY_KEY)
+
+
+def test_calls_in_two_recordings_are_never_wrong(run: Run) -> None:
+    """Each call has its end in one of them; what that lacks makes its entries unknown."""
+    straddling = 0
+    for path in sorted(run.path.glob("part.0*")):
+        judged = Judged(path)
+        for call in judged.tables["calls"]:
+            labels = [c["label"] for c in run.about["long"] if c["tid"] == call["tid"]]
+            for label in labels:
+                about = next(c for c in run.about["long"] if c["label"] == label)
+                if not about["before_ns"] <= call["enter_ns"] <= about["after_ns"]:
+                    continue
+                counts = assert_right_or_unknown(run.told(label), call, judged.rows_of(call))
+                straddling += call["lost"] > 0
+                if not call["lost"]:
+                    assert counts["unknown"] == 0
+    assert straddling
+
+
 # ---- hostile callers --------------------------------------------------------------------------
 
 
@@ -259,6 +327,31 @@ def judge(run: Run, name: str) -> tuple[Told, np.void, np.ndarray, dict[str, int
     call = run.whole.call_of(told)
     rows = run.whole.rows_of(call)
     return told, call, rows, assert_right_or_unknown(told, call, rows)
+
+
+def test_nothing_was_lost(run: Run) -> None:
+    """So that what is unknown is so for another reason."""
+    assert not any(run.whole.meta["lost"].values()), run.whole.meta["lost"]
+
+
+def test_32_bit_callers(run: Run) -> None:
+    """Arrays of 32-bit pointers, in chunks of each size: every entry is known."""
+    told = read_compat(run.path / "hostile/compat.raw")
+    assert [each.count for each in told] == [61, 1009, 17011]
+    for each, moved in zip(told, (61, 1009 - 61, 1009), strict=True):
+        call = run.whole.call_of(each)
+        counts = assert_right_or_unknown(each, call, run.whole.rows_of(call))
+        assert counts["unknown"] == 0
+        assert counts["moved"] == moved == int((each.before != each.after).sum())
+
+
+def test_a_caller_in_another_pid_namespace(run: Run) -> None:
+    """Everything is known, under the number that it has here."""
+    told, call, _, counts = judge(run, "in_pid_namespace")
+    assert counts["moved"] == told.count
+    assert call["tgid"] > 5
+    processes = run.whole.tables["processes"]
+    assert call["tgid"] in processes["tgid"]
 
 
 @pytest.mark.parametrize("name", ["bad_pages", "bad_nodes"])
@@ -277,6 +370,56 @@ def test_no_place_for_statuses(run: Run) -> None:
     moved = int((told.before != told.after).sum())
     assert counts["moved"] == moved > 0
     assert (rows["unread"] & READ_STATUS).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "piece"), [("short_pages", 64), ("short_nodes", 1024), ("short_status", 1)]
+)
+def test_an_array_that_ends_too_early(run: Run, name: str, piece: int) -> None:
+    """What lies before its end is known, but for the piece that the end lies in."""
+    told, _, rows, counts = judge(run, name)
+    assert told.ret == -14
+    moved = int((told.before != told.after).sum())
+    assert moved > 0
+    assert counts["moved"] == moved // piece * piece
+    assert len(rows) == told.count
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_huge_counts(run: Run, number: int) -> None:
+    """Up to 2^63: the call is there, with what it returned; of its entries nothing is claimed."""
+    told, call, rows, counts = judge(run, f"huge_{number}")
+    assert told.ret == -14
+    assert call["nr_pages"] == told.count
+    moved = int((told.before != told.after).sum())
+    assert moved > 0
+    # the one piece of 16384 entries that they lie in can't be read as a whole
+    assert counts["moved"] == 0
+    assert counts["unknown"] == len(rows)
+
+
+def test_a_million_statuses_in_memory_never_touched(run: Run) -> None:
+    """Those that can't be read are unread, and outcomes are known by the kernel's events."""
+    told, _, rows, counts = judge(run, "million")
+    assert told.ret is not None
+    assert told.ret > 0
+    moved = int((told.before != told.after).sum())
+    assert 0 < moved < 3001
+    assert counts["moved"] == moved
+    assert len(rows) == told.count == 1_000_003
+    assert rows["unread_before"].all()
+    assert (rows["unread"] & READ_STATUS)[-16384:].all()
+
+
+@pytest.mark.parametrize("name", ["exits", "execs", "killed"])
+def test_a_caller_that_ends_in_the_middle(run: Run, name: str) -> None:
+    """The call has its record; its statuses are those that another process sees."""
+    told, call, rows, counts = judge(run, name)
+    assert len(rows) == told.count
+    written = told.status == 1
+    assert (rows["outcome"][written] == MOVED).all() or counts["unknown"]
+    known = rows["outcome"] != UNKNOWN
+    assert known.any() or not call["exit_ns"]
 
 
 # ---- a command, its rights, and what becomes of it -----------------------------------------------
@@ -347,3 +490,73 @@ kill $victim
 echo to the end
 exit 7
 """
+
+
+def test_a_full_disk(guest: Guest, guest_dir: str, fetch: Callable[[str], Path]) -> None:
+    """A clear message and status 1; the recording can be read, the command goes on to its end."""
+    guest.put(f"{guest_dir}/work", WORK.encode())
+    done = sh(
+        guest,
+        """
+        mkdir small; mount -t tmpfs -o size=160K none small
+        (mptrace record -o small/data -- sh work) 2>err; status=$?
+        cat err >&2; exit $status
+        """,
+        guest_dir,
+        timeout=PATIENCE,
+    )
+    assert_error(done, 1, "No space left on device", "what was recorded until then", "disk is full")
+    assert done.text == "to the end\n"
+    path = fetch(f"{guest_dir}/small/data")
+    assert guest.run(["umount", f"{guest_dir}/small"]).returncode == 0
+    recording = Recording.open(path)
+    assert not recording.complete
+    assert recording.table("folios").size + recording.table("migrations").size > 0
+    report = CliRunner().invoke(main, ["report", "--json", str(path)])
+    assert report.exit_code == 0, report.output
+    assert json.loads(report.stdout)["complete"] is False
+
+
+@pytest.mark.one_kernel
+def test_how_a_session_ends(guest: Guest, guest_dir: str) -> None:
+    """By its time: 0; by Ctrl-C before that: 130; killed: nothing is left in the kernel."""
+    done = sh(
+        guest,
+        f"""
+        (mptrace record -a -d 1 -o timed) 2>timed.err & timed=$!
+        mptrace record -a -d 1000 -o stopped 2>stopped.err & stopped=$!
+        mptrace record -p $$ -o killed 2>killed.err & killed=$!
+        wait $timed; echo $?
+        while ! grep -q tracing stopped.err || ! grep -q tracing killed.err; do sleep 0.1; done
+        kill -INT $stopped; wait $stopped; echo $?
+        {{
+        {LEFTOVERS}
+        }} | grep -c migrate
+        kill -KILL $killed; wait $killed; echo $?
+        # the kernel frees what hung on its descriptors a moment later
+        while grep -q . /sys/kernel/tracing/enabled_functions; do sleep 0.1; done
+        cat *.err >&2
+        """,
+        guest_dir,
+        timeout=PATIENCE,
+    )
+    timed, stopped, attached, killed = done.text.splitlines()
+    assert (timed, stopped, killed) == ("0", "130", "137"), done.errors
+    assert int(attached) > 0
+    assert "Traceback" not in done.errors
+    assert_nothing_left(guest)
+
+
+@pytest.mark.one_kernel
+def test_what_cannot_be_recorded(guest: Guest, guest_dir: str, mptrace: Mptrace) -> None:
+    """Each wrong request gets its message and status, starts no command and leaves nothing."""
+    assert_error(mptrace("record", "-p", "999999"), 1, "no process 999999")
+    assert_error(mptrace("record", "--cgroup", "/no/where"), 1, "no cgroup '/no/where'")
+    assert_error(mptrace("record", "-a", "--reason", "fun"), 2, "'fun'", "compaction")
+    assert_error(mptrace("record", "-a", "--from", "7"), 2, "no node 7")
+    assert_error(mptrace("record", "--as", "nobody", "-a"), 2, "--as")
+    assert_error(mptrace("record", "--", "no-such-command"), 127, "not found")
+    powerless = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", PYTHON]
+    done = guest.run([*powerless, "-m", "mptrace", "record", "--", "touch", "ran"], cwd=guest_dir)
+    assert_error(done, 1, "CAP_BPF", "sudo")
+    assert sh(guest, "ls", guest_dir).text == ""

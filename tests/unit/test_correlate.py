@@ -18,6 +18,7 @@ from mptrace.records import (
     END_OPEN,
     ENTRY,
     FOLIO,
+    LARGE_CHUNK,
     MIGRATION,
     NO_LOOKUP,
     OUTCOMES,
@@ -585,6 +586,25 @@ def test_unread_entries_are_unknown() -> None:
         words(rows) == ["moved"] * 2 + ["unknown"] * 2 + ["moved"] * 2 + ["unknown"] + ["moved"] * 2
     )
     assert {causes(rows)[index] for index in (2, 3, 6)} == {"unread"}
+
+
+@pytest.mark.parametrize("bits", [READ_PAGES | READ_NODES, READ_PAGES | READ_NODES | READ_STATUS])
+def test_what_follows_a_chunk_of_which_nothing_could_be_read(bits: int) -> None:
+    """BPF does not go on then: those entries are not lost but unread, too."""
+    count = 2 * LARGE_CHUNK + 5
+    kernel = plain(9)
+    kernel.move_pages([address(page) for page in range(9)], [1] * 9)
+    tables = kernel.tables()
+    tables["calls"]["nr_pages"] = count
+    entries = np.resize(tables["entries"][:1], LARGE_CHUNK)
+    entries["entry"] = np.arange(LARGE_CHUNK)
+    entries["unread"] = bits
+    tables["entries"] = entries
+    rows = correlate(tables, kernel.meta()).rows
+    assert set(words(rows)) == {"unknown"}
+    nothing = bits & READ_STATUS
+    assert set(causes(rows[:LARGE_CHUNK])) == {"unread"}
+    assert set(causes(rows[LARGE_CHUNK:])) == {"unread" if nothing else "lost"}
 
 
 def test_two_rows_of_one_entry_are_merged() -> None:
