@@ -27,6 +27,7 @@ from mptrace.records import (
     NO_LOOKUP,
     OUTCOMES,
     READ_NODES,
+    READ_NOTHING,
     READ_PAGES,
     READ_STATUS,
 )
@@ -194,7 +195,7 @@ class Entries:
             filler = np.zeros(holes.size, ENTRY)
             filler["entry"] = holes & 0xFFFFFFFF
             filler["target_nid"] = -1
-            filler["unread"] = READ_PAGES | READ_NODES | READ_STATUS
+            filler["unread"] = READ_NOTHING
             filler["unread_before"] = READ_STATUS
             rows = np.concatenate([rows, filler])
             absent = np.concatenate([absent, np.ones(holes.size, np.bool_)])
@@ -491,7 +492,7 @@ def _after_the_unreadable(unread: Bytes, absent: Bools, key: Ints) -> Ints:
         return gone[:0]
     place = np.searchsorted(present, gone) - 1
     last = present[np.maximum(place, 0)]
-    nothing = unread[last] == (READ_PAGES | READ_NODES | READ_STATUS)
+    nothing = unread[last] == READ_NOTHING
     nothing &= ((key[last] & 0xFFFFFFFF) + 1) % LARGE_CHUNK == 0
     found: Ints = gone[(place >= 0) & (key[last] >> 32 == key[gone] >> 32) & nothing]
     return found

@@ -98,6 +98,7 @@ SEEN_HUGE_ZERO = 1 << 5  # the entry maps the huge zero page
 READ_PAGES = 1 << 0
 READ_NODES = 1 << 1
 READ_STATUS = 1 << 2
+READ_NOTHING = READ_PAGES | READ_NODES | READ_STATUS
 READ_COMPAT = 1 << 3  # of a chunk only: `pages` holds the 32-bit pointers of a 32-bit caller
 
 FOLIO = np.dtype(

@@ -38,7 +38,7 @@ from mptrace.scope import Scope
 BPF_DIRECTORY = Path(__file__).parent / "bpf"
 
 #: Causes of loss in the order of LOST_* in bpf/move_pages.c, with what they mean.
-LOST_CAUSES = {
+LOST_IN_BPF = {
     "folio_ring_full": "records of folios dropped: the ring was full (--buffer makes it larger)",
     "call_ring_full": "records of calls or migrations dropped: their ring was full",
     "chunk_ring_full": "pieces of the user arrays dropped: their ring was full",
@@ -51,6 +51,11 @@ LOST_CAUSES = {
     "wait_map_full": "waits of threads not tracked: too many threads waited at once",
     "chosen_map_full": "processes not followed: too many of them",
     "return_missed": "returns not seen: more threads at once than a kretprobe can follow",
+}
+#: All of them: what the kernel counts, too.
+LOST_CAUSES = {
+    **LOST_IN_BPF,
+    "handler_skipped": "events not seen: another thread's was being handled on the same CPU",
 }
 
 # Program types of linux/bpf.h.
@@ -249,17 +254,32 @@ class Program:
 
     def handler_costs(self) -> list[HandlerCost]:
         """Runs and run time of each attached program since statistics were first on."""
-        costs = []
-        for label, fd in self._program_fds.items():
-            fields = dict(
-                line.split(":", 1)
-                for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
-                if ":" in line
-            )
-            costs.append(
-                HandlerCost(label, int(fields.get("run_cnt", 0)), int(fields.get("run_time_ns", 0)))
-            )
-        return costs
+        return [
+            HandlerCost(label, told.get("run_cnt", 0), told.get("run_time_ns", 0))
+            for label, told in self._told_of_programs().items()
+        ]
+
+    def skipped(self) -> int:
+        """Runs that the kernel left out, as the program was running on that CPU already.
+
+        A kernel that preempts in the middle of a program does so; 0 where the kernel
+        doesn't count them (before 5.12, of kprobes before 6.7).
+        """
+        return sum(told.get("recursion_misses", 0) for told in self._told_of_programs().values())
+
+    def _told_of_programs(self) -> dict[str, dict[str, int]]:
+        """What the kernel says of each program, by its label; counts only."""
+        return {
+            label: {
+                name: int(value)
+                for name, _, value in (
+                    line.partition(":")
+                    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+                )
+                if value.strip().isdigit()
+            }
+            for label, fd in self._program_fds.items()
+        }
 
     # ---- the end ------------------------------------------------------------
 
@@ -384,7 +404,8 @@ class Tracer(Program):
     def losses(self) -> dict[str, int]:
         """Count per cause of everything that was not recorded, zeros included."""
         table = self._bpf["lost"]
-        return {cause: int(sum(table[table.Key(index)])) for index, cause in enumerate(LOST_CAUSES)}
+        found = {cause: int(sum(table[table.Key(i)])) for i, cause in enumerate(LOST_IN_BPF)}
+        return found | {"handler_skipped": self.skipped()}
 
 
 def _import_bcc() -> Any:

@@ -222,7 +222,7 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define READ_PAGES		(1 << 0)
 #define READ_NODES		(1 << 1)
 #define READ_STATUS		(1 << 2)
-#define READ_NOTHING		(READ_PAGES | READ_NODES | READ_STATUS)
+#define READ_NOTHING		7	/* none of the three */
 #define READ_COMPAT		(1 << 3)	/* the array of pages has 32-bit pointers */
 
 /* Why something was not recorded; names in mptrace/tracer.py. */
@@ -829,7 +829,8 @@ static __always_inline void emit_lookup_obstacle(struct thread *t, s32 isolate_r
 		read_mapping(o);
 		o->seen |= SEEN_STATE;
 		holder = folios.lookup(&p->src);
-		if (isolate_rc < 0 && holder) {
+		/* an element that was freed may have another folio by now */
+		if (isolate_rc < 0 && holder && holder->src == p->src) {
 			o->holder_id = holder->migration_id ? holder->migration_id
 							    : holder->call_id;
 			o->holder_tid = holder->tid;
@@ -2455,9 +2456,19 @@ int fork(u64 *ctx)
 	return 0;
 }
 
-/* The number may be given to somebody else: forget it when the last thread ends. */
+/*
+ * The end of a thread, which is in no call, migration or wait: of what is still there the
+ * return was missed.  Its process's number may be given to somebody else: it is forgotten
+ * when the last thread ends.
+ */
 int end_process(u64 *ctx)
 {
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (!threads.delete(&tid))
+		count_lost(NULL, LOST_RETURN);
+	if (!waiting.delete(&tid))
+		count_lost(NULL, LOST_RETURN);
 #ifdef OFF_TASK_SIGNAL
 	u64 task = ctx[0];
 	u32 tgid = tgid_of(task);

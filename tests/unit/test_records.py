@@ -77,4 +77,4 @@ def test_every_cause_of_loss_has_a_name() -> None:
     """LOST_CAUSES in C counts the names in the tracer."""
     causes = re.search(r"#define LOST_CAUSES\s+(\d+)", SOURCE)
     assert causes
-    assert int(causes[1]) == len(tracer.LOST_CAUSES)
+    assert int(causes[1]) == len(tracer.LOST_IN_BPF)
