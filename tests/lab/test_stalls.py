@@ -97,15 +97,14 @@ def test_each_stall_is_found(crowd: Crowd, name: str) -> None:
     """A touch of a millisecond or more in which the thread slept: a wait then, of it, there.
 
     migratepages moves the toucher's stack and code, too: between its two looks at
-    the clock a thread may have waited for those instead.  Once in a while a thread sleeps
-    for something else: then nothing that the toucher maps was under migration there.
+    the clock a thread may have waited for those instead.
     """
     section, waits, size = crowd.sections[name], waits_of(crowd, name), SIZES[name]
     places = places_of(crowd, waits)
     stalls = crowd.touches[name]
     stalls = stalls[stalls["slept"] > 0]
     assert len(stalls) > 5, "nothing to be found"
-    there = elsewhere = idle = 0
+    there = elsewhere = 0
     for stall in stalls:
         then = (
             (waits["tid"] == stall["tid"])
@@ -114,15 +113,11 @@ def test_each_stall_is_found(crowd: Crowd, name: str) -> None:
         )
         own = then & (places // size == stall["address"] // size)
         others = then & ~in_mapping(section, places)
-        if not (own | others).any():
-            assert not was_dark(crowd, stall, size), f"nobody saw that {stall} stood still"
-            idle += 1
-            continue
+        dark = was_dark(crowd, stall, size)
+        assert (own | others).any(), f"nobody saw that {stall} stood still; dark: {dark}"
         there += bool(own.any())
         elsewhere += not own.any()
     assert there > 5
-    # 3 of 54 were seen on 6.1 with huge pages, which khugepaged may have been collapsing
-    assert idle <= len(stalls) / 10
     assert name != "move_pages" or not elsewhere
 
 

@@ -198,8 +198,11 @@ def main():
     about["hostile_status"] = subprocess.run(hostile, check=False).returncode
     with open("hostile/compat.raw", "wb") as told:
         about["compat_status"] = subprocess.run([sys.argv[1]], stdout=told, check=False).returncode
-    # calls that take long enough to lie in two parts
+    # calls that take long enough to lie in two parts, when it has written the million entries
     long = Caller("long", 5003)
+    written = len(list(Path().glob("part.0*")))
+    while len(list(Path().glob("part.0*"))) < written + 2:
+        time.sleep(0.1)
     about["long"] = [long.move(f"long-{number}", 1 - number % 2) for number in range(4)]
     about["pids"]["long"] = long.pid
     for caller in (*callers, long):
