@@ -53,7 +53,8 @@ def _scope(profile: Numbers) -> list[str]:
         rotation = profile["rotation"]
         lines += item("part", f"{rotation.get('number')} of {rotation.get('of')}")
     if profile["tier"] == "tracepoints":
-        why = f": {profile['tier_reason']}" if profile["tier_reason"] else ""
+        # what a verifier says has many lines: those are in meta.json
+        why = "".join(f": {line}" for line in str(profile["tier_reason"]).splitlines()[:1])
         lines += item("tier", f"tracepoints only, no probes in the kernel's functions{why}")
     label = "not seen"
     for sentence in profile["unseen"]:

@@ -96,8 +96,8 @@ def test_nothing_is_lost(crowd: Crowd) -> None:
 def test_each_stall_is_found(crowd: Crowd, name: str) -> None:
     """A touch of a millisecond or more in which the thread slept: a wait then, of it, there.
 
-    migratepages moves the toucher's stack and code, too: between its two looks at
-    the clock a thread may have waited for those instead.
+    migratepages moves the toucher's stack, too: between its two looks at the clock a
+    thread may have waited for that instead.
     """
     section, waits, size = crowd.sections[name], waits_of(crowd, name), SIZES[name]
     places = places_of(crowd, waits)

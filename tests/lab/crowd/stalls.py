@@ -28,9 +28,7 @@ SMALL_ROUNDS = 6
 HUGE_PAGES = 5 * 512
 HUGE_ROUNDS = 6
 THREADS = 2
-THP = Path("/sys/kernel/mm/transparent_hugepage")
-#: From now on khugepaged sleeps: to collapse pages it takes mmap_lock, which touchers wait for.
-ASLEEP_MS = "4000000000"
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MOVE_PAGES, _MPOL_MF_MOVE = 279, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -126,8 +124,7 @@ def run(directory: Path) -> list[Section]:
     program = build(HERE / "touch.c", directory)
     sections = []
     # huge pages where they are asked for only: not beneath the touchers' stacks
-    (THP / "enabled").write_text("madvise")
-    (THP / "khugepaged/scan_sleep_millisecs").write_text(ASLEEP_MS)
+    THP.write_text("madvise")
     for name, (kind, pages, move) in SECTIONS.items():
         with toucher(program, kind, pages, directory / name) as section:
             move(section)

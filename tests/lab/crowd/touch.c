@@ -9,14 +9,17 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -63,6 +66,22 @@ static long switches(void)
 	return usage.ru_nvcsw;
 }
 
+/*
+ * A child that only waits maps the program's file, too: pages mapped twice stay where they are
+ * without MPOL_MF_MOVE_ALL.  A thread whose next instruction lies in a page that is being taken
+ * away may meet its empty entry and sleep for the folio's lock, not for a migration entry.
+ */
+static pid_t share_code(void)
+{
+	pid_t child = fork();
+
+	if (child)
+		return child;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;)
+		pause();
+}
+
 static void *run(void *argument)
 {
 	struct toucher *t = argument;
@@ -103,6 +122,7 @@ int main(int argc, char **argv)
 	static struct toucher touchers[MAX_THREADS];
 	unsigned long i, size, threads;
 	uint64_t touches = 0;
+	pid_t child;
 	char byte;
 	FILE *out;
 	int thp;
@@ -115,6 +135,9 @@ int main(int argc, char **argv)
 	min_ns = strtoull(argv[4], NULL, 0);
 	if (!pages || !threads || threads > MAX_THREADS)
 		return 2;
+	child = share_code();
+	if (child < 0)
+		return 1;
 	size = pages * PAGE + (2UL << 20);
 	base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (base == MAP_FAILED)
@@ -151,6 +174,8 @@ int main(int argc, char **argv)
 	}
 	if (fclose(out))
 		return 1;
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
 	printf("%lu\n", (unsigned long)touches);
 	return 0;
 }
