@@ -9,17 +9,14 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -67,19 +64,18 @@ static long switches(void)
 }
 
 /*
- * A child that only waits maps the program's file, too: pages mapped twice stay where they are
- * without MPOL_MF_MOVE_ALL.  A thread whose next instruction lies in a page that is being taken
- * away may meet its empty entry and sleep for the folio's lock, not for a migration entry.
+ * Private copies of the program's pages: a thread whose next instruction lies in a file's page
+ * that is being taken away may meet its empty entry and sleep for the folio's lock, not for a
+ * migration entry.  Of anonymous pages there is no such wait.
  */
-static pid_t share_code(void)
+static void own_code(void)
 {
-	pid_t child = fork();
+	extern char __executable_start[], _end[];
+	char *at = (char *)((uintptr_t)__executable_start & -PAGE);
 
-	if (child)
-		return child;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	for (;;)
-		pause();
+	for (; at < _end; at += PAGE)
+		if (!mprotect(at, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC))
+			*(volatile char *)at = *(volatile char *)at;
 }
 
 static void *run(void *argument)
@@ -122,7 +118,6 @@ int main(int argc, char **argv)
 	static struct toucher touchers[MAX_THREADS];
 	unsigned long i, size, threads;
 	uint64_t touches = 0;
-	pid_t child;
 	char byte;
 	FILE *out;
 	int thp;
@@ -135,9 +130,7 @@ int main(int argc, char **argv)
 	min_ns = strtoull(argv[4], NULL, 0);
 	if (!pages || !threads || threads > MAX_THREADS)
 		return 2;
-	child = share_code();
-	if (child < 0)
-		return 1;
+	own_code();
 	size = pages * PAGE + (2UL << 20);
 	base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (base == MAP_FAILED)
@@ -174,8 +167,6 @@ int main(int argc, char **argv)
 	}
 	if (fclose(out))
 		return 1;
-	kill(child, SIGKILL);
-	waitpid(child, NULL, 0);
 	printf("%lu\n", (unsigned long)touches);
 	return 0;
 }
