@@ -9,6 +9,7 @@ from mptrace.bpf_session import BpfSession
 from mptrace.command import Command
 from mptrace.errors import HostError
 from mptrace.facts import HostFacts
+from mptrace.heap import keep_small
 from mptrace.kernel.facts import read_host_facts
 from mptrace.proved import Progress, calibrated, check_privileges, first_meta, read_facts
 from mptrace.recording import RecordingWriter
@@ -27,6 +28,7 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
     disk is full: what was recorded until then can be read.
     """
     check_privileges()
+    keep_small()
     host = read_host_facts()
     Series(request.output, request.rotation).check_new(force=request.force)
     with contextlib.ExitStack() as stack:

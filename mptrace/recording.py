@@ -50,6 +50,7 @@ META = "meta.json"
 #: A part is closed when it has this many rows or when its first row is this old.
 PART_ROWS = 1 << 18
 PART_SECONDS = 1.0
+_FIRST_ROWS = 256
 
 Table = npt.NDArray[np.void]
 
@@ -96,7 +97,8 @@ class RecordingWriter:
         }
         self._owner = _sudo_owner() if owner is None else owner
         self._clock = clock
-        self._buffers: dict[str, list[Table]] = {name: [] for name in TABLES}
+        # filled again and again, as a session of months must not tear its heap to pieces
+        self._buffers: dict[str, Table] = {name: np.empty(0, TABLES[name]) for name in TABLES}
         self._rows = dict.fromkeys(TABLES, 0)
         self._since = dict.fromkeys(TABLES, 0.0)
         self._parts = dict.fromkeys(TABLES, 0)
@@ -119,8 +121,10 @@ class RecordingWriter:
         if rows.size:
             if not self._rows[table]:
                 self._since[table] = self._clock()
-            self._buffers[table].append(np.array(rows, dtype=TABLES[table], copy=True))
-            self._rows[table] += rows.size
+            start = self._rows[table]
+            stop = start + rows.size
+            self._room(table, stop)[start:stop] = rows
+            self._rows[table] = stop
             self.rows[table] += rows.size
         self.tick()
 
@@ -172,11 +176,21 @@ class RecordingWriter:
     ) -> None:
         self.close()
 
+    def _room(self, table: str, count: int) -> Table:
+        """The buffer of a table, made large enough for so many rows."""
+        buffer = self._buffers[table]
+        if count > len(buffer):
+            larger = np.empty(max(count, 2 * len(buffer), _FIRST_ROWS), TABLES[table])
+            larger[: self._rows[table]] = buffer[: self._rows[table]]
+            self._buffers[table] = buffer = larger
+        return buffer
+
     def _write_part(self, table: str) -> None:
-        rows = np.concatenate(self._buffers[table])
+        rows = self._buffers[table][: self._rows[table]]
         # Forget the rows first: a full disk must not be met again by the next append.
-        self._buffers[table] = []
         self._rows[table] = 0
+        if len(rows) > PART_ROWS:
+            self._buffers[table] = np.empty(0, TABLES[table])
         sink = pa.BufferOutputStream()
         pq.write_table(_to_arrow(table, rows), sink, compression="zstd", compression_level=1)
         self._write_file(f"{table}-{self._parts[table]:06d}.parquet", sink.getvalue())

@@ -64,6 +64,7 @@ LAYERS = (
         "counting.tracer",
         "driver",
         "foreign",
+        "heap",
         "interrupts",
         "kernel",
         "lab",

@@ -12,7 +12,17 @@ from pathlib import Path
 def build(source: Path, directory: Path) -> Path:
     """The program made of a C file, in ``directory``; fails with the compiler's words."""
     program = directory / source.stem
-    argv = ["gcc", "-O2", "-pthread", "-static", "-Wall", "-Werror", "-o", str(program), str(source)]
+    argv = [
+        "gcc",
+        "-O2",
+        "-pthread",
+        "-static",
+        "-Wall",
+        "-Werror",
+        "-o",
+        str(program),
+        str(source),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return program

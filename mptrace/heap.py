@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The heap of a process that records for months: one arena, given back when it is free."""
+
+import contextlib
+import ctypes
+
+import pyarrow as pa
+
+# malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+#: What is larger goes back to the kernel when it is freed.
+_LARGE_BYTES = 256 << 10
+
+
+def keep_small() -> None:
+    """Let this process have one heap, and give back at once what was large.
+
+    Arrays of a moment are made by one thread and freed by another: each thread's own
+    arena, Arrow's pool beside them, and thresholds that glibc raises by itself let the
+    resident size grow for millions of records (docs/memory.md).  Call it before there
+    are threads.
+    """
+    # elsewhere than in glibc there is nothing to be set
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _LARGE_BYTES)
+    pa.set_memory_pool(pa.system_memory_pool())
