@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A session by BPF without a driver: from the gate's opening to the last recording's end."""
 
-import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,10 @@ from typing import Any
 from mptrace.command import Command
 from mptrace.errors import RecordingError
 from mptrace.interrupts import Interrupts
+from mptrace.parts import Parts
 from mptrace.processes import Processes
 from mptrace.proved import Progress, now, symbols_of
 from mptrace.pump import Pump
-from mptrace.recording import RecordingWriter
-from mptrace.rotation import Series
 from mptrace.scope import Scope
 from mptrace.tracer import Tracer
 from mptrace.wanted import RecordRequest, RecordResult
@@ -31,24 +29,19 @@ class BpfSession:
         self,
         request: RecordRequest,
         scope: Scope,
-        series: Series,
-        writer: RecordingWriter,
-        meta: dict[str, Any],
+        parts: Parts,
         tracer: Tracer,
         command: Command | None,
         progress: Progress,
     ) -> None:
         self._request = request
         self._scope = scope
-        self._series = series
-        self._writer = writer
-        self._meta = meta
+        self._parts = parts
         self._tracer = tracer
         self._command = command
         self._progress = progress
         self._processes = Processes()
-        self._pump = Pump(tracer, writer, processes=self._processes)
-        self._rows = dict.fromkeys(writer.rows, 0)
+        self._pump = Pump(tracer, parts.writer, processes=self._processes)
         self._lost_first = self._lost_before = tracer.losses()
 
     def run(self) -> RecordResult:
@@ -59,7 +52,7 @@ class BpfSession:
             try:
                 self._trace(signals)
                 self._pump.finish()
-                self._finish_part(self._writer)
+                self._parts.finish(self._last_meta())
             except RecordingError as error:
                 failure = error
             finally:
@@ -67,25 +60,15 @@ class BpfSession:
                 self._pump.stop()
             if failure is not None:
                 self._progress(f"recording has ended: {failure.message}")
-                self._abandon(failure)
+                failure = self._parts.abandon(failure, self._last_meta())
             status = self._command_status()
         if failure is not None:
-            raise RecordingError(
-                failure.message,
-                "\n  ".join(
-                    part
-                    for part in (
-                        f"what was recorded until then is in {self._whereabouts()}",
-                        failure.hint,
-                    )
-                    if part
-                ),
-            )
+            raise failure
         lost = self._tracer.losses()
         timed = bool(self._request.duration_s) or self._command is not None
         return RecordResult(
-            tuple(self._series.paths),
-            self._rows,
+            self._parts.paths,
+            self._parts.rows,
             {cause: lost[cause] - self._lost_first[cause] for cause in lost},
             status,
             signals.noted and timed,
@@ -118,8 +101,7 @@ class BpfSession:
                 if self._is_left_alone():
                     self._progress("the processes that were asked for have ended")
                     return
-            if self._request.rotation.is_due(self._writer.bytes, at - part_began):
-                self._rotate()
+            if self._parts.rotate_if_due(at - part_began, self._pump.swap, self._last_meta):
                 part_began = at
 
     def _is_left_alone(self) -> bool:
@@ -135,42 +117,6 @@ class BpfSession:
         if self._command.poll() is None:
             self._progress(f"waiting for '{self._command.argv[0]}' to end")
         return self._command.wait()
-
-    # ---- recordings, one or several ----------------------------------------------
-
-    def _rotate(self) -> None:
-        began = now()
-        writer = RecordingWriter(
-            self._series.next(),
-            force=self._request.force,
-            meta={**self._meta, "started": began, "rotation": self._series.part},
-        )
-        before = self._pump.swap(writer)
-        self._writer = writer
-        try:
-            self._finish_part(before)
-        finally:
-            before.close()
-        self._series.drop_old()
-
-    def _finish_part(self, writer: RecordingWriter) -> None:
-        self._count(writer)
-        writer.finish(self._last_meta())
-
-    def _abandon(self, failure: RecordingError) -> None:
-        """Say in the recording why it ends, if that can still be written."""
-        self._count(self._writer)
-        with contextlib.suppress(RecordingError):
-            self._writer.update_meta(**self._last_meta(), end_reason=failure.message)
-        self._writer.close()
-
-    def _whereabouts(self) -> str:
-        there = [path for path in self._series.paths if path.exists()]
-        return " and ".join(f"'{path}'" for path in there[-2:])
-
-    def _count(self, writer: RecordingWriter) -> None:
-        for table, count in writer.rows.items():
-            self._rows[table] += count
 
     def _last_meta(self) -> dict[str, Any]:
         lost = self._tracer.losses()

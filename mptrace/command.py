@@ -101,6 +101,11 @@ class Command:
                 _NOT_FOUND if error == errno.ENOENT else _NOT_EXECUTABLE,
             )
 
+    @property
+    def is_released(self) -> bool:
+        """Whether it was let begin."""
+        return self.pid > 0 and self._go < 0
+
     def poll(self) -> int | None:
         """Its exit status as a shell gives it, None while it runs."""
         if self._status is None:

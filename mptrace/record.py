@@ -7,12 +7,13 @@ import textwrap
 
 from mptrace.bpf_session import BpfSession
 from mptrace.command import Command
-from mptrace.errors import HostError
+from mptrace.errors import HostError, RecordingError
 from mptrace.facts import HostFacts
 from mptrace.heap import keep_small
+from mptrace.interrupts import Interrupts
 from mptrace.kernel.facts import read_host_facts
+from mptrace.parts import Parts
 from mptrace.proved import Progress, calibrated, check_privileges, first_meta, read_facts
-from mptrace.recording import RecordingWriter
 from mptrace.rotation import Series
 from mptrace.tracepoints import session as tracepoint_session
 from mptrace.wanted import RecordRequest, RecordResult, meta_of, resolve_scope
@@ -73,9 +74,8 @@ def _by_bpf(
         "cost_reason": "programs that are traced are not run again without tracing",
     }
     series = Series(request.output, request.rotation)
-    first = series.next()
-    writer = RecordingWriter(first, force=request.force, meta={**meta, "rotation": series.part})
-    return BpfSession(request, scope, series, writer, meta, tracer, command, progress).run()
+    parts = Parts(series, meta, force=request.force)
+    return BpfSession(request, scope, parts, tracer, command, progress).run()
 
 
 def _by_tracepoints(
@@ -99,25 +99,37 @@ def _by_tracepoints(
         pids = request.wanted.pids
         return bool(pids) and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
-    result = tracepoint_session.record(
-        tracepoint_session.Request(
-            output=request.output,
-            force=request.force,
-            scope=scope,
-            duration_s=request.duration_s or None,
-            until=ended,
-            on_ready=begin,
-            rotation=request.rotation,
-            meta={
-                **meta_of(request.wanted, request.filters, scope),
-                "command": list(request.command_line),
-                "tier_reason": why,
-            },
-        ),
-        progress,
+    wanted = tracepoint_session.Request(
+        output=request.output,
+        force=request.force,
+        scope=scope,
+        duration_s=request.duration_s or None,
+        until=ended,
+        on_ready=begin,
+        rotation=request.rotation,
+        meta={
+            **meta_of(request.wanted, request.filters, scope),
+            "command": list(request.command_line),
+            "tier_reason": why,
+        },
     )
-    status = command.wait() if command is not None else None
+    try:
+        result = tracepoint_session.record(wanted, progress)
+    except RecordingError as error:
+        if command is not None and command.is_released:
+            progress(f"recording has ended: {error.message}")
+            _wait_for(command, progress)
+        raise
+    status = _wait_for(command, progress) if command is not None else None
     timed = bool(request.duration_s) or command is not None
     return RecordResult(
         result.recordings, result.rows, result.lost, status, result.interrupted and timed
     )
+
+
+def _wait_for(command: Command, progress: Progress) -> int:
+    """The command's exit status; a signal meanwhile is the command's affair."""
+    if command.poll() is None:
+        progress(f"waiting for '{command.argv[0]}' to end")
+    with Interrupts():
+        return command.wait()

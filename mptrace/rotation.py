@@ -43,7 +43,7 @@ class Series:
 
     def __init__(self, base: Path, rotation: Rotation) -> None:
         self._base = base
-        self._rotation = rotation
+        self.rotation = rotation
         self._number = 0
         #: Recordings that are there, oldest first.
         self.paths: list[Path] = []
@@ -55,7 +55,7 @@ class Series:
         return self.paths[-1]
 
     def _path(self, number: int) -> Path:
-        if not self._rotation:
+        if not self.rotation:
             return self._base
         return self._base.with_name(f"{self._base.name}.{number:06d}")
 
@@ -65,7 +65,7 @@ class Series:
         An older session's recordings would end this one in the middle.
         """
         check_new(self._path(1), force=force)
-        if self._rotation:
+        if self.rotation:
             for path in sorted(self._base.parent.glob(f"{glob.escape(self._base.name)}.*")):
                 if _NUMBER.fullmatch(path.suffix):
                     check_new(path, force=force)
@@ -73,14 +73,14 @@ class Series:
     @property
     def part(self) -> dict[str, object] | None:
         """Key ``rotation`` of meta.json for the last of them; None without rotation."""
-        return {"number": self._number, "of": self._base.name} if self._rotation else None
+        return {"number": self._number, "of": self._base.name} if self.rotation else None
 
     def drop_old(self) -> None:
         """Remove the oldest recordings of this session beyond those to keep.
 
         Whatever is there by that name now, only a recording is removed.
         """
-        keep = self._rotation.keep
+        keep = self.rotation.keep
         while keep and len(self.paths) > keep:
             # a user who was faster, or put something else there, ends no session
             with contextlib.suppress(RecordingError):

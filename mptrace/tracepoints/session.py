@@ -16,9 +16,10 @@ from mptrace.interrupts import Interrupts
 from mptrace.kernel import tracefs
 from mptrace.kernel.facts import read_host_facts
 from mptrace.kernel.page_nodes import read_node_ranges
+from mptrace.parts import Parts
 from mptrace.processes import Processes
 from mptrace.proved import Progress, now
-from mptrace.recording import RecordingWriter, check_new
+from mptrace.recording import RecordingWriter
 from mptrace.records import MIGRATION_KTHREAD, SYSCALL_NONE
 from mptrace.rotation import Rotation, Series
 from mptrace.scope import Scope
@@ -89,8 +90,7 @@ def record(request: Request, progress: Progress) -> Result:
     recording can't be written: what was recorded until then can be read.
     """
     series = Series(request.output, request.rotation)
-    first = series.next()
-    check_new(first, force=request.force)
+    series.check_new(force=request.force)
     with contextlib.ExitStack() as stack:
         formats, gaps = read_formats()
         kernel = _kernel(formats, gaps)
@@ -98,9 +98,8 @@ def record(request: Request, progress: Progress) -> Result:
         stack.callback(events.close)
         meta = first_meta(kernel, read_host_facts(), now(), request.scope.kind)
         meta |= {"memory_bound_bytes": events.memory_bytes, **request.meta}
-        part = {**meta, "rotation": series.part}
-        writer = RecordingWriter(first, force=request.force, meta=part)
-        return _Session(request, series, writer, meta, kernel, events, progress).run()
+        parts = Parts(series, meta, force=request.force)
+        return _Session(request, parts, kernel, events, progress).run()
 
 
 def reasons() -> Mapping[int, str]:
@@ -185,17 +184,13 @@ class _Session:
     def __init__(
         self,
         request: Request,
-        series: Series,
-        writer: RecordingWriter,
-        meta: dict[str, Any],
+        parts: Parts,
         kernel: Kernel,
         events: PerfEvents,
         progress: Progress,
     ) -> None:
         self._request = request
-        self._series = series
-        self._writer = writer
-        self._meta = meta
+        self._parts = parts
         self._kernel = kernel
         self._events = events
         self._progress = progress
@@ -208,12 +203,11 @@ class _Session:
         self._processes = Processes()
         self._threads = Threads(self._processes)
         self._chosen = set(request.scope.tgids)
-        self._part_began_ns = int(meta["started"]["monotonic_ns"])
+        self._begin_part(parts.writer)
         self._samples = 0
         self._lost = {"perf_ring": 0, "held": 0}
         self._lost_before = dict(self._lost)
         self._outside = 0
-        self._rows = dict.fromkeys(writer.rows, 0)
 
     def run(self) -> Result:
         """Record to the end."""
@@ -226,22 +220,11 @@ class _Session:
                 for _ in self._rounds(signals):
                     self._take()
                 self._last_round()
-            self._finish_part(self._writer)
+            self._parts.finish(self._last_meta())
         except RecordingError as error:
             self._events.disable()
-            self._abandon(error)
-            raise RecordingError(
-                error.message,
-                "\n  ".join(
-                    part
-                    for part in (
-                        f"what was recorded until then is in '{self._writer.path}'",
-                        error.hint,
-                    )
-                    if part
-                ),
-            ) from error
-        return Result(tuple(self._series.paths), self._rows, self._lost, signals.noted)
+            raise self._parts.abandon(error, self._last_meta()) from error
+        return Result(self._parts.paths, self._parts.rows, self._lost, signals.noted)
 
     def _rounds(self, signals: Interrupts) -> Iterator[None]:
         began = part_began = time.monotonic()
@@ -250,8 +233,8 @@ class _Session:
             if limit is not None and time.monotonic() - began >= limit:
                 return
             yield
-            if self._request.rotation.is_due(self._writer.bytes, time.monotonic() - part_began):
-                self._rotate()
+            age_s = time.monotonic() - part_began
+            if self._parts.rotate_if_due(age_s, self._begin_part, self._last_meta):
                 part_began = time.monotonic()
             time.sleep(_DRAIN_SECONDS)
 
@@ -260,7 +243,7 @@ class _Session:
         until_ns = time.monotonic_ns()
         drained = self._events.drain()
         if drained.is_empty and not self._assembler.waits:
-            self._writer.tick()
+            self._parts.writer.tick()
             return
         self._samples += sum(len(run) for run in drained.samples)
         told = int(drained.losses["count"].sum())
@@ -298,13 +281,13 @@ class _Session:
             self._kernel.call_reason,
         )
         self._name(rows)
-        self._writer.append("calls", rows.calls)
-        self._writer.append("migrations", rows.migrations)
+        self._parts.writer.append("calls", rows.calls)
+        self._parts.writer.append("migrations", rows.migrations)
         if self._kernel.decodes_pages:
-            self._writer.append("folios", rows.folios)
+            self._parts.writer.append("folios", rows.folios)
         if self._request.scope.kind != "all":
             people = people[[self._wants(tgid) for tgid in people["tgid"].tolist()]]
-        self._writer.append("processes", people)
+        self._parts.writer.append("processes", people)
 
     def _name(self, rows: Rows) -> None:
         """Fill in who the threads are; a loop per thread that has rows, none per row."""
@@ -336,29 +319,9 @@ class _Session:
 
     # ---- recordings, one or several ----------------------------------------------------
 
-    def _rotate(self) -> None:
-        began = now()
-        writer = RecordingWriter(
-            self._series.next(),
-            force=self._request.force,
-            meta={**self._meta, "started": began, "rotation": self._series.part},
-        )
-        before, self._writer = self._writer, writer
-        self._part_began_ns = int(began["monotonic_ns"])
+    def _begin_part(self, writer: RecordingWriter) -> None:
+        self._part_began_ns = int(writer.meta["started"]["monotonic_ns"])
         self._processes.forget()
-        self._finish_part(before)
-        self._series.drop_old()
-
-    def _finish_part(self, writer: RecordingWriter) -> None:
-        for table, count in writer.rows.items():
-            self._rows[table] += count
-        writer.finish(self._last_meta())
-
-    def _abandon(self, failure: RecordingError) -> None:
-        """Say in the recording why it ends, if that can still be written."""
-        with contextlib.suppress(RecordingError):
-            self._writer.update_meta(**self._last_meta(), end_reason=failure.message)
-        self._writer.close()
 
     def _last_meta(self) -> dict[str, Any]:
         since = {cause: self._lost[cause] - self._lost_before[cause] for cause in self._lost}

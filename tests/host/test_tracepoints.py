@@ -168,6 +168,31 @@ def test_the_choice_is_made_alone_and_the_report_says_so(tmp_path: Path) -> None
         assert "tracepoints only" in text
 
 
+def test_a_full_disk_and_a_command(tmp_path: Path) -> None:
+    """The recording ends with a message and can be read; the command goes on to its end."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24K", "none", small], check=True)
+    try:
+        (small / "filling").write_bytes(bytes(16 << 10))
+        script = "for n in 1 2 3; do echo 1 >$0; sleep 1; done; echo to the end; exit 7"
+        options = ["--tier", "tracepoints", "-o", str(small / "data")]
+        argv = [sys.executable, "-m", "mptrace", "record", *options]
+        held = make_holes()
+        done = subprocess.run(
+            [*argv, "--", "sh", "-c", script, COMPACT], capture_output=True, text=True, check=False
+        )
+        del held
+        recording = Recording.open(small / "data")
+        recording.tables()
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert (done.returncode, done.stdout) == (1, "to the end\n"), done.stderr
+    for words in ("recording has ended", "waiting for 'sh'", "what was recorded until then"):
+        assert words in done.stderr
+    assert not recording.complete
+
+
 def test_nothing_is_left_by_a_session_that_is_killed(tmp_path: Path) -> None:
     """SIGKILL: the recording can be read, and no mount is there that was not there before."""
     mounts = Path("/proc/self/mounts").read_text()

@@ -519,11 +519,14 @@ def test_a_full_disk(guest: Guest, guest_dir: str, fetch: Callable[[str], Path])
 
 @pytest.mark.one_kernel
 def test_how_a_session_ends(guest: Guest, guest_dir: str) -> None:
-    """By its time: 0; by Ctrl-C before that: 130; killed: nothing is left in the kernel."""
+    """By its time: 0; by Ctrl-C before that: 130; killed: nothing is left in the kernel.
+
+    The first one rotates meanwhile and keeps its last two recordings.
+    """
     done = sh(
         guest,
         f"""
-        (mptrace record -a -d 1 -o timed) 2>timed.err & timed=$!
+        (mptrace record -a -d 3 --rotate-time 0.5 --keep 2 -o timed) 2>timed.err & timed=$!
         mptrace record -a -d 1000 -o stopped 2>stopped.err & stopped=$!
         mptrace record -p $$ -o killed 2>killed.err & killed=$!
         wait $timed; echo $?
@@ -536,11 +539,15 @@ def test_how_a_session_ends(guest: Guest, guest_dir: str) -> None:
         # the kernel frees what hung on its descriptors a moment later
         while grep -q . /sys/kernel/tracing/enabled_functions; do sleep 0.1; done
         cat *.err >&2
+        ls -d timed.0*
         """,
         guest_dir,
         timeout=PATIENCE,
     )
-    timed, stopped, attached, killed = done.text.splitlines()
+    timed, stopped, attached, killed, *kept = done.text.splitlines()
+    numbers = [int(name.removeprefix("timed.")) for name in kept]
+    assert len(numbers) == 2
+    assert numbers[0] + 1 == numbers[1] > 2
     assert (timed, stopped, killed) == ("0", "130", "137"), done.errors
     assert int(attached) > 0
     assert "Traceback" not in done.errors

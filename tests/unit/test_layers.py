@@ -91,6 +91,7 @@ LAYERS = (
         "bpf_session",
         "conform",
         "counting.session",
+        "parts",
         "proved",
         "record",
         "session",

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from mptrace.bpf_session import BpfSession
 from mptrace.kernel.facts import read_host_facts
+from mptrace.parts import Parts
 from mptrace.plan import Request
 from mptrace.proved import calibrated, first_meta, read_facts
-from mptrace.recording import RecordingWriter
 from mptrace.rotation import Rotation, Series
 from mptrace.wanted import RecordRequest, Wanted, WantedFilters, meta_of, resolve_scope
 from mptrace.workerclient import Worker
@@ -35,7 +35,7 @@ def session(facts, host, tracer, coverage, asked):
     request = RecordRequest(wanted, Path(asked["output"]), filters)
     series = Series(request.output, Rotation())
     meta = first_meta(host, facts, tracer, coverage) | meta_of(wanted, filters, scope)
-    writer = RecordingWriter(series.next(), meta=meta)
+    parts = Parts(series, meta, force=False)
 
     def ready(message):
         if message.startswith("tracing"):
@@ -46,7 +46,7 @@ def session(facts, host, tracer, coverage, asked):
         sys.stdin.readline()
         os.kill(os.getpid(), signal.SIGINT)
 
-    result = BpfSession(request, scope, series, writer, meta, tracer, None, ready).run()
+    result = BpfSession(request, scope, parts, tracer, None, ready).run()
     for tgid in tracer.followed():  # else the next session follows them, too
         with contextlib.suppress(KeyError):
             table = tracer._bpf["chosen"]
