@@ -7,6 +7,7 @@ Nothing here looks at the machine.  A fact that could not be read is absent
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 #: Parameters of a function that are passed in registers (x86-64).
 REGISTER_ARGUMENTS = 6
@@ -91,6 +92,24 @@ class HostFacts:
     def memory_nodes(self) -> tuple[int, ...]:
         """Node numbers that have memory, in order."""
         return tuple(node.nid for node in self.nodes if node.memory_bytes > 0)
+
+    def to_meta(self) -> dict[str, Any]:
+        """The keys of a recording's meta.json that are about the host."""
+        return {
+            "nodes": [
+                {
+                    "nid": node.nid,
+                    "cpus": list(node.cpus),
+                    "memory_bytes": node.memory_bytes,
+                    "free_bytes": node.free_bytes,
+                    "distances": list(node.distances),
+                }
+                for node in self.nodes
+            ],
+            "hypervisor": self.hypervisor,
+            "emulated": self.emulated,
+            "settings": dict(self.settings),
+        }
 
 
 @dataclass(frozen=True)

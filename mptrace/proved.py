@@ -190,19 +190,7 @@ def first_meta(
             "machine": facts.machine,
             "page_size": facts.page_size,
         },
-        "nodes": [
-            {
-                "nid": node.nid,
-                "cpus": list(node.cpus),
-                "memory_bytes": node.memory_bytes,
-                "free_bytes": node.free_bytes,
-                "distances": list(node.distances),
-            }
-            for node in host.nodes
-        ],
-        "hypervisor": host.hypervisor,
-        "emulated": host.emulated,
-        "settings": dict(host.settings),
+        **host.to_meta(),
         "started": now(),
         "workload": None,
         "mappings": [],

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Explanations as text of at most 80 columns.  Returns, never prints."""
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mptrace.explain import MOST_BLOCKS, Block, Explanation
+from mptrace.explain_folios import FolioBlock, FolioExplanation
+from mptrace.rendering.text import item, wrapped
 from mptrace.statuses import status_text
 from mptrace.units import format_count
-
-WIDTH = 80
-_LABEL = 11
 
 _OUTCOMES = {
     "failed": "stayed",
@@ -38,11 +36,14 @@ def render(blocks: Sequence[Block], *, most: int = MOST_BLOCKS) -> str:
 
     :param most: blocks shown; the rest is counted.
     """
-    parts = [_block(block) for block in blocks[:most]]
-    rest = blocks[most:]
+    return shortened([_block(block) for block in blocks[:most]], blocks[most:], "entries")
+
+
+def shortened(parts: list[list[str]], rest: Sequence[Block | FolioBlock], unit: str) -> str:
+    """The blocks that are shown as lines each, and what is said of the ``rest``."""
     if rest:
-        entries = format_count(sum(block.count for block in rest))
-        parts.append(_wrapped("", f"and {len(rest)} more kinds of {entries} entries: --all"))
+        count = format_count(sum(block.count for block in rest))
+        parts = [*parts, wrapped("", f"and {len(rest)} more kinds of {count} {unit}: --all")]
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
@@ -63,7 +64,7 @@ def nothing(entries: int, unknown: int) -> str:
 
 def _block(block: Block) -> list[str]:
     one = block.first
-    lines = _wrapped("", _title(block))
+    lines = wrapped("", _title(block), hang="    ")
     if block.others:
         named = ", ".join(f"{address:#x} ({call}:{entry})" for call, entry, address in block.others)
         more = block.count - 1 - len(block.others)
@@ -74,17 +75,7 @@ def _block(block: Block) -> list[str]:
     lines += _item("status", _status(one))
     for story in one.status_story:
         lines += _item("", story)
-    label = "evidence"
-    for finding in one.evidence:
-        lines += _item(label, finding.words)
-        label = ""
-    for name, (least, most) in block.ranges.items():
-        lines += _item(label, f"{name} differ among them: {least:,} to {most:,}")
-        label = ""
-    if one.gap:
-        lines += _item(label, f"can't tell{'' if label else ' more'}: {one.gap}")
-    if one.delay is not None:
-        lines += _item("delay", one.delay.words)
+    lines += evidence(one, block.ranges)
     lines += _item("location", _location(one))
     # Of a page that is where it should be only its status may need a remedy.
     silent = one.status_state == "untouched" and not one.cause.name
@@ -93,6 +84,23 @@ def _block(block: Block) -> list[str]:
         lines += _item("remedy", remedy)
     if one.cause.source:
         lines += _item("kernel", one.cause.source)
+    return lines
+
+
+def evidence(one: Explanation | FolioExplanation, ranges: Mapping[str, Sequence[int]]) -> list[str]:
+    """What was seen of a page, in what equal ones differ, what can't be told, and the delay."""
+    lines: list[str] = []
+    label = "evidence"
+    for finding in one.evidence:
+        lines += _item(label, finding.words)
+        label = ""
+    for name, (least, most) in ranges.items():
+        lines += _item(label, f"{name} differ among them: {least:,} to {most:,}")
+        label = ""
+    if one.gap:
+        lines += _item(label, f"can't tell{'' if label else ' more'}: {one.gap}")
+    if one.delay is not None:
+        lines += _item("delay", one.delay.words)
     return lines
 
 
@@ -128,14 +136,4 @@ def _place(nid: int) -> str:
 
 
 def _item(label: str, text: str) -> list[str]:
-    return _wrapped(f"  {label:<{_LABEL}}", text)
-
-
-def _wrapped(head: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * (len(head) or 4),
-        break_on_hyphens=False,
-    ) or [head.rstrip()]
+    return item(label, text, indent="  ")

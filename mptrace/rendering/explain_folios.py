@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mptrace.explain import MOST_BLOCKS
 from mptrace.explain_folios import FolioBlock, FolioExplanation
+from mptrace.rendering.explain import evidence, shortened
 from mptrace.rendering.text import item, wrapped
 from mptrace.units import format_count, format_ns
 
@@ -18,12 +19,7 @@ def render(blocks: Sequence[FolioBlock], *, most: int = MOST_BLOCKS) -> str:
 
     :param most: blocks shown; the rest is counted.
     """
-    parts = [_block(block) for block in blocks[:most]]
-    rest = blocks[most:]
-    if rest:
-        folios = format_count(sum(block.count for block in rest))
-        parts.append(wrapped("", f"and {len(rest)} more kinds of {folios} folios: --all"))
-    return "\n\n".join("\n".join(lines) for lines in parts)
+    return shortened([_block(block) for block in blocks[:most]], blocks[most:], "folios")
 
 
 def explanation(one: FolioExplanation) -> str:
@@ -61,17 +57,7 @@ def _block(block: FolioBlock) -> list[str]:
         lines += _item("path", f"{one.path.label}: {one.path.meaning} ({_how(one)})")
     if one.cause.name:
         lines += _item("cause", f"{one.cause.name}: {one.cause.meaning}")
-    label = "evidence"
-    for finding in one.evidence:
-        lines += _item(label, finding.words)
-        label = ""
-    for name, (least, most) in block.ranges.items():
-        lines += _item(label, f"{name} differ among them: {least:,} to {most:,}")
-        label = ""
-    if one.gap:
-        lines += _item(label, f"can't tell{'' if label else ' more'}: {one.gap}")
-    if one.delay is not None:
-        lines += _item("delay", one.delay.words)
+    lines += evidence(one, block.ranges)
     if one.blackout_ns > 0:
         lines += _item("blackout", format_ns(one.blackout_ns))
     if one.cause.remedy:

@@ -87,19 +87,7 @@ def first_meta(
             "machine": kernel.machine,
             "page_size": kernel.page_size,
         },
-        "nodes": [
-            {
-                "nid": node.nid,
-                "cpus": list(node.cpus),
-                "memory_bytes": node.memory_bytes,
-                "free_bytes": node.free_bytes,
-                "distances": list(node.distances),
-            }
-            for node in host.nodes
-        ],
-        "hypervisor": host.hypervisor,
-        "emulated": host.emulated,
-        "settings": dict(host.settings),
+        **host.to_meta(),
         "started": dict(started),
         "workload": None,
         "mappings": [],

@@ -38,7 +38,8 @@ from mptrace.records import (
     STAGE_UNMAP,
     STAGE_VMA,
 )
-from mptrace.rendering.explain import WIDTH, explanation, render
+from mptrace.rendering.explain import explanation, render
+from mptrace.rendering.text import WIDTH
 from mptrace.statuses import MISLEADING
 
 GOLDEN = Path(__file__).parent / "golden" / "explain.txt"
