@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from textwrap import shorten
 
 from mptrace.rendering.text import Numbers, clip, item, table, wrapped
 from mptrace.units import format_bytes, format_count, format_ns
@@ -53,8 +54,9 @@ def _scope(profile: Numbers) -> list[str]:
         rotation = profile["rotation"]
         lines += item("part", f"{rotation.get('number')} of {rotation.get('of')}")
     if profile["tier"] == "tracepoints":
-        # what a verifier says has many lines: those are in meta.json
-        why = "".join(f": {line}" for line in str(profile["tier_reason"]).splitlines()[:1])
+        # each attach point that was tried, or what a verifier says: meta.json has it all
+        why = shorten(str(profile["tier_reason"]), 160, placeholder=" ...")
+        why = f": {why}" if why else ""
         lines += item("tier", f"tracepoints only, no probes in the kernel's functions{why}")
     label = "not seen"
     for sentence in profile["unseen"]:
