@@ -198,6 +198,7 @@ def main():
     about["hostile_status"] = subprocess.run(hostile, check=False).returncode
     with open("hostile/compat.raw", "wb") as told:
         about["compat_status"] = subprocess.run([sys.argv[1]], stdout=told, check=False).returncode
+    subprocess.run([sys.executable, str(HERE / "batches.py"), "batches.json"], check=True)
     # calls that take long enough to lie in two parts, when it has written the million entries
     long = Caller("long", 5003)
     written = len(list(Path().glob("part.0*")))
