@@ -41,7 +41,7 @@ FIRST = 2 * PAGES
 PARTS = 20
 #: Part of the time in which rings, pools and caches fill: not fitted.
 WARM_UP = 0.25
-FIELDS = ("VmRSS", "RssAnon", "RssFile", "RssShmem")
+FIELDS = ("VmRSS", "RssAnon", "RssFile", "RssShmem", "AnonHugePages")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -106,7 +106,7 @@ def moved() -> int:
 
 def resident(pid: int) -> list[int]:
     """FIELDS of a process in bytes."""
-    text = Path(f"/proc/{pid}/status").read_text()
+    text = "".join(Path(f"/proc/{pid}/{name}").read_text() for name in ("status", "smaps_rollup"))
     return [int(re.search(rf"^{name}:\s+(\d+) kB", text, re.M)[1]) << 10 for name in FIELDS]
 
 

@@ -29,7 +29,6 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
     disk is full: what was recorded until then can be read.
     """
     check_privileges()
-    keep_small()
     host = read_host_facts()
     Series(request.output, request.rotation).check_new(force=request.force)
     with contextlib.ExitStack() as stack:
@@ -39,6 +38,7 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
             command = Command(request.wanted.command, request.wanted.user)
             command.start()
             stack.callback(command.close)
+        keep_small()
         why = ""
         if request.tier != "tracepoints":
             try:
