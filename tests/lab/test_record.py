@@ -455,7 +455,7 @@ def test_the_largest_batch_within_a_budget(run: Run) -> None:
 #: The command: who it is, what it has, and a child that moves pages.
 WHO = f"""
 id -u; id -g; id -G
-grep CapEff /proc/self/status
+grep -E 'CapEff|THP_enabled' /proc/self/status
 echo $HOME $LOGNAME
 ls -l /proc/$$/fd
 exec 2>&1
@@ -484,8 +484,9 @@ def test_a_command_has_its_callers_rights(
     assert done.returncode == 23, done.errors
     lines = done.text.splitlines()
     assert lines[:3] == ["65534"] * 3
-    assert lines[3].split() == ["CapEff:", "0" * 16]
-    assert lines[4].endswith(" nobody")
+    assert lines[3].split() == ["THP_enabled:", "1"]
+    assert lines[4].split() == ["CapEff:", "0" * 16]
+    assert lines[5].endswith(" nobody")
     opened = [line.partition(" -> ") for line in lines if " -> " in line]
     numbers = {int(left.split()[-1]) for left, _, _ in opened}
     # the user's own 7 is passed on, 10 is the shell's, for its script; nothing is ours
