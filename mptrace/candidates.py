@@ -46,6 +46,18 @@ class Candidate:
         return ":" in self.function
 
 
+# Which sleeper for a folio's lock is woken (folios: since 5.17).
+_LOCK_WAITS = {
+    "OFF_WAIT_TASK": "wait_queue_entry.private",
+    "OFF_TASK_PID": "task_struct.pid",
+    "OFF_QUEUE_WAIT": "wait_page_queue.wait",
+    "OFF_QUEUE_FOLIO": "wait_page_queue.folio",
+    "OFF_QUEUE_BIT": "wait_page_queue.bit_nr",
+    "OFF_KEY_FOLIO": "wait_page_key.folio",
+    "OFF_KEY_BIT": "wait_page_key.bit_nr",
+}
+_LOCK_NEEDS = tuple(f"offset:{member}" for member in _LOCK_WAITS.values())
+
 #: In the order of preference within a phase; phases in the order of the report.
 CANDIDATES: tuple[Candidate, ...] = (
     # fentry may not read a pointer to pointers (``pages``) on all kernels; its exit
@@ -288,6 +300,26 @@ CANDIDATES: tuple[Candidate, ...] = (
         nargs="WAIT_HUGETLB_NARGS",
         for_others=True,
     ),
+    # the lock of a folio under migration: who sleeps, and who lets go of it.  What lies
+    # between (folio_wait_bit_common(), since 5.16) is inlined or not traceable
+    Candidate(
+        "wait_lock",
+        "io_schedule",
+        "sleep",
+        "enter_wait_lock",
+        "exit_wait_lock",
+        needs=_LOCK_NEEDS,
+        for_others=True,
+    ),
+    Candidate(
+        "unlock",
+        "wake_page_function",
+        "sleeper",
+        "enter_unlock",
+        min_parameters=4,
+        needs=_LOCK_NEEDS,
+        for_others=True,
+    ),
     # it gets a struct of one word by value, which fentry can't
     Candidate(
         "wait_locked",
@@ -359,6 +391,8 @@ UNPROVED_KINDS = {
     "wait_pte": "pages that others touch",
     "wait_pmd": "THP that others touch",
     "wait_hugetlb": "hugetlb that others touch",
+    "wait_lock": "folios whose lock others want",
+    "unlock": "folios whose lock others want",
     "wait_locked": "pages that others touch",
     "fork": "processes",
     "end_process": "processes",
@@ -410,7 +444,7 @@ WALK_VARIABLES = {
     "PAGE_OFFSET_BASE": ("page_offset_base",),
     "PGDIR_SHIFT": ("pgdir_shift",),
 }
-#: Whose pages they are, which system call it is: each group where all of it can be had.
+#: Whose pages they are, which system call it is, who waits: each group where all of it can be had.
 INITIATORS = {
     "owner": {
         "OFF_MM_OWNER": "mm_struct.owner",
@@ -437,6 +471,7 @@ INITIATORS = {
         "OFF_TASK_INFO": "task_struct.thread_info",
         "OFF_INFO_STATUS": "thread_info.status",
     },
+    "lock": _LOCK_WAITS,
 }
 #: Finds the folio that a migration entry stands for.
 WAIT_VARIABLES = {"VMEMMAP_BASE": "vmemmap_base"}

@@ -120,6 +120,7 @@ _DEFAULT_MACROS: dict[str, int | str] = {
     "LOOKUP_VMA": 0,
     "MOVE_SRC": 1,
     "MOVE_DST": 0,
+    "WAIT_LOCKED_SEEN": 0,
 }
 
 
@@ -252,6 +253,7 @@ def _add_struct_macros(
 ) -> tuple[str, ...]:
     notes: list[str] = []
     defines["PG_RESERVED"] = facts.page_flags.get("PG_reserved", 63)
+    defines["PG_LOCKED"] = facts.page_flags.get("PG_locked", 0)
     for macro in ("OFF_PAGE_MAPPING", "OFF_PAGE_PRIVATE", "OFF_PAGE_REFCOUNT", "OFF_PAGE_MAPCOUNT"):
         defines[macro] = facts.offsets.get(EVIDENCE[macro], 0)
     defines["OFF_PAGE_FLAGS"] = facts.offsets.get("page.flags", 0)
@@ -351,6 +353,7 @@ _WITHOUT = {
     "fork": "children of a process can't be followed",
     "user": "processes can't be chosen by user",
     "cgroup": "processes can't be chosen by cgroup",
+    "lock": "threads that sleep for the lock of a folio under migration can't be seen",
     "syscall": "in which system call a migration happens can't be told",
 }
 

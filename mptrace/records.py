@@ -58,7 +58,8 @@ NOT_COUNTED = 0xFFFFFFFF
 WAIT_PTE = 0
 WAIT_PMD = 1
 WAIT_HUGETLB = 2
-WAIT_NAMES = ("pte", "pmd", "hugetlb")
+WAIT_LOCK = 3  # the folio's lock, which the migration holds: no migration entry was met
+WAIT_NAMES = ("pte", "pmd", "hugetlb", "lock")
 
 # Where a folio was refused last (`stage` of an obstacle); 0: it only had to wait.
 STAGE_NONE = 0
@@ -328,7 +329,7 @@ WAIT = np.dtype(
     [
         ("start_ns", "<u8"),
         ("end_ns", "<u8"),
-        ("address", "<u8"),  # user address that was touched; 0: unknown (PMD, hugetlb)
+        ("address", "<u8"),  # user address that was touched; 0: unknown (all but a PTE)
         ("folio", "<u8"),  # the source folio, 0: unknown
         ("holder_id", "<u8"),  # migration that had it (a call before any migration), 0: unknown
         ("tid", "<u4"),  # the thread that waited

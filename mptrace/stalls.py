@@ -29,7 +29,7 @@ _UNKNOWN, _HOLDER, _TIME = range(len(MATCHES))
 #: Waits named one by one, the longest first.
 MAX_LONGEST = 10
 _MOVE_PAGES = next(code for code, path in enumerate(PATHS) if path.key == "move_pages")
-_WAIT_PHASES = ("wait_pte", "wait_pmd", "wait_hugetlb")
+_WAIT_PHASES = ("wait_pte", "wait_pmd", "wait_hugetlb", "wait_lock")
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,7 @@ class _View:
         for row in rows.tolist():
             wait = self.waits[row]
             address, migration = int(wait["address"]), int(self.joined.migration[row])
+            mapped = address or self._mapped_at(wait)
             name = self.who.name(row)
             tgid = int(wait["tgid"])
             found.append(
@@ -256,7 +257,8 @@ class _View:
                     "wait_ns": int(self.ns[row]),
                     "start_ns": int(wait["start_ns"]),
                     "address": hex(address) if address else None,
-                    "mapping": mappings.name(address) if address else None,
+                    "mapped_at": hex(mapped) if mapped else None,
+                    "mapping": mappings.name(mapped) if mapped else None,
                     "kind": _kind(int(wait["kind"])),
                     "match": MATCHES[self.joined.how[row]],
                     "initiator": name,
@@ -269,6 +271,20 @@ class _View:
                 }
             )
         return found
+
+    def _mapped_at(self, wait: np.void) -> int:
+        """Where the migration found the wait's folio mapped by the process that waited; 0: not."""
+        if not wait["holder_id"] or not wait["folio"]:
+            return 0
+        own = self.folios[
+            (self.folios["src"] == wait["folio"])
+            & (self.folios["owner_tgid"] == wait["tgid"])
+            & (
+                (self.folios["migration_id"] == wait["holder_id"])
+                | (self.folios["call_id"] == wait["holder_id"])
+            )
+        ]
+        return int(own["address"][0]) if own.size == 1 else 0
 
 
 def _by_time(waits: Table, folios: Table, page_bytes: int) -> Ints:

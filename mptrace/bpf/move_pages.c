@@ -39,6 +39,7 @@
  * alloc_*   | compaction_alloc, alloc_misplaced_dst_folio, ...      | folio
  * owner     | try_to_migrate_one                                    | mapping
  * wait_*    | migration_entry_wait, pmd_..., ..._huge               | wait
+ * wait_lock | io_schedule, and who ends it: wake_page_function      | wait
  * fork, end_process | tracepoints of the scheduler                  | process
  *
  * The plan passes with -D: offsets of struct members (from BTF), argument
@@ -215,6 +216,7 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define KIND_PTE		0
 #define KIND_PMD		1
 #define KIND_HUGETLB		2
+#define KIND_LOCK		3
 
 #define WAIT_KEEP		(1 << 0)	/* bits of pad1 while it lasts */
 #define WAIT_ON_PAGE		(1 << 1)
@@ -369,7 +371,10 @@ BPF_RINGBUF_OUTPUT(medium_ring, MEDIUM_RING_PAGES);
 BPF_RINGBUF_OUTPUT(large_ring, LARGE_RING_PAGES);
 BPF_RINGBUF_OUTPUT(wait_ring, WAIT_RING_PAGES);
 
-/* tid -> its wait for a page under migration; deleted when the wait ends */
+/*
+ * tid -> its wait for a page under migration, or for what may turn out to be the lock of one;
+ * deleted when the wait ends
+ */
 BPF_HASH(waiting, u32, struct wait_record, MAX_THREADS);
 
 /* Nobody sleeps on the rings: user space looks at them on its own clock. */
@@ -2327,6 +2332,14 @@ static __always_inline void on_enter_wait_entry(u64 address, u8 kind)
 		count_lost(NULL, LOST_WAIT_MAP);
 }
 
+static __always_inline void name_holder(struct wait_record *wait, struct folio_record *f)
+{
+	wait->holder_id = f->migration_id ? f->migration_id : f->call_id;
+	wait->holder_tid = f->tid;
+	if (f->flags & FOLIO_KEEP)
+		wait->pad1 |= WAIT_KEEP;
+}
+
 /* A migration entry holds the page frame of the folio that is being migrated. */
 #define SWP_OFFSET_BITS 58
 
@@ -2358,12 +2371,8 @@ static __always_inline void on_enter_wait_locked(u64 entry)
 		return;
 	wait->folio = folio;
 	f = folios.lookup(&folio);
-	if (!f)
-		return;
-	wait->holder_id = f->migration_id ? f->migration_id : f->call_id;
-	wait->holder_tid = f->tid;
-	if (f->flags & FOLIO_KEEP)
-		wait->pad1 |= WAIT_KEEP;
+	if (f)
+		name_holder(wait, f);
 }
 
 static __always_inline void on_exit_wait_entry(void)
@@ -2379,10 +2388,9 @@ static __always_inline void on_exit_wait_entry(void)
 	wait->end_ns = bpf_ktime_get_ns();
 	c = control.lookup(&zero);
 	keep = c && wait->pad1 & WAIT_KEEP && wait->end_ns - wait->start_ns >= c->min_ns;
-#ifdef WAIT_LOCKED_SEEN
-	/* gone before it was looked at: no wait */
-	keep = keep && wait->pad1 & WAIT_ON_PAGE;
-#endif
+	/* gone before it was looked at, or something else than a migration ended it: no wait */
+	if (WAIT_LOCKED_SEEN || wait->kind == KIND_LOCK)
+		keep = keep && wait->pad1 & WAIT_ON_PAGE;
 	/* what was migrated for another reason than those asked for is not tracked */
 	if (c && c->reasons && !wait->holder_id)
 		keep = false;
@@ -2431,6 +2439,84 @@ int exit_wait_hugetlb(CTX(WAIT_HUGETLB))
 int enter_wait_locked(CTX(WAIT_LOCKED))
 {
 	on_enter_wait_locked(ARG(WAIT_LOCKED, 0));
+	return 0;
+}
+
+/*
+ * Whoever sleeps for a folio's lock does so in io_schedule(), wherever from; the functions in
+ * between are inlined.  Whose lock it was is known when it is let go: wake_page_function() runs
+ * in the thread that unlocks, for each thread that sleeps.
+ */
+static __always_inline void on_enter_wait_lock(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (!waiting.lookup(&tid))	/* else it waits for a migration entry, in here, too */
+		on_enter_wait_entry(0, KIND_LOCK);
+}
+
+static __always_inline void on_exit_wait_lock(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct wait_record *wait = waiting.lookup(&tid);
+
+	if (wait && wait->kind == KIND_LOCK)
+		on_exit_wait_entry();
+}
+
+/* The folio that this thread migrates and unlocks: the source, or the target of the last step. */
+static __always_inline struct folio_record *unlocked_by(struct level *level, u64 folio)
+{
+	struct folio_record *f = folios.lookup(&folio);
+
+	if (f)
+		return f->migration_id == level->migration.migration_id ? f : NULL;
+	f = folios.lookup(&level->step_src);
+	return f && f->dst == folio ? f : NULL;
+}
+
+static __always_inline void on_unlock(u64 entry, u64 key)
+{
+#ifdef OFF_WAIT_TASK
+	struct level *level = active_level();
+	u64 folio = read_word(key + OFF_KEY_FOLIO), queued = entry - OFF_QUEUE_WAIT;
+	struct wait_record *wait;
+	struct folio_record *f;
+	u32 tid;
+
+	/* the queue is that of other folios and bits, too */
+	if (!level || read_word(queued + OFF_QUEUE_FOLIO) != folio ||
+	    read_half(queued + OFF_QUEUE_BIT) != PG_LOCKED ||
+	    read_half(key + OFF_KEY_BIT) != PG_LOCKED)
+		return;
+	tid = read_half(read_word(entry + OFF_WAIT_TASK) + OFF_TASK_PID);
+	wait = waiting.lookup(&tid);
+	if (!wait || wait->kind != KIND_LOCK)
+		return;
+	f = unlocked_by(level, folio);
+	if (!f)
+		return;
+	wait->pad1 |= WAIT_ON_PAGE;
+	wait->folio = f->src;
+	name_holder(wait, f);
+#endif
+}
+
+int enter_wait_lock(CTX(WAIT_LOCK))
+{
+	on_enter_wait_lock();
+	return 0;
+}
+
+int exit_wait_lock(CTX(WAIT_LOCK))
+{
+	on_exit_wait_lock();
+	return 0;
+}
+
+int enter_unlock(CTX(UNLOCK))
+{
+	on_unlock(ARG(UNLOCK, 0), ARG(UNLOCK, 3));
 	return 0;
 }
 

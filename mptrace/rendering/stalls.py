@@ -87,7 +87,10 @@ def _name(initiator: Numbers) -> str:
 
 
 def _sentence(wait: Numbers) -> str:
-    page = "a page" if wait["address"] is None else wait["address"]
+    mapped = "" if wait["mapped_at"] is None else f" at {wait['mapped_at']}"
+    page = wait["address"] or f"a page{mapped}"
+    if wait["kind"] == "lock":
+        page = f"the lock of {page}"
     where = f" in {wait['mapping']}" if wait["mapping"] else ""
     thread = "" if wait["tid"] == wait["tgid"] else f" (thread {wait['tid']})"
     text = (

@@ -10,7 +10,7 @@ from simulated_kernel import PAGE
 
 from mptrace.initiators import Processes
 from mptrace.profile import profile
-from mptrace.records import END_OPEN, WAIT_HUGETLB, WAIT_PMD, WAIT_PTE
+from mptrace.records import END_OPEN, WAIT_HUGETLB, WAIT_LOCK, WAIT_NAMES, WAIT_PMD, WAIT_PTE
 from mptrace.refusals import fates
 from mptrace.report import render
 from mptrace.stalls import MATCHES, MAX_LONGEST, join, stalls_of
@@ -135,6 +135,30 @@ def test_a_page_in_a_huge_one_and_a_folio_by_its_pointer() -> None:
     joined = join(others.tables(), META)
     assert [MATCHES[how] for how in joined.how] == ["time", "unknown", "time", "unknown"]
     assert others.rows["migrations"][joined.migration[2]] == compaction
+
+
+@pytest.mark.parametrize(
+    ("kind", "tgid", "said"),
+    [
+        (WAIT_LOCK, VICTIM, "waited 77 ns for the lock of a page at {place}"),
+        (WAIT_PMD, VICTIM, "waited 77 ns for a page at {place}"),
+        (WAIT_LOCK, OTHER, "waited 77 ns for the lock of a page, migrated by"),
+    ],
+)
+def test_a_wait_without_an_address_is_where_its_folio_was_mapped(
+    kind: int, tgid: int, said: str
+) -> None:
+    """As far as the migration found it mapped by the process that waited."""
+    others, bind, _ = two_movers()
+    folio = others.rows["folios"][0]
+    holder = {"holder_id": bind["migration_id"], "holder_tid": MOVER, "folio": int(folio["src"])}
+    wait(others, 5, 77, address=0, kind=kind, tgid=tgid, **holder)
+    (longest,) = stalls(others, coverage=COVERAGE)["longest"]
+    place = hex(int(folio["address"])) if tgid == VICTIM else None
+    assert (longest["address"], longest["mapped_at"]) == (None, place)
+    assert longest["kind"] == WAIT_NAMES[kind]
+    text = render(profile(others.tables(), {**META, "coverage": COVERAGE})).replace("\n    ", " ")
+    assert said.format(place=place) in text
 
 
 def test_the_last_of_several_migrations_of_a_page_counts() -> None:

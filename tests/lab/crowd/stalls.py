@@ -21,10 +21,12 @@ from .tracing import build
 
 HERE = Path(__file__).parent
 PAGE = 4096
-#: What a touch must take to be noted.
-MIN_NS = 1_000_000
+#: What a touch must take to be noted; of files' pages, one of which is locked at a time on 6.1.
+MIN_NS, FILE_MIN_NS = 1_000_000, 100_000
 SMALL_PAGES = 1021
 SMALL_ROUNDS = 6
+FILE_PAGES = 61
+FILE_ROUNDS = 200
 HUGE_PAGES = 5 * 512
 HUGE_ROUNDS = 6
 THREADS = 2
@@ -38,7 +40,9 @@ Section = dict[str, Any]
 @contextmanager
 def toucher(program: Path, kind: str, pages: int, path: Path) -> Iterator[Section]:
     """Touchers at work while inside; afterwards the section has their ``touches``."""
-    argv = [str(program), str(pages), str(THREADS), kind, str(MIN_NS), str(path)]
+    # faults on files' pages lock them: two threads would wait for one another, too
+    threads, min_ns = (1, FILE_MIN_NS) if "/" in kind else (THREADS, MIN_NS)
+    argv = [str(program), str(pages), str(threads), kind, str(min_ns), str(path)]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -46,7 +50,7 @@ def toucher(program: Path, kind: str, pages: int, path: Path) -> Iterator[Sectio
         assert process.stdout is not None
         pid, base, *tids = map(int, process.stdout.readline().split())
         section: Section = {"name": path.name, "pid": pid, "base": base, "tids": tids}
-        section |= {"pages": pages, "movers": []}
+        section |= {"pages": pages, "min_ns": min_ns, "movers": []}
         yield section
         process.stdin.close()
         section["touches"] = int(process.stdout.readline())
@@ -72,13 +76,13 @@ def migratepages(section: Section) -> None:
         section["movers"].append({**mover, "reason": "syscall"})
 
 
-def move_pages(section: Section) -> None:
+def move_pages(section: Section, rounds: int = SMALL_ROUNDS) -> None:
     """All pages of the mapping there and back, a call of move_pages(2) each."""
     count = section["pages"]
     addresses = (ctypes.c_uint64 * count)(
         *range(section["base"], section["base"] + count * PAGE, PAGE)
     )
-    for number in range(SMALL_ROUNDS):
+    for number in range(rounds):
         nodes = (ctypes.c_int * count)(*[1 - number % 2] * count)
         status = (ctypes.c_int * count)(*[-1000] * count)
         before = time.monotonic_ns()
@@ -104,6 +108,11 @@ def move_pages(section: Section) -> None:
         )
 
 
+def move_file(section: Section) -> None:
+    """The same more often, of fewer pages."""
+    move_pages(section, FILE_ROUNDS)
+
+
 def huge(section: Section) -> None:
     """Transparent huge pages there and back, by numactl's program."""
     for number in range(HUGE_ROUNDS):
@@ -112,22 +121,43 @@ def huge(section: Section) -> None:
         section["movers"].append({**mover, "reason": "syscall"})
 
 
+#: A file's page that a fault looks for while it is moved: the thread sleeps for the folio's lock.
+SHMEM, DISK = "/dev/shm/touched", "{directory}/ext4/touched"
 SECTIONS: dict[str, tuple[str, int, Callable[[Section], None]]] = {
     "migratepages": ("4k", SMALL_PAGES, migratepages),
     "move_pages": ("4k", SMALL_PAGES, move_pages),
+    "shmem": (SHMEM, FILE_PAGES, move_file),
+    "file": (DISK, FILE_PAGES, move_file),
     "huge": ("thp", HUGE_PAGES, huge),
 }
+
+
+def _mount_disk(place: Path) -> None:
+    """A small ext4 file system there, whose pages are none of tmpfs's."""
+    image = place.with_suffix(".image")
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    place.mkdir()
+    subprocess.run(["modprobe", "loop"], check=True)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
 
 
 def run(directory: Path) -> list[Section]:
     """All sections; see the module."""
     program = build(HERE / "touch.c", directory)
     sections = []
+    disk = directory / "ext4"
+    _mount_disk(disk)
     # huge pages where they are asked for only: not beneath the touchers' stacks
     THP.write_text("madvise")
     for name, (kind, pages, move) in SECTIONS.items():
+        kind = kind.format(directory=directory)
         with toucher(program, kind, pages, directory / name) as section:
             move(section)
         sections.append(section)
         print(name, "done", file=sys.stderr, flush=True)
+    subprocess.run(["umount", str(disk)], check=True)
+    disk.with_suffix(".image").unlink()
+    disk.rmdir()
     return sections

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * touch PAGES THREADS 4k|thp MIN_NS FILE: threads that write to pages of one mapping again and
- * again, each to a byte of its own.  A touch that took MIN_NS goes to FILE when standard input
- * ends, with how often the thread gave up its CPU of its own accord meanwhile (getrusage(2)):
- * its own account of how it stood still, independent of any tracer.
+ * touch PAGES THREADS 4k|thp|PATH MIN_NS FILE: threads that write to pages of one mapping again
+ * and again, each to a byte of its own.  A touch that took MIN_NS goes to FILE when standard
+ * input ends, with how often the thread gave up its CPU of its own accord meanwhile
+ * (getrusage(2)): its own account of how it stood still, independent of any tracer.
+ *
+ * With PATH (it has a slash) the pages are those of a new file of that name, and are read; each
+ * is taken out of the page table before it is touched, so that the touch is a fault that looks
+ * for it in the page cache.
  *
  * The first line of standard output is "PID ADDRESS TID...", the last one "TOUCHES" in all.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -34,6 +39,7 @@ struct touch {
 };
 
 static volatile uint8_t *base;
+static int of_file;
 static unsigned long pages;
 static uint64_t min_ns;
 static atomic_int stop, ready;
@@ -63,21 +69,6 @@ static long switches(void)
 	return usage.ru_nvcsw;
 }
 
-/*
- * Private copies of the program's pages: a thread whose next instruction lies in a file's page
- * that is being taken away may meet its empty entry and sleep for the folio's lock, not for a
- * migration entry.  Of anonymous pages there is no such wait.
- */
-static void own_code(void)
-{
-	extern char __executable_start[], _end[];
-	char *at = (char *)((uintptr_t)__executable_start & -PAGE);
-
-	for (; at < _end; at += PAGE)
-		if (!mprotect(at, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC))
-			*(volatile char *)at = *(volatile char *)at;
-}
-
 static void *run(void *argument)
 {
 	struct toucher *t = argument;
@@ -94,10 +85,15 @@ static void *run(void *argument)
 		random ^= random >> 7;
 		random ^= random << 17;
 		at = base + random % pages * PAGE + t->number;
+		if (of_file)
+			madvise((void *)((uintptr_t)at & -PAGE), PAGE, MADV_DONTNEED);
 		/* what it counts lies between the two looks at the clock */
 		touch.before_ns = now();
 		before = switches();
-		*at += 1;
+		if (of_file)
+			(void)*at;
+		else
+			*at += 1;
 		after = switches();
 		touch.after_ns = now();
 		t->touches++;
@@ -111,6 +107,22 @@ static void *run(void *argument)
 		}
 	}
 	return NULL;
+}
+
+static void *memory_of(const char *path, unsigned long bytes)
+{
+	static char page[PAGE] = "x";
+	unsigned long i;
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+
+	if (fd < 0)
+		return MAP_FAILED;
+	for (i = 0; i < bytes; i += PAGE)
+		if (write(fd, page, PAGE) != PAGE)
+			return MAP_FAILED;
+	if (fsync(fd))
+		return MAP_FAILED;
+	return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 }
 
 int main(int argc, char **argv)
@@ -130,16 +142,22 @@ int main(int argc, char **argv)
 	min_ns = strtoull(argv[4], NULL, 0);
 	if (!pages || !threads || threads > MAX_THREADS)
 		return 2;
-	own_code();
 	size = pages * PAGE + (2UL << 20);
-	base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	of_file = !!strchr(argv[3], '/');
+	base = of_file ? memory_of(argv[3], pages * PAGE) :
+		mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (base == MAP_FAILED)
 		return 1;
-	base = (void *)(((uintptr_t)base + (2UL << 20) - 1) & -(2UL << 20));
+	if (!of_file)
+		base = (void *)(((uintptr_t)base + (2UL << 20) - 1) & -(2UL << 20));
 	if (madvise((void *)base, pages * PAGE, thp ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
 		return 1;
-	for (i = 0; i < pages; i++)
-		base[i * PAGE] = 1;
+	for (i = 0; i < pages; i++) {
+		if (of_file)
+			(void)base[i * PAGE];
+		else
+			base[i * PAGE] = 1;
+	}
 	for (i = 0; i < threads; i++) {
 		touchers[i].number = i;
 		touchers[i].list = calloc(MAX_SLOW, sizeof(struct touch));
