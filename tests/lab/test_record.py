@@ -553,7 +553,7 @@ def test_how_a_session_ends(guest: Guest, guest_dir: str) -> None:
     done = sh(
         guest,
         f"""
-        (mptrace record -a -d 3 --rotate-time 0.5 --keep 2 -o timed) 2>timed.err & timed=$!
+        (mptrace record -a -d 5 --rotate-time 1 --keep 2 -o timed) 2>timed.err & timed=$!
         mptrace record -a -d 1000 -o stopped 2>stopped.err & stopped=$!
         mptrace record -p $$ -o killed 2>killed.err & killed=$!
         wait $timed; echo $?
@@ -572,12 +572,12 @@ def test_how_a_session_ends(guest: Guest, guest_dir: str) -> None:
         timeout=PATIENCE,
     )
     timed, stopped, attached, killed, *kept = done.text.splitlines()
-    numbers = [int(name.removeprefix("timed.")) for name in kept]
-    assert len(numbers) == 2
-    assert numbers[0] + 1 == numbers[1] > 2
     assert (timed, stopped, killed) == ("0", "130", "137"), done.errors
     assert int(attached) > 0
     assert "Traceback" not in done.errors
+    numbers = [int(name.removeprefix("timed.")) for name in kept]
+    assert len(numbers) == 2, done.errors
+    assert numbers[0] + 1 == numbers[1] > 2
     assert_nothing_left(guest)
 
 

@@ -11,10 +11,12 @@ typedef unsigned long long u64;
 #define PAGES 1009
 #define ENTRIES 17011	/* a large chunk, and what is left of it in small ones */
 #define FILL 0x7777
+#define MADV_NOHUGEPAGE 15
 
 #define NR_EXIT 1
 #define NR_WRITE 4
 #define NR_MMAP2 192
+#define NR_MADVISE 219
 #define NR_GETTID 224
 #define NR_CLOCK_GETTIME 265
 #define NR_SET_MEMPOLICY 276
@@ -113,6 +115,8 @@ void _start(void)
 	u32 mask = 1, i;
 	char *memory = map(PAGES * PAGE);
 
+	/* a huge page would move whole, with pages that are not asked for yet */
+	call6(NR_MADVISE, (u32)memory, PAGES * PAGE, MADV_NOHUGEPAGE, 0, 0, 0);
 	call6(NR_SET_MEMPOLICY, 2, (u32)&mask, 32, 0, 0, 0);
 	for (i = 0; i < PAGES; i++)
 		((volatile char *)memory)[i * PAGE] = 1;
