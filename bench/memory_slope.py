@@ -180,7 +180,7 @@ def main() -> None:
     arguments = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="memory-slope-"))
     # rings of a size that is filled within the warm-up
-    bounds = ["--rotate-size", "16M", "--keep", "2", "--buffer", "2M"]
+    bounds = ["--tier", "bpf", "--rotate-size", "16M", "--keep", "2", "--buffer", "2M"]
     argv = [
         sys.executable,
         "-m",

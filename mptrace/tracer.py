@@ -41,7 +41,7 @@ BPF_DIRECTORY = Path(__file__).parent / "bpf"
 LOST_IN_BPF = {
     "folio_ring_full": "records of folios dropped: the ring was full (--buffer makes it larger)",
     "call_ring_full": "records of calls or migrations dropped: their ring was full",
-    "chunk_ring_full": "pieces of the user arrays dropped: their ring was full",
+    "chunk_ring_full": "arrays of a call read in part only, as it began or ended: a ring was full",
     "folio_map_full": "folios not tracked: too many isolated at once (--max-folios)",
     "thread_map_full": "calls not tracked: too many threads inside move_pages at once",
     "nested_too_deep": "migrations not tracked: nested deeper than two",

@@ -972,30 +972,36 @@ static __always_inline void end_thread(struct thread *t)
 
 /* ---- the user arrays ----------------------------------------------------------- */
 
+/* A bit of `failed` for a helper's answer, 0 or -errno; no branch, which the verifier would walk. */
+#define UNLESS_READ(rc, bit) ((u32)((rc) >> 63) & (bit))
+
 #define FILL_CHUNK(name, chunk)						\
 static __always_inline void name(struct thread *t, struct chunk *c, u64 first,	\
 				 u64 count, u32 at_exit)			\
 {										\
+	u32 failed;								\
+	s64 rc;									\
+										\
 	c->call_id = t->call.call_id;						\
 	c->first = first;							\
 	c->count = count;							\
 	c->at_exit = at_exit;							\
-	c->failed = 0;								\
 	if (t->compat) {							\
-		c->failed = READ_COMPAT;					\
-		if (read_user(c->pages, count * 4,				\
-			      (void *)(t->call.pages_ptr + first * 4)))		\
-			c->failed |= READ_PAGES;				\
-	} else if (read_user(c->pages, count * 8,				\
-		      (void *)(t->call.pages_ptr + first * 8))) {		\
-		c->failed |= READ_PAGES;					\
+		rc = read_user(c->pages, count * 4,				\
+			       (void *)(t->call.pages_ptr + first * 4));	\
+		failed = READ_COMPAT;						\
+	} else {								\
+		rc = read_user(c->pages, count * 8,				\
+			       (void *)(t->call.pages_ptr + first * 8));	\
+		failed = 0;							\
 	}									\
-	if (read_user(c->nodes, count * 4,					\
-		      (void *)(t->call.nodes_ptr + first * 4)))			\
-		c->failed |= READ_NODES;					\
-	if (read_user(c->status, count * 4,					\
-		      (void *)(t->call.status_ptr + first * 4)))		\
-		c->failed |= READ_STATUS;					\
+	failed |= UNLESS_READ(rc, READ_PAGES);					\
+	rc = read_user(c->nodes, count * 4,					\
+		       (void *)(t->call.nodes_ptr + first * 4));		\
+	failed |= UNLESS_READ(rc, READ_NODES);					\
+	rc = read_user(c->status, count * 4,					\
+		       (void *)(t->call.status_ptr + first * 4));		\
+	c->failed = failed | UNLESS_READ(rc, READ_STATUS);			\
 }
 
 FILL_CHUNK(fill_small, small_chunk)
@@ -1030,10 +1036,8 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 		if (i >= entries_of(t) / LARGE_CHUNK)
 			break;
 		large = large_ring.ringbuf_reserve(sizeof(*large));
-		if (!large) {
-			count_lost(t, LOST_CHUNK_RING);
-			continue;
-		}
+		if (!large)
+			goto full;
 		fill_large(t, large, i * LARGE_CHUNK, LARGE_CHUNK, at_exit);
 		unread = large->failed;
 		large_ring.ringbuf_submit(large, NO_WAKEUP);
@@ -1046,10 +1050,8 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 		if (first + MEDIUM_CHUNK > entries_of(t))
 			break;
 		medium = medium_ring.ringbuf_reserve(sizeof(*medium));
-		if (!medium) {
-			count_lost(t, LOST_CHUNK_RING);
-			continue;
-		}
+		if (!medium)
+			goto full;
 		fill_medium(t, medium, first, MEDIUM_CHUNK, at_exit);
 		medium_ring.ringbuf_submit(medium, NO_WAKEUP);
 	}
@@ -1059,10 +1061,8 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 		if (first >= entries_of(t))
 			break;
 		small = small_ring.ringbuf_reserve(sizeof(*small));
-		if (!small) {
-			count_lost(t, LOST_CHUNK_RING);
-			continue;
-		}
+		if (!small)
+			goto full;
 		if (count >= SMALL_CHUNK) {
 			count = SMALL_CHUNK;
 		} else {
@@ -1073,6 +1073,10 @@ static __always_inline void emit_arrays(struct thread *t, u32 at_exit)
 		fill_small(t, small, first, count, at_exit);
 		small_ring.ringbuf_submit(small, NO_WAKEUP);
 	}
+	return;
+full:
+	/* what is left of the arrays is given up: the call counts as one with losses anyway */
+	count_lost(t, LOST_CHUNK_RING);
 }
 
 /* ---- entry points -------------------------------------------------------------- */
