@@ -52,6 +52,8 @@ class Request:
     #: Processes that can be followed by number, with what they fork.
     max_chosen: int = 1 << 16
     wait_ring_bytes: int = 4 << 20
+    #: Threads that wait at once, whatever for: each that sleeps for I/O is looked at.
+    max_waiting: int = 1 << 15
     max_threads: int = 4096
     folio_ring_bytes: int = 32 << 20
     obstacle_ring_bytes: int = 8 << 20
@@ -376,6 +378,7 @@ def _add_bounds(request: Request, page_size: int, defines: dict[str, int | str])
     defines["MAX_OBSTACLES"] = request.max_obstacles
     defines["MAX_THREADS"] = request.max_threads
     defines["MAX_CHOSEN"] = request.max_chosen
+    defines["MAX_WAITING"] = _max_waiting(request)
     for macro, size in (
         ("FOLIO_RING_PAGES", request.folio_ring_bytes),
         ("OBSTACLE_RING_PAGES", request.obstacle_ring_bytes),
@@ -405,8 +408,13 @@ def _memory_bound(request: Request, page_size: int) -> int:
     )
     folios = request.max_folios * (FOLIO.itemsize + 80)
     obstacles = request.max_obstacles * (OBSTACLE.itemsize + 80)
-    threads = request.max_threads * (_THREAD_BYTES + WAIT.itemsize + 2 * 80)
-    return rings + folios + obstacles + threads + request.max_chosen * 100
+    threads = request.max_threads * (_THREAD_BYTES + 80)
+    waits = _max_waiting(request) * (WAIT.itemsize + 80)
+    return rings + folios + obstacles + threads + waits + request.max_chosen * 100
+
+
+def _max_waiting(request: Request) -> int:
+    return request.max_waiting if request.others else 1
 
 
 #: Of struct thread, at most.

@@ -375,7 +375,7 @@ BPF_RINGBUF_OUTPUT(wait_ring, WAIT_RING_PAGES);
  * tid -> its wait for a page under migration, or for what may turn out to be the lock of one;
  * deleted when the wait ends
  */
-BPF_HASH(waiting, u32, struct wait_record, MAX_THREADS);
+BPF_HASH(waiting, u32, struct wait_record, MAX_WAITING);
 
 /* Nobody sleeps on the rings: user space looks at them on its own clock. */
 #define NO_WAKEUP 1
