@@ -13,12 +13,15 @@ import pytest
 from crowd.run import MACHINE, Crowd, crowd_of
 
 from mptrace.lab.guest import Guest
-from mptrace.records import FOLIO_PMD, WAIT_LOCK, WAIT_PMD, WAIT_PTE
+from mptrace.records import FOLIO_PMD, WAIT_HUGETLB, WAIT_LOCK, WAIT_PMD, WAIT_PTE
 
 PAGE = 4096
 HUGE_PAGE = 2 << 20
 #: Sections of the run, and the size of a page of theirs.
-SIZES = {"migratepages": PAGE, "move_pages": PAGE, "shmem": PAGE, "file": PAGE, "huge": HUGE_PAGE}
+SIZES = {
+    **dict.fromkeys(("migratepages", "move_pages", "shmem", "file"), PAGE),
+    **dict.fromkeys(("huge", "hugetlb"), HUGE_PAGE),
+}
 SECTIONS = list(SIZES)
 
 pytestmark = MACHINE
@@ -119,7 +122,15 @@ def test_each_stall_is_found(crowd: Crowd, name: str) -> None:
         there += bool(own.any())
         elsewhere += not own.any()
     assert there > 5
-    assert not elsewhere or name in ("migratepages", "huge")
+    assert not elsewhere or name in ("migratepages", "huge", "hugetlb")
+
+
+@pytest.mark.parametrize("name", ["huge", "hugetlb"])
+def test_huge_pages_are_waited_for_as_such(crowd: Crowd, name: str) -> None:
+    """By a PMD's migration entry, or hugetlb's."""
+    waits = waits_of(crowd, name)
+    own = in_mapping(crowd.sections[name], places_of(crowd, waits))
+    assert set(waits["kind"][own]) == {WAIT_PMD if name == "huge" else WAIT_HUGETLB}
 
 
 @pytest.mark.parametrize("name", ["shmem", "file"])

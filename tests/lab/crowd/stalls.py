@@ -31,6 +31,10 @@ HUGE_PAGES = 5 * 512
 HUGE_ROUNDS = 6
 THREADS = 2
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+POOLS = [
+    Path(f"/sys/devices/system/node/node{nid}/hugepages/hugepages-2048kB/nr_hugepages")
+    for nid in (0, 1)
+]
 _MOVE_PAGES, _MPOL_MF_MOVE = 279, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -114,7 +118,7 @@ def move_file(section: Section) -> None:
 
 
 def huge(section: Section) -> None:
-    """Transparent huge pages there and back, by numactl's program."""
+    """Huge pages, transparent or hugetlb's, there and back, by numactl's program."""
     for number in range(HUGE_ROUNDS):
         nodes = ("0", "1") if number % 2 == 0 else ("1", "0")
         mover = by_program("migratepages", str(section["pid"]), *nodes)
@@ -129,6 +133,7 @@ SECTIONS: dict[str, tuple[str, int, Callable[[Section], None]]] = {
     "shmem": (SHMEM, FILE_PAGES, move_file),
     "file": (DISK, FILE_PAGES, move_file),
     "huge": ("thp", HUGE_PAGES, huge),
+    "hugetlb": ("hugetlb", HUGE_PAGES, huge),
 }
 
 
@@ -149,6 +154,9 @@ def run(directory: Path) -> list[Section]:
     sections = []
     disk = directory / "ext4"
     _mount_disk(disk)
+    for pool in POOLS:
+        # one more than the toucher has, for its alignment
+        pool.write_text(str(HUGE_PAGES // 512 + 1))
     # huge pages where they are asked for only: not beneath the touchers' stacks
     THP.write_text("madvise")
     for name, (kind, pages, move) in SECTIONS.items():
@@ -157,6 +165,8 @@ def run(directory: Path) -> list[Section]:
             move(section)
         sections.append(section)
         print(name, "done", file=sys.stderr, flush=True)
+    for pool in POOLS:
+        pool.write_text("0")
     subprocess.run(["umount", str(disk)], check=True)
     disk.with_suffix(".image").unlink()
     disk.rmdir()

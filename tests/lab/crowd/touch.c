@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * touch PAGES THREADS 4k|thp|PATH MIN_NS FILE: threads that write to pages of one mapping again
+ * touch PAGES THREADS 4k|thp|hugetlb|PATH MIN_NS FILE: threads that write to pages of one mapping again
  * and again, each to a byte of its own.  A touch that took MIN_NS goes to FILE when standard
  * input ends, with how often the thread gave up its CPU of its own accord meanwhile
  * (getrusage(2)): its own account of how it stood still, independent of any tracer.
@@ -132,7 +132,7 @@ int main(int argc, char **argv)
 	uint64_t touches = 0;
 	char byte;
 	FILE *out;
-	int thp;
+	int thp, flags = MAP_PRIVATE | MAP_ANONYMOUS;
 
 	if (argc != 6)
 		return 2;
@@ -144,13 +144,16 @@ int main(int argc, char **argv)
 		return 2;
 	size = pages * PAGE + (2UL << 20);
 	of_file = !!strchr(argv[3], '/');
+	if (!strcmp(argv[3], "hugetlb"))
+		flags |= MAP_HUGETLB;
 	base = of_file ? memory_of(argv[3], pages * PAGE) :
-		mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
 	if (base == MAP_FAILED)
 		return 1;
 	if (!of_file)
 		base = (void *)(((uintptr_t)base + (2UL << 20) - 1) & -(2UL << 20));
-	if (madvise((void *)base, pages * PAGE, thp ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
+	if (!(flags & MAP_HUGETLB) &&
+	    madvise((void *)base, pages * PAGE, thp ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
 		return 1;
 	for (i = 0; i < pages; i++) {
 		if (of_file)

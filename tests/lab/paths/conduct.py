@@ -3,8 +3,8 @@
 
 ``python -m paths.conduct [--record DIR] [NAME...]`` writes JSON: of each path what it
 returned, its window and the counters of /proc/vmstat, or ``error``, or what is
-``missing``; of the whole time the counters, the tracepoint's events and how many of them
-were lost.  With ``--record``, ``mptrace record -a`` runs around all of it.
+``missing``; of the whole time its window and counters, the tracepoint's events and how many
+of them were lost.  With ``--record``, ``mptrace record -a`` runs around all of it.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,7 +20,7 @@ from typing import Any
 
 from .kernel_paths import KERNEL, missing
 from .provoke import REQUESTS, Path_
-from .witness import Witness, difference, vmstat, window
+from .witness import Witness, window
 
 PATHS: dict[str, Path_] = {**REQUESTS, **KERNEL}
 
@@ -48,31 +47,27 @@ def recorder(directory: str) -> Iterator[None]:
 
 def conduct(names: list[str]) -> dict[str, Any]:
     """Run the paths; what became of them."""
-    results = []
+    results: list[dict[str, Any]] = []
+    about: dict[str, Any] = {"kernel": os.uname().release, "paths": results}
     with Witness() as witness:
-        began, before = time.monotonic_ns(), vmstat()
-        for name in names:
-            by = (PATHS[name].__doc__ or "").rstrip(".")
-            result: dict[str, Any] = {"path": name, "by": by}
-            results.append(result)
-            if what := missing(name):
-                result["missing"] = what
-                continue
-            try:
-                with window(result):
-                    result |= PATHS[name]()
-            except Exception:
-                result["error"] = traceback.format_exc()
-            print(name, "failed" if "error" in result else "done", file=sys.stderr, flush=True)
-        return {
-            "kernel": os.uname().release,
-            "paths": results,
-            "vmstat": difference(before, vmstat()),
-            "start_ns": began,
-            "end_ns": time.monotonic_ns(),
-            "events": witness.events(),
-            "lost": witness.lost(),
-        }
+        with window(about):
+            for name in names:
+                results.append(_run(name))
+        return {**about, "events": witness.events(), "lost": witness.lost()}
+
+
+def _run(name: str) -> dict[str, Any]:
+    by = (PATHS[name].__doc__ or "").rstrip(".")
+    result: dict[str, Any] = {"path": name, "by": by}
+    if what := missing(name):
+        return {**result, "missing": what}
+    try:
+        with window(result):
+            result |= PATHS[name]()
+    except Exception:
+        result["error"] = traceback.format_exc()
+    print(name, "failed" if "error" in result else "done", file=sys.stderr, flush=True)
+    return result
 
 
 def main() -> None:

@@ -83,12 +83,11 @@ class Judged:
             {**event, "reason_name": _REASONS.get(event["reason"], event["reason"])}
             for event in told["events"]
         ]
-        self.migrations = [
-            row
-            for row in dump(recording, "migrations")
-            if told["start_ns"] <= row["enter_ns"] <= told["end_ns"]
-        ]
+        #: All that were recorded; they began before the session, and end after it.
+        self.recorded = dump(recording, "migrations")
         self._pair()
+        self.events = self._at("ns", self.events)
+        self.migrations = self._at("ns", self.recorded)
         self.folios: dict[int, list[Row]] = defaultdict(list)
         for row in dump(recording, "folios"):
             if row["migration"] is not None:
@@ -99,12 +98,28 @@ class Judged:
         times: dict[tuple[str, int], list[int]] = defaultdict(list)
         for event in self.events:
             times[event["reason_name"], event["tid"]].append(event["ns"])
-        for row in sorted(self.migrations, key=lambda row: row["exit_ns"]):
+        for row in sorted(self.recorded, key=lambda row: row["exit_ns"]):
             left = times[row["reason_name"], row["tid"]]
             # of one that began before the session there is an event alone; its time is in us
             while left and left[0] < row["enter_ns"] - 1000:
                 left.pop(0)
             row["ns"] = left.pop(0) if left and left[0] <= row["exit_ns"] else row["exit_ns"]
+
+    def _at(self, key: str, rows: list[Row]) -> list[Row]:
+        return [row for row in rows if self.told["start_ns"] <= row[key] <= self.told["end_ns"]]
+
+    def bounds(self, about: Row, key: str, reason: str = "") -> tuple[int, int]:
+        """Least and most that a counter of /proc/vmstat may have risen by in a window.
+
+        Migrations that were under way as it was read may have been counted or not.
+        ``key`` is ``succeeded`` or ``failed``; ``reason``: of that reason alone.
+        """
+        rows = [row for row in self.recorded if not reason or row["reason_name"] == reason]
+        start, end = about["start_ns"], about["end_ns"]
+        inside = [row for row in rows if start <= row["enter_ns"] and row["exit_ns"] <= end]
+        start, end = about["before_ns"], about["after_ns"]
+        touching = [row for row in rows if start <= row["exit_ns"] and row["enter_ns"] <= end]
+        return sums(inside)[key], sums(touching)[key]
 
     def events_of(self, name: str) -> list[Row]:
         """The tracepoint's events in the path's window, of its initiator and reason."""
