@@ -10,8 +10,9 @@ from typing import Any
 class Interrupts:
     """While inside, the first SIGINT or SIGTERM is noted, a second one raises KeyboardInterrupt.
 
-    Raised at once it could come between a round and its recording.  A signal
-    that was ignored before stays ignored; outside the main thread none is taken.
+    Raised at once it could come between a round and its recording.  They are taken also
+    where they were ignored before: a shell's script starts its background commands so, and
+    has no better way to end a session.  Outside the main thread none is taken.
     """
 
     def __init__(self) -> None:
@@ -30,8 +31,7 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._note)
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

@@ -40,8 +40,7 @@ true
 
 def sh(guest: Guest, script: str, cwd: str, timeout: float = 300) -> Completed:
     """Run a shell script in the guest; `mptrace` is the checkout's."""
-    # a shell's background commands ignore SIGINT unless told otherwise
-    script = f'mptrace() {{ exec env --default-signal=INT {PYTHON} -m mptrace "$@"; }}\n' + script
+    script = f'mptrace() {{ exec {PYTHON} -m mptrace "$@"; }}\n' + script
     return guest.run(["sh", "-c", script], cwd=cwd, timeout=timeout)
 
 

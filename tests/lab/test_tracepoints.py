@@ -216,7 +216,7 @@ def sh(guest: Guest, script: str, cwd: str) -> Completed:
     """Run a shell script in the guest; `mptrace` is the checkout's, `RECORD` this tier's."""
     python = sys.executable
     lines = (
-        f'RECORD="env --default-signal=INT {python} -m mptrace record --tier tracepoints"',
+        f'RECORD="{python} -m mptrace record --tier tracepoints"',
         f'mover() {{ {python} {HERE / "bulk.py"} "$@"; }}',
         "ready() { until grep -qs tracing: err; do kill -0 $! || exit 9; sleep 0.1; done; }",
         script,
