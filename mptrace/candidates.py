@@ -49,6 +49,7 @@ class Candidate:
 # Which sleeper for a folio's lock is woken (folios: since 5.17).
 _LOCK_WAITS = {
     "OFF_WAIT_TASK": "wait_queue_entry.private",
+    "OFF_WAIT_FLAGS": "wait_queue_entry.flags",
     "OFF_TASK_PID": "task_struct.pid",
     "OFF_QUEUE_WAIT": "wait_page_queue.wait",
     "OFF_QUEUE_FOLIO": "wait_page_queue.folio",
@@ -303,19 +304,21 @@ CANDIDATES: tuple[Candidate, ...] = (
     # the lock of a folio under migration: who sleeps, and who lets go of it.  What lies
     # between (folio_wait_bit_common(), since 5.16) is inlined or not traceable
     Candidate(
-        "wait_lock",
+        "io_sleep",
         "io_schedule",
         "sleep",
-        "enter_wait_lock",
-        "exit_wait_lock",
+        "enter_io_sleep",
+        "exit_io_sleep",
         needs=_LOCK_NEEDS,
+        # a kretprobe follows only a few at once, and any number of threads sleep in it
+        methods=("fentry",),
         for_others=True,
     ),
     Candidate(
-        "unlock",
+        "wake",
         "wake_page_function",
-        "sleeper",
-        "enter_unlock",
+        "sleep",
+        "enter_wake",
         min_parameters=4,
         needs=_LOCK_NEEDS,
         for_others=True,
@@ -391,8 +394,8 @@ UNPROVED_KINDS = {
     "wait_pte": "pages that others touch",
     "wait_pmd": "THP that others touch",
     "wait_hugetlb": "hugetlb that others touch",
-    "wait_lock": "folios whose lock others want",
-    "unlock": "folios whose lock others want",
+    "io_sleep": "folios whose lock others want",
+    "wake": "folios whose lock others want",
     "wait_locked": "pages that others touch",
     "fork": "processes",
     "end_process": "processes",

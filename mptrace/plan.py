@@ -109,11 +109,28 @@ def make_plan(
     excluded = excluded or {}
     phases, macros = plan_phases(CANDIDATES, facts, excluded)
     phases = tuple(p for p in phases if request.others or p.phase not in PHASES_FOR_OTHERS)
+    phases = _without_idle_probes(phases)
     defines: dict[str, int | str] = {**_DEFAULT_MACROS, **macros}
     notes = _add_struct_macros(facts, defines, evidence=request.evidence)
     _add_bounds(request, facts.page_size, defines)
     notes += _add_initiator_macros(facts, defines)
     return Plan(phases, defines, request, _memory_bound(request, facts.page_size), notes)
+
+
+def _without_idle_probes(phases: tuple[PhasePlan, ...]) -> tuple[PhasePlan, ...]:
+    """Of two phases that mean something only together neither where the other is missing."""
+    there = {phase.phase for phase in phases if phase.method}
+    idle = {
+        one: other
+        for one, other in (("io_sleep", "wake"), ("wake", "io_sleep"))
+        if other not in there
+    }
+    return tuple(
+        PhasePlan(p.phase, p.unit, reason=f"of no use without {idle[p.phase]}")
+        if p.method and p.phase in idle
+        else p
+        for p in phases
+    )
 
 
 # Handlers that are not attached must compile all the same.

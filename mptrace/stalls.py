@@ -29,7 +29,7 @@ _UNKNOWN, _HOLDER, _TIME = range(len(MATCHES))
 #: Waits named one by one, the longest first.
 MAX_LONGEST = 10
 _MOVE_PAGES = next(code for code, path in enumerate(PATHS) if path.key == "move_pages")
-_WAIT_PHASES = ("wait_pte", "wait_pmd", "wait_hugetlb", "wait_lock")
+_WAIT_PHASES = ("wait_pte", "wait_pmd", "wait_hugetlb", "io_sleep")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def stalls_of(
     start, end = waits["start_ns"].astype(np.int64), waits["end_ns"].astype(np.int64)
     closed = end >= start
     who = _Initiators(tables, meta, joined)
-    view = _View(waits, end - start, closed, joined, who, tables["folios"], found, processes)
+    rows = tables["folios"], tables["calls"]
+    view = _View(waits, end - start, closed, joined, who, *rows, found, processes)
     coverage = {phase.get("phase"): phase for phase in meta.get("coverage") or ()}
     states = [coverage[name].get("state") for name in _WAIT_PHASES if name in coverage]
     return {
@@ -152,6 +153,7 @@ class _View:
     joined: Join
     who: _Initiators
     folios: Table
+    calls: Table
     found: Fates
     processes: Processes
 
@@ -276,15 +278,20 @@ class _View:
         """Where the migration found the wait's folio mapped by the process that waited; 0: not."""
         if not wait["holder_id"] or not wait["folio"]:
             return 0
-        own = self.folios[
-            (self.folios["src"] == wait["folio"])
-            & (self.folios["owner_tgid"] == wait["tgid"])
+        folios = self.folios
+        own = folios[
+            (folios["src"] == wait["folio"])
             & (
-                (self.folios["migration_id"] == wait["holder_id"])
-                | (self.folios["call_id"] == wait["holder_id"])
+                (folios["migration_id"] == wait["holder_id"])
+                | (folios["call_id"] == wait["holder_id"])
             )
         ]
-        return int(own["address"][0]) if own.size == 1 else 0
+        if own.size != 1:
+            return 0
+        # of a call the address is the one that was asked for, in its target
+        target = self.calls["target_tgid"][self.calls["call_id"] == own["call_id"][0]]
+        whose = target[0] if target.size else own["owner_tgid"][0]
+        return int(own["address"][0]) if whose == wait["tgid"] else 0
 
 
 def _by_time(waits: Table, folios: Table, page_bytes: int) -> Ints:

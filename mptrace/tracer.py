@@ -48,7 +48,7 @@ LOST_IN_BPF = {
     "obstacle_ring_full": "evidence of refusals dropped: its ring was full",
     "obstacle_map_full": "evidence of refusals not kept: too many refused folios at once",
     "wait_ring_full": "waits of threads dropped: their ring was full",
-    "wait_map_full": "waits of threads not tracked: too many threads waited at once",
+    "wait_map_full": "waits of threads not tracked: too many waited, or slept for I/O, at once",
     "chosen_map_full": "processes not followed: too many of them",
     "return_missed": "returns not seen: more threads at once than a kretprobe can follow",
 }

@@ -39,7 +39,8 @@
  * alloc_*   | compaction_alloc, alloc_misplaced_dst_folio, ...      | folio
  * owner     | try_to_migrate_one                                    | mapping
  * wait_*    | migration_entry_wait, pmd_..., ..._huge               | wait
- * wait_lock | io_schedule, and who ends it: wake_page_function      | wait
+ * io_sleep  | io_schedule                                           | sleep
+ * wake      | wake_page_function: a folio's lock is let go            | sleep
  * fork, end_process | tracepoints of the scheduler                  | process
  *
  * The plan passes with -D: offsets of struct members (from BTF), argument
@@ -1792,6 +1793,7 @@ static __always_inline void on_enter_owner(u64 vma, u64 address)
 	struct folio_record *f;
 	struct control *c;
 	int zero = 0;
+	bool chosen_one;
 	u64 owner;
 	u32 tgid;
 
@@ -1810,11 +1812,15 @@ static __always_inline void on_enter_owner(u64 vma, u64 address)
 	if (!c || !owner)
 		return;
 	tgid = tgid_of(owner);
-	if (!f->owner_tgid)
-		f->owner_tgid = tgid;
-	if (!is_chosen(c, owner, tgid))
+	chosen_one = is_chosen(c, owner, tgid);
+	if (f->owner_tgid && !chosen_one)
 		return;
 	f->owner_tgid = tgid;
+	/* of a call it is the address that was asked for, in the call's target */
+	if (!f->call_id)
+		f->address = address;
+	if (!chosen_one)
+		return;
 	f->flags |= FOLIO_CHOSEN;
 	if (level->skip || level->migration.call_id)
 		return;		/* a call is recorded whole, or not at all */
@@ -2449,56 +2455,101 @@ int enter_wait_locked(CTX(WAIT_LOCKED))
 /*
  * Whoever sleeps for a folio's lock does so in io_schedule(), wherever from; the functions in
  * between are inlined.  Whose lock it was is known when it is let go: wake_page_function() runs
- * in the thread that unlocks, for each thread that sleeps.
+ * in the thread that unlocks, for threads that sleep.  Most sleeps are for something else: what
+ * is asked of a wait is asked at its end, of those for a lock under migration only.
  */
-static __always_inline void on_enter_wait_lock(void)
+static __always_inline void on_enter_io_sleep(void)
 {
+	struct wait_record wait = {}, *before;
 	u32 tid = bpf_get_current_pid_tgid();
+	struct control *c;
+	int zero = 0;
 
-	if (!waiting.lookup(&tid))	/* else it waits for a migration entry, in here, too */
-		on_enter_wait_entry(0, KIND_LOCK);
+	c = control.lookup(&zero);
+	if (!c || !c->gate || !c->all)
+		return;
+	before = waiting.lookup(&tid);
+	if (before && before->kind != KIND_LOCK)
+		return;		/* it waits for a migration entry, in here, too */
+	if (before)
+		count_lost(NULL, LOST_RETURN);
+	wait.start_ns = bpf_ktime_get_ns();
+	wait.kind = KIND_LOCK;
+	if (waiting.update(&tid, &wait))
+		count_lost(NULL, LOST_WAIT_MAP);
 }
 
-static __always_inline void on_exit_wait_lock(void)
+static __always_inline void on_exit_io_sleep(void)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	struct wait_record *wait = waiting.lookup(&tid);
+	u64 id = bpf_get_current_pid_tgid();
+	struct wait_record *wait;
+	struct control *c;
+	u32 tid = id;
+	int zero = 0;
 
-	if (wait && wait->kind == KIND_LOCK)
-		on_exit_wait_entry();
+	wait = waiting.lookup(&tid);
+	if (!wait || wait->kind != KIND_LOCK)
+		return;
+	c = control.lookup(&zero);
+	if (!c || !(wait->pad1 & WAIT_ON_PAGE)) {
+		waiting.delete(&tid);
+		return;
+	}
+	wait->tid = tid;
+	wait->tgid = id >> 32;
+	if (is_chosen(c, bpf_get_current_task(), wait->tgid))
+		wait->pad1 |= WAIT_KEEP;
+	bpf_get_current_comm(wait->comm, sizeof(wait->comm));
+	on_exit_wait_entry();
 }
 
-/* The folio that this thread migrates and unlocks: the source, or the target of the last step. */
+/*
+ * The folio that this migration unlocks: the source, or the target of the last step.  Before
+ * its unmap or move it need not have had the lock: an interrupt may end a read in its thread.
+ */
 static __always_inline struct folio_record *unlocked_by(struct level *level, u64 folio)
 {
 	struct folio_record *f = folios.lookup(&folio);
 
-	if (f)
-		return f->migration_id == level->migration.migration_id ? f : NULL;
-	f = folios.lookup(&level->step_src);
-	return f && f->dst == folio ? f : NULL;
+	if (!f) {
+		f = folios.lookup(&level->step_src);
+		if (!f || f->dst != folio)
+			return NULL;
+	}
+	if (f->migration_id != level->migration.migration_id || !(f->n_unmap || f->n_move))
+		return NULL;
+	return f;
 }
 
-static __always_inline void on_unlock(u64 entry, u64 key)
+#define WQ_FLAG_EXCLUSIVE 1
+
+static __always_inline void on_wake(u64 entry, u64 key)
 {
 #ifdef OFF_WAIT_TASK
 	struct level *level = active_level();
-	u64 folio = read_word(key + OFF_KEY_FOLIO), queued = entry - OFF_QUEUE_WAIT;
+	u64 folio, queued = entry - OFF_QUEUE_WAIT;
 	struct wait_record *wait;
 	struct folio_record *f;
 	u32 tid;
 
+	if (!level || level->skip)
+		return;
+	folio = read_word(key + OFF_KEY_FOLIO);
 	/* the queue is that of other folios and bits, too */
-	if (!level || read_word(queued + OFF_QUEUE_FOLIO) != folio ||
+	if (read_word(queued + OFF_QUEUE_FOLIO) != folio ||
 	    read_half(queued + OFF_QUEUE_BIT) != PG_LOCKED ||
 	    read_half(key + OFF_KEY_BIT) != PG_LOCKED)
+		return;
+	f = unlocked_by(level, folio);
+	if (!f)
+		return;
+	/* somebody took the lock again: who wants to have it sleeps on */
+	if (read_half(entry + OFF_WAIT_FLAGS) & WQ_FLAG_EXCLUSIVE &&
+	    read_word(folio + OFF_PAGE_FLAGS) & 1ULL << PG_LOCKED)
 		return;
 	tid = read_half(read_word(entry + OFF_WAIT_TASK) + OFF_TASK_PID);
 	wait = waiting.lookup(&tid);
 	if (!wait || wait->kind != KIND_LOCK)
-		return;
-	f = unlocked_by(level, folio);
-	if (!f)
 		return;
 	wait->pad1 |= WAIT_ON_PAGE;
 	wait->folio = f->src;
@@ -2506,21 +2557,21 @@ static __always_inline void on_unlock(u64 entry, u64 key)
 #endif
 }
 
-int enter_wait_lock(CTX(WAIT_LOCK))
+int enter_io_sleep(CTX(IO_SLEEP))
 {
-	on_enter_wait_lock();
+	on_enter_io_sleep();
 	return 0;
 }
 
-int exit_wait_lock(CTX(WAIT_LOCK))
+int exit_io_sleep(CTX(IO_SLEEP))
 {
-	on_exit_wait_lock();
+	on_exit_io_sleep();
 	return 0;
 }
 
-int enter_unlock(CTX(UNLOCK))
+int enter_wake(CTX(WAKE))
 {
-	on_unlock(ARG(UNLOCK, 0), ARG(UNLOCK, 3));
+	on_wake(ARG(WAKE, 0), ARG(WAKE, 3));
 	return 0;
 }
 

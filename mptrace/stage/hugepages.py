@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
 _PROACTIVENESS = Path("/proc/sys/vm/compaction_proactiveness")
+_STAT_REFRESH = Path("/proc/sys/vm/stat_refresh")
 _MIN_FREE = Path("/proc/sys/vm/min_free_kbytes")
 #: Low watermarks, so that the pool gets at (almost) all blocks of the node.
 _LOW_WATERMARK_KIB = "1024"
@@ -31,6 +32,7 @@ _ROUNDS = 24
 _STEP_PAGES = 64
 _FILL_PAGES = 512  # a call costs more than its pages
 _REFUSALS = 3
+_FILL_REFUSALS = 12  # reclaim finds some pages now and then
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -89,10 +91,13 @@ def fill(stage: "Stage", nid: int) -> None:
     unlike faults, moves never call the OOM killer.
     """
     _fill_pool(stage, nid)
+    stage.need_file(_STAT_REFRESH)
     nodes = np.full(_FILL_PAGES, nid, np.int32)
     status = np.empty(_FILL_PAGES, np.int32)
     refused = 0
-    while refused < _REFUSALS:
+    while refused < _FILL_REFUSALS:
+        # what the CPUs keep in lists of their own for a node goes back to it after some of these
+        _STAT_REFRESH.read_text()
         pages = np.array(stage.anonymous(_FILL_PAGES), np.uint64)
         # else they would go to swap, as long as there is any
         if _libc.mlock(ctypes.c_void_p(int(pages[0])), ctypes.c_size_t(_FILL_PAGES * PAGE_SIZE)):

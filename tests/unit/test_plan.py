@@ -111,3 +111,34 @@ def test_handlers_of_the_table_are_in_the_program() -> None:
         for handler in {candidate.enter, candidate.exit, candidate.kprobe_enter} - {""}:
             allocator = handler.partition("_")[2]  # these have a macro that writes both
             assert f"\nint {handler}(" in source or f"\nALLOCATOR({allocator}, " in source
+
+
+@pytest.mark.parametrize("lacking", ["io_schedule", "wake_page_function"])
+def test_sleeps_are_looked_at_only_where_their_end_is_seen(lacking: str) -> None:
+    """Either probe alone would cost and tell nothing; the other says what it lacks."""
+    facts = facts_of("6.12")
+    known = frozenset(facts.symbols) - {lacking}
+    functions = {name: p for name, p in facts.functions.items() if name != lacking}
+    facts = dataclasses.replace(facts, symbols=known, functions=functions)
+    phases = phases_of(make_plan(facts, Request(others=True)))
+    assert not phases["io_sleep"].method
+    assert not phases["wake"].method
+    reasons = {phases["io_sleep"].reason, phases["wake"].reason}
+    assert f"{lacking}: not in this kernel" in reasons
+    assert any(reason.startswith("of no use without") for reason in reasons)
+
+
+def test_a_kernel_whose_sleepers_cannot_be_read_says_so() -> None:
+    """Without the struct of a sleeper's queue nothing of it is attached, and a note says why."""
+    facts = facts_of("6.1")
+    offsets = {k: v for k, v in facts.offsets.items() if not k.startswith("wait_page_queue")}
+    plan = make_plan(dataclasses.replace(facts, offsets=offsets), Request(others=True))
+    assert not phases_of(plan)["io_sleep"].method
+    assert any("sleep for the lock" in note for note in plan.notes)
+
+
+def test_room_for_sleepers_is_made_where_others_are_traced() -> None:
+    """One's own driver is not asked about waits."""
+    facts = facts_of("6.1")
+    assert make_plan(facts).defines["MAX_WAITING"] == 1
+    assert make_plan(facts, Request(others=True)).defines["MAX_WAITING"] == Request().max_waiting

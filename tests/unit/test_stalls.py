@@ -161,6 +161,19 @@ def test_a_wait_without_an_address_is_where_its_folio_was_mapped(
     assert said.format(place=place) in text
 
 
+@pytest.mark.parametrize(("waiter", "named"), [(VICTIM, True), (OTHER, False)])
+def test_the_address_of_a_call_is_its_targets(waiter: int, named: bool) -> None:
+    """Also where the folio's owner, who maps it first, is another process than the target."""
+    others, bind, _ = two_movers()
+    folio = others.rows["folios"][0]
+    folio["owner_tgid"], folio["call_id"] = OTHER, 77
+    others.add("calls", call_id=77, tgid=MOVER, target_tgid=VICTIM, nr_pages=1)
+    holder = {"holder_id": bind["migration_id"], "holder_tid": MOVER, "folio": int(folio["src"])}
+    wait(others, 5, 77, address=0, kind=WAIT_LOCK, tgid=waiter, **holder)
+    (longest,) = stalls(others, coverage=COVERAGE)["longest"]
+    assert longest["mapped_at"] == (hex(int(folio["address"])) if named else None)
+
+
 def test_the_last_of_several_migrations_of_a_page_counts() -> None:
     """A page that is moved again and again: the wait belongs to the time it fell into."""
     others = Others()

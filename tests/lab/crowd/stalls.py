@@ -137,37 +137,42 @@ SECTIONS: dict[str, tuple[str, int, Callable[[Section], None]]] = {
 }
 
 
-def _mount_disk(place: Path) -> None:
-    """A small ext4 file system there, whose pages are none of tmpfs's."""
-    image = place.with_suffix(".image")
+@contextmanager
+def _facilities(directory: Path) -> Iterator[None]:
+    """A small ext4 file system in ``directory``, and huge pages for hugetlb on either node."""
+    disk, image = directory / "ext4", directory / "ext4.image"
     with image.open("wb") as file:
         file.truncate(32 << 20)
-    place.mkdir()
+    disk.mkdir()
     subprocess.run(["modprobe", "loop"], check=True)
     subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
+    try:
+        # one more than the toucher has, for its alignment
+        wanted = str(HUGE_PAGES // 512 + 1)
+        for pool in POOLS:
+            pool.write_text(wanted)
+            assert pool.read_text().strip() == wanted, f"{pool}: not as many huge pages"
+        # others where they are asked for only: not beneath the touchers' stacks
+        THP.write_text("madvise")
+        yield
+    finally:
+        for pool in POOLS:
+            pool.write_text("0")
+        subprocess.run(["umount", str(disk)], check=True)
+        image.unlink()
+        disk.rmdir()
 
 
 def run(directory: Path) -> list[Section]:
     """All sections; see the module."""
     program = build(HERE / "touch.c", directory)
     sections = []
-    disk = directory / "ext4"
-    _mount_disk(disk)
-    for pool in POOLS:
-        # one more than the toucher has, for its alignment
-        pool.write_text(str(HUGE_PAGES // 512 + 1))
-    # huge pages where they are asked for only: not beneath the touchers' stacks
-    THP.write_text("madvise")
-    for name, (kind, pages, move) in SECTIONS.items():
-        kind = kind.format(directory=directory)
-        with toucher(program, kind, pages, directory / name) as section:
-            move(section)
-        sections.append(section)
-        print(name, "done", file=sys.stderr, flush=True)
-    for pool in POOLS:
-        pool.write_text("0")
-    subprocess.run(["umount", str(disk)], check=True)
-    disk.with_suffix(".image").unlink()
-    disk.rmdir()
+    with _facilities(directory):
+        for name, (kind, pages, move) in SECTIONS.items():
+            memory = kind.format(directory=directory)
+            with toucher(program, memory, pages, directory / name) as section:
+                move(section)
+            sections.append(section)
+            print(name, "done", file=sys.stderr, flush=True)
     return sections

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * touch PAGES THREADS 4k|thp|hugetlb|PATH MIN_NS FILE: threads that write to pages of one mapping again
- * and again, each to a byte of its own.  A touch that took MIN_NS goes to FILE when standard
- * input ends, with how often the thread gave up its CPU of its own accord meanwhile
- * (getrusage(2)): its own account of how it stood still, independent of any tracer.
+ * touch PAGES THREADS 4k|thp|hugetlb|PATH MIN_NS FILE: threads that write to pages of one
+ * mapping again and again, each to a byte of its own.  A touch that took MIN_NS goes to FILE
+ * when standard input ends, with how often the thread gave up its CPU of its own accord
+ * meanwhile (getrusage(2)): its own account of how it stood still, independent of any tracer.
  *
  * With PATH (it has a slash) the pages are those of a new file of that name, and are read; each
  * is taken out of the page table before it is touched, so that the touch is a fault that looks
@@ -115,7 +115,7 @@ static void *memory_of(const char *path, unsigned long bytes)
 	unsigned long i;
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
 
-	if (fd < 0)
+	if (fd < 0 || unlink(path))
 		return MAP_FAILED;
 	for (i = 0; i < bytes; i += PAGE)
 		if (write(fd, page, PAGE) != PAGE)
