@@ -2,7 +2,7 @@
 """Has pages moved under the hands of those who touch them, one mover after the other.
 
 Leaves a file NAME of touches (see touch.c) for each section, and returns of each its
-``name``, the toucher's ``pid``, ``tids``, ``base``, ``pages`` and ``touches``, and its
+``name``, the toucher's ``pid``, ``tids``, ``base``, ``kind``, ``pages`` and ``touches``, and its
 ``movers``: who moved and when (``tid``, ``comm``, ``before_ns``, ``after_ns`` of
 CLOCK_MONOTONIC, ``reason``, and ``ret`` of the system call or program).
 """
@@ -54,7 +54,7 @@ def toucher(program: Path, kind: str, pages: int, path: Path) -> Iterator[Sectio
         assert process.stdout is not None
         pid, base, *tids = map(int, process.stdout.readline().split())
         section: Section = {"name": path.name, "pid": pid, "base": base, "tids": tids}
-        section |= {"pages": pages, "min_ns": min_ns, "movers": []}
+        section |= {"kind": kind, "pages": pages, "min_ns": min_ns, "movers": []}
         yield section
         process.stdin.close()
         section["touches"] = int(process.stdout.readline())
