@@ -223,8 +223,8 @@ def test_calls_at_once_are_not_mixed_up(recording: Recording) -> None:
     recorded.told = racing
     for told, own in zip(racing, recorded.rows_of(found), strict=True):
         _, rows = own
+        # none, perhaps: of up to 512 pages all are under migration at once
         there = np.isin(rows["outcome"], (MOVED, OUTCOMES.index("already_there")))
-        assert there.any()
         assert (told.after[there] == told.target[there]).all()
         # who found the page in another's hands failed, and says so, though it moved
         apart = rows["witnesses"] == WITNESSES.index("disagree")
