@@ -302,7 +302,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         for_others=True,
     ),
     # the lock of a folio under migration: who sleeps, and who lets go of it.  What lies
-    # between (folio_wait_bit_common(), since 5.16) is inlined or not traceable
+    # between (folio_wait_bit_common() and its callers) is not traceable, or inlined in part
     Candidate(
         "io_sleep",
         "io_schedule",
