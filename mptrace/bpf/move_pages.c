@@ -2454,9 +2454,10 @@ int enter_wait_locked(CTX(WAIT_LOCKED))
 
 /*
  * Whoever sleeps for a folio's lock does so in io_schedule(), wherever from; the functions in
- * between are inlined or can't be traced.  Whose lock it was is known when it is let go: wake_page_function() runs
- * in the thread that unlocks, for threads that sleep.  Most sleeps are for something else: what
- * is asked of a wait is asked at its end, of those for a lock under migration only.
+ * between are inlined or can't be traced.  Whose lock it was is known when it is let go:
+ * wake_page_function() runs in the thread that unlocks, for threads that sleep.  Most sleeps
+ * are for something else: what is asked of a wait is asked at its end, of those for a lock
+ * under migration only.
  */
 static __always_inline void on_enter_io_sleep(void)
 {
