@@ -44,8 +44,10 @@ Section = dict[str, Any]
 @contextmanager
 def toucher(program: Path, kind: str, pages: int, path: Path) -> Iterator[Section]:
     """Touchers at work while inside; afterwards the section has their ``touches``."""
-    # faults on files' pages lock them: two threads would wait for one another, too
-    threads, min_ns = (1, FILE_MIN_NS) if "/" in kind else (THREADS, MIN_NS)
+    # faults on files' pages lock them, those on hugetlb's share a mutex by page: two threads
+    # would wait for one another, too (seen in hugetlb_fault() on 6.12, by sched_switch's stacks)
+    threads = 1 if "/" in kind or kind == "hugetlb" else THREADS
+    min_ns = FILE_MIN_NS if "/" in kind else MIN_NS
     argv = [str(program), str(pages), str(threads), kind, str(min_ns), str(path)]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
