@@ -14,7 +14,7 @@ class Candidate:
     """One way to see a phase on some kernels.
 
     ``function`` is a kernel function, or a tracepoint as ``category:name``.
-    ``enter`` and ``exit`` name handlers of ``bpf/move_pages.c``, empty where
+    ``enter`` and ``exit`` name handlers of ``bpf/move_pages/``, empty where
     that side is not needed; ``kprobe_enter`` is one that only a kretprobe needs,
     which has no arguments.  ``methods`` are ways to attach, the first preferred.
     ``min_parameters`` refuses a function whose prototype is another than the row describes.
@@ -409,7 +409,7 @@ _OFFSETS_IN_NEEDS = tuple(
     if need.lstrip("!").startswith("offset:")
 )
 _OFFSETS_OPTIONAL = ("page.compound_order",)
-#: Macro of bpf/include/mptrace/obstacle.h -> struct member.  Without one of them
+#: Macro of bpf/move_pages/obstacle.h -> struct member.  Without one of them
 #: there is no evidence at all.
 EVIDENCE = {
     "OFF_PAGE_MAPPING": "page.mapping",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The layout of every record, in one place: ring buffers (numpy) and tables (Arrow names).
 
-The ring layouts mirror the structs of ``bpf/move_pages.c`` field by field; a
-test compiles both and compares offsets.  All times are nanoseconds of
-CLOCK_MONOTONIC (bpf_ktime_get_ns); all pointers are kernel addresses used as
+The ring layouts mirror the structs of ``records.h`` and ``obstacle.h`` in
+``bpf/move_pages/`` field by field; a test compares them.  All times are nanoseconds
+of CLOCK_MONOTONIC (bpf_ktime_get_ns); all pointers are kernel addresses used as
 identities only; ``nid`` is a memory node number, -1 where unknown.
 """
 

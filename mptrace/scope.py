@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Kinds in the order of SCOPE_* in bpf/move_pages.c.
+#: Kinds in the order of SCOPE_* in bpf/move_pages/state.h.
 KINDS = ("caller", "all", "pids", "user", "cgroup")
 
 
@@ -41,7 +41,7 @@ class Scope:
     filters: Filters = field(default_factory=Filters)
 
     def control(self) -> dict[str, Any]:
-        """Fields of struct control in bpf/move_pages.c, node masks as lists of words."""
+        """Fields of struct control in bpf/move_pages/state.h, node masks as lists of words."""
         chosen = self.filters
         return {
             "gate": 1,

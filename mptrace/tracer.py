@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mptrace.arrays import chunk_rows
+from mptrace.bpf_source import BPF_DIRECTORY, source_of
 from mptrace.errors import HostError
 from mptrace.plan import PhasePlan, Plan
 from mptrace.records import (
@@ -35,9 +36,7 @@ from mptrace.records import (
 from mptrace.ring import Ring
 from mptrace.scope import Scope
 
-BPF_DIRECTORY = Path(__file__).parent / "bpf"
-
-#: Causes of loss in the order of LOST_* in bpf/move_pages.c, with what they mean.
+#: Causes of loss in the order of LOST_* in bpf/move_pages/records.h, with what they mean.
 LOST_IN_BPF = {
     "folio_ring_full": "records of folios dropped: the ring was full (--buffer makes it larger)",
     "call_ring_full": "records of calls or migrations dropped: their ring was full",
@@ -149,7 +148,7 @@ class Program:
         flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
         with _captured_stderr() as chatter:
             try:
-                self._bpf = bcc.BPF(src_file=str(BPF_DIRECTORY / self._source), cflags=flags)
+                self._bpf = bcc.BPF(text=source_of(self._source), cflags=flags)
             except Exception as error:
                 raise HostError(
                     f"bcc could not build '{self._source}': {error}{_tail(chatter())}",

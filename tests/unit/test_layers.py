@@ -58,6 +58,7 @@ LAYERS = (
     },
     {
         "addrspace",
+        "bpf_source",
         "command",
         "counting.screen",
         "counting.tracepoints",

@@ -2,11 +2,11 @@
 """Probe plans for kernels whose facts were recorded (tests/fixtures/facts-*.json)."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 from recorded_facts import facts_of
 
+from mptrace.bpf_source import source_of
 from mptrace.candidates import CANDIDATES, ESSENTIAL, PHASES, PHASES_FOR_OTHERS
 from mptrace.facts import Prototype
 from mptrace.plan import PhasePlan, Plan, Request, make_plan
@@ -105,8 +105,8 @@ def test_rings_are_powers_of_two_and_the_bound_counts_them() -> None:
 
 
 def test_handlers_of_the_table_are_in_the_program() -> None:
-    """Each handler that a row names is a function of bpf/move_pages.c."""
-    source = (Path(__file__).parents[2] / "mptrace" / "bpf" / "move_pages.c").read_text()
+    """Each handler that a row names is a function of bpf/move_pages.c and its parts."""
+    source = source_of("move_pages.c")
     for candidate in CANDIDATES:
         for handler in {candidate.enter, candidate.exit, candidate.kprobe_enter} - {""}:
             allocator = handler.partition("_")[2]  # these have a macro that writes both

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The structs of bpf/move_pages.c and the dtypes of records.py are the same."""
+"""The structs of bpf/move_pages/ and the dtypes of records.py are the same."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mptrace import records, tracer
+from mptrace.bpf_source import source_of
 
-BPF = Path(tracer.__file__).parent / "bpf"
-SOURCE = (BPF / "move_pages.c").read_text() + (BPF / "include/mptrace/obstacle.h").read_text()
+SOURCE = source_of("move_pages.c")
 TYPES = {
     "u64": "<u8",
     "s64": "<i8",

@@ -2,14 +2,13 @@
 """What BPF is told to decide by."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-from mptrace import tracer
+from mptrace.bpf_source import source_of
 from mptrace.scope import KINDS, NODE_WORDS, Filters, Scope, node_mask
 
-SOURCE = (Path(tracer.__file__).parent / "bpf/move_pages.c").read_text()
+SOURCE = source_of("move_pages.c")
 ALL_NODES = [(1 << 64) - 1] * NODE_WORDS
 
 

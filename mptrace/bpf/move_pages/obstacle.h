@@ -2,8 +2,6 @@
 /*
  * What stood in a folio's way, and its state at that moment: read only where
  * the kernel refused or waited, never on the way of a page that simply moves.
- *
- * No map is used here: BCC rewrites map functions in the main file only.
  */
 #ifndef MPTRACE_OBSTACLE_H
 #define MPTRACE_OBSTACLE_H

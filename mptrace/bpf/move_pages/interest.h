@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Who and what is of interest: scopes and filters, decided where a record begins or ends. */
+#ifndef MPTRACE_INTEREST_H
+#define MPTRACE_INTEREST_H
+
+#define CGROUP_LEVELS 16
+
+/* Whether a task's cgroup is the one asked for, or below it. */
+static __always_inline bool in_cgroup(u64 task, u64 wanted)
+{
+#ifdef OFF_TASK_CGROUPS
+	u64 group = read_word(read_word(task + OFF_TASK_CGROUPS) + OFF_CSS_SET_CGROUP);
+	int i;
+
+	for (i = 0; i < CGROUP_LEVELS && group; i++) {
+		if (read_word(read_word(group + OFF_CGROUP_KN) + OFF_KN_ID) == wanted)
+			return true;
+		group = read_word(group + OFF_CGROUP_PARENT);
+	}
+#endif
+	return false;
+}
+
+static __always_inline bool is_chosen(struct control *c, u64 task, u32 tgid)
+{
+	if (c->scope == SCOPE_ALL)
+		return true;
+	if (c->scope == SCOPE_CALLER)
+		return !c->tgid || c->tgid == tgid;
+	if (c->scope == SCOPE_CHOSEN)
+		return chosen.lookup(&tgid) != NULL;
+#ifdef OFF_TASK_CRED
+	if (c->scope == SCOPE_USER)
+		return read_half(read_word(task + OFF_TASK_CRED) + OFF_CRED_UID) == c->uid;
+#endif
+	return c->scope == SCOPE_CGROUP && in_cgroup(task, c->cgroup);
+}
+
+/* The task that a mapping's address space belongs to, 0 where the kernel keeps none. */
+static __always_inline u64 owner_of(u64 vma)
+{
+#ifdef OFF_MM_OWNER
+	u64 mm = read_word(vma + OFF_VMA_MM);
+
+	return mm ? read_word(mm + OFF_MM_OWNER) : 0;
+#else
+	return 0;
+#endif
+}
+
+static __always_inline u32 tgid_of(u64 task)
+{
+#ifdef OFF_TASK_TGID
+	return read_half(task + OFF_TASK_TGID);
+#else
+	return 0;
+#endif
+}
+
+/* The first mapping that a call comes to says whose pages it moves. */
+static __always_inline void note_target(struct thread *t, u64 vma)
+{
+	struct control *c;
+	int zero = 0;
+	u64 owner;
+
+	if (t->call.target_tgid)
+		return;
+	owner = owner_of(vma);
+	t->call.target_tgid = owner ? tgid_of(owner) : 0;
+	if (t->interest)
+		return;
+	c = control.lookup(&zero);
+	/* what can't be known is recorded rather than left out */
+	if (!owner || (c && is_chosen(c, owner, t->call.target_tgid)))
+		t->interest = 1;
+}
+
+#define PF_KTHREAD	0x00200000
+#define TS_COMPAT	0x0002
+#define X32_SYSCALL_BIT	0x40000000
+#define PT_REGS_SIZE	168
+#define PT_REGS_ORIG_AX	120
+
+#ifdef OFF_TASK_STACK
+/* The system call that a task is in, by the registers at the end of its kernel stack. */
+static __always_inline s64 syscall_of(u64 task)
+{
+	return read_word(read_word(task + OFF_TASK_STACK) + THREAD_SIZE - PT_REGS_SIZE +
+			 PT_REGS_ORIG_AX);
+}
+#endif
+
+/* Whether its caller has 32-bit pointers: a 32-bit process, or one of the x32 ABI. */
+static __always_inline bool in_compat_call(u64 task)
+{
+#ifdef OFF_TASK_STACK
+	s64 number = syscall_of(task);
+
+	if (number > 0 && number & X32_SYSCALL_BIT)
+		return true;
+#endif
+#ifdef OFF_TASK_STATUS
+	return read_half(task + OFF_TASK_STATUS) & TS_COMPAT;
+#else
+	return false;
+#endif
+}
+
+/* Who migrates, and in which system call. */
+static __always_inline void read_initiator(struct migration_record *m)
+{
+	m->cgroup_id = bpf_get_current_cgroup_id();
+	m->syscall = SYSCALL_UNKNOWN;
+#ifdef OFF_TASK_STACK
+	u64 task = bpf_get_current_task();
+	s64 number;
+
+	if (read_half(task + OFF_TASK_FLAGS) & PF_KTHREAD) {
+		m->flags |= MIGRATION_KTHREAD;
+		m->syscall = SYSCALL_NONE;
+		return;
+	}
+	number = syscall_of(task);
+	if (number < 0)
+		m->syscall = SYSCALL_NONE;
+	else if (number < 4096)
+		m->syscall = number;
+	if (m->syscall >= 0 && in_compat_call(task))
+		m->flags |= MIGRATION_COMPAT;
+#endif
+}
+
+static __always_inline bool has_node(u64 *mask, s32 nid)
+{
+	return mask[(nid / 64) & (NODE_WORDS - 1)] >> (nid & 63) & 1;
+}
+
+/* Whether a folio went (or was to go) between nodes that were asked for. */
+static __always_inline bool on_route(struct control *c, struct folio_record *f)
+{
+	if (!c->nodes)
+		return true;
+	return (f->src_nid < 0 || has_node(c->source, f->src_nid)) &&
+	       (f->dst_nid < 0 || has_node(c->target, f->dst_nid));
+}
+
+/* Calls are recorded whole, as their entries can only be judged whole. */
+static __always_inline bool is_wanted(struct folio_record *f)
+{
+	struct control *c;
+	int zero = 0;
+
+	if (!(f->flags & FOLIO_KEEP))
+		return false;
+	if (f->call_id)
+		return true;
+	c = control.lookup(&zero);
+	if (!c)
+		return true;
+	if (c->failed && !f->move_rc)
+		return false;
+	return f->end_ns - f->start_ns >= c->min_ns && on_route(c, f);
+}
+
+static __always_inline bool is_asked_for(struct control *c, u64 reason)
+{
+	return !c->reasons || c->reasons >> (reason & 63) & 1;
+}
+
+#endif

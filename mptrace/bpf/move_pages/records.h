@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The records that go to user space, mirrored field by field by mptrace/records.py, and the
+ * values in them.
+ */
+#ifndef MPTRACE_RECORDS_H
+#define MPTRACE_RECORDS_H
+
+struct folio_record {
+	u64 call_id;
+	u64 migration_id;
+	u64 src;
+	u64 dst;
+	u64 address;
+	u64 start_ns;
+	u64 end_ns;
+	u64 isolate_ns;
+	u64 alloc_ns;
+	u64 unmap_ns;
+	u64 flush_ns;
+	u64 move_ns;
+	u64 copy_ns;
+	u64 remap_ns;
+	u64 lock_ns;		/* from the target's allocation to the unmap */
+	u64 lru_ns;		/* from the move to the remap */
+	u64 release_ns;		/* from the remap to the end */
+	u64 dark_first_ns;
+	u64 light_last_ns;
+	u64 blackout_ns;
+	u32 tid;
+	u32 lookup_seq;
+	s32 lookup_rc;
+	s32 isolate_rc;
+	s32 move_rc;
+	u32 nr_pages;
+	u32 n_remap;
+	u16 n_unmap;
+	u16 n_alloc;
+	u16 n_move;
+	u16 n_copy;
+	u16 n_flush;
+	u16 n_dark;
+	s16 src_nid;
+	s16 dst_nid;
+	u8 end;
+	u8 flags;
+	u16 n_maps;
+	u32 owner_tgid;
+	u32 pad;
+};
+_Static_assert(sizeof(struct folio_record) == 216, "records.FOLIO");
+
+struct migration_record {
+	u64 migration_id;
+	u64 call_id;
+	u64 enter_ns;
+	u64 exit_ns;
+	u64 flush_ns;
+	u64 cgroup_id;
+	u32 tid;
+	u32 tgid;
+	s32 rc;
+	u32 mode;
+	u32 reason;
+	u32 lookups_before;
+	u32 n_flush;
+	s32 dst_nid;
+	u32 lost;
+	u32 flags;
+	s32 syscall;
+	u32 succeeded;
+	u32 failed;
+	u32 pad;
+	char comm[16];
+};
+_Static_assert(sizeof(struct migration_record) == 120, "records.MIGRATION");
+
+struct call_record {
+	u64 call_id;
+	u64 enter_ns;
+	u64 exit_ns;
+	u64 drain_ns;
+	u64 nr_pages;
+	u64 pages_ptr;
+	u64 nodes_ptr;
+	u64 status_ptr;
+	s64 ret;
+	u32 tid;
+	u32 tgid;
+	s32 pid;
+	s32 flags;
+	u32 n_lookups;
+	u32 n_migrations;
+	u32 n_drain;
+	u32 lost;
+	u32 n_vmas;
+	u32 target_tgid;
+	char comm[16];
+};
+_Static_assert(sizeof(struct call_record) == 128, "records.CALL");
+
+struct wait_record {
+	u64 start_ns;
+	u64 end_ns;
+	u64 address;
+	u64 folio;
+	u64 holder_id;
+	u32 tid;
+	u32 tgid;
+	u32 holder_tid;
+	u8 kind;
+	u8 pad1;
+	u16 pad;
+	char comm[16];
+};
+_Static_assert(sizeof(struct wait_record) == 72, "records.WAIT");
+
+#define CHUNK_STRUCT(name, entries)					\
+struct name {								\
+	u64 call_id;							\
+	u32 first;							\
+	u32 count;							\
+	u32 at_exit;							\
+	u32 failed;							\
+	u64 pages[entries];						\
+	s32 nodes[entries];						\
+	s32 status[entries];						\
+}
+
+CHUNK_STRUCT(small_chunk, SMALL_CHUNK);
+CHUNK_STRUCT(medium_chunk, MEDIUM_CHUNK);
+CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
+
+#define NO_LOOKUP		0xffffffffU
+#define LOOKUP_NONE		1
+#define ISOLATE_NOT_TRIED	1
+#define MOVE_NOT_TRIED		1
+
+#define END_LOOKUP		0
+#define END_DONE		1
+#define END_PUTBACK		2
+#define END_REUSED		3
+
+#define FOLIO_HUGETLB		(1 << 0)
+#define FOLIO_UNTRACKED		(1 << 1)
+#define FOLIO_ALLOC_FAILED	(1 << 2)
+#define FOLIO_UNEXPECTED	(1 << 3)
+#define FOLIO_PMD		(1 << 4)
+#define FOLIO_OBSTACLE		(1 << 5)
+#define FOLIO_CHOSEN		(1 << 6)
+#define FOLIO_KEEP		(1 << 7)	/* not emitted without it; cleared when emitted */
+
+#define MIGRATION_KTHREAD	(1 << 0)
+#define MIGRATION_COMPAT	(1 << 1)
+#define SYSCALL_NONE		(-1)
+#define SYSCALL_UNKNOWN		(-2)
+#define NOT_COUNTED		0xffffffffU
+
+#define KIND_PTE		0
+#define KIND_PMD		1
+#define KIND_HUGETLB		2
+#define KIND_LOCK		3
+
+#define WAIT_KEEP		(1 << 0)	/* bits of pad1 while it lasts */
+#define WAIT_ON_PAGE		(1 << 1)
+
+#define READ_PAGES		(1 << 0)
+#define READ_NODES		(1 << 1)
+#define READ_STATUS		(1 << 2)
+#define READ_NOTHING		7	/* none of the three */
+#define READ_COMPAT		(1 << 3)	/* the array of pages has 32-bit pointers */
+
+/* Why something was not recorded; names in mptrace/tracer.py. */
+#define LOST_FOLIO_RING		0	/* the ring of folio records was full */
+#define LOST_CALL_RING		1	/* the ring of call or migration records was full */
+#define LOST_CHUNK_RING		2	/* a ring of array chunks was full */
+#define LOST_FOLIO_MAP		3	/* the map of folios under migration was full */
+#define LOST_THREAD_MAP		4	/* the map of threads inside a call was full */
+#define LOST_NESTING		5	/* migrations nested deeper than two */
+#define LOST_OBSTACLE_RING	6	/* the ring of obstacle records was full */
+#define LOST_OBSTACLE_MAP	7	/* the map of obstacles was full */
+#define LOST_WAIT_RING		8	/* the ring of waits was full */
+#define LOST_WAIT_MAP		9	/* the map of waiting threads was full */
+#define LOST_CHOSEN_MAP		10	/* the map of processes that are followed was full */
+#define LOST_RETURN		11	/* a return was not seen: too many at once for a kretprobe */
+#define LOST_CAUSES		12
+
+#define ERR_PTR_MIN		0xfffffffffffff001ULL
+
+#define EAGAIN			11
+#define ENOMEM			12
+#define EFAULT			14
+#define EBUSY			16
+
+#endif
