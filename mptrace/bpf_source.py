@@ -18,6 +18,12 @@ def source_of(name: str) -> str:
     return "\n".join([*_lines(name), ""])
 
 
+def stand_ins() -> str:
+    """The text of all that stands in for kernel headers, in a fixed order."""
+    files = sorted((BPF_DIRECTORY / "include").rglob("*.h"))
+    return "".join(f"{file.relative_to(BPF_DIRECTORY)}\n{file.read_text()}" for file in files)
+
+
 def _lines(name: str) -> Iterator[str]:
     yield f'#line 1 "{name}"'
     for number, line in enumerate((BPF_DIRECTORY / name).read_text().splitlines(), 1):

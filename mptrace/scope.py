@@ -2,10 +2,32 @@
 """Whose migrations a session records, and which of them: decided in BPF, said in meta.json."""
 
 from dataclasses import dataclass, field
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 #: Kinds in the order of SCOPE_* in bpf/move_pages/state.h.
 KINDS = ("caller", "all", "pids", "user", "cgroup")
+#: Longs of a node mask: as many nodes as any kernel has.
+NODE_WORDS = 16
+#: struct control in bpf/move_pages/state.h: what BPF decides by.
+CONTROL = np.dtype(
+    [
+        ("gate", "u4"),
+        ("scope", "u4"),
+        ("tgid", "u4"),
+        ("uid", "u4"),
+        ("cgroup", "u8"),
+        ("all", "u4"),
+        ("failed", "u4"),
+        ("reasons", "u8"),
+        ("min_ns", "u8"),
+        ("source", "u8", (NODE_WORDS,)),
+        ("target", "u8", (NODE_WORDS,)),
+        ("nodes", "u4"),
+        ("pad", "u4"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -40,27 +62,22 @@ class Scope:
     cgroup_id: int = 0
     filters: Filters = field(default_factory=Filters)
 
-    def control(self) -> dict[str, Any]:
-        """Fields of struct control in bpf/move_pages/state.h, node masks as lists of words."""
-        chosen = self.filters
-        return {
-            "gate": 1,
-            "scope": KINDS.index(self.kind),
-            "tgid": self.tgids[0] if self.kind == "caller" and self.tgids else 0,
-            "uid": self.uid,
-            "cgroup": self.cgroup_id,
-            "all": int(self.kind != "caller"),
-            "failed": int(chosen.failed),
-            "reasons": sum(1 << reason for reason in set(chosen.reasons)),
-            "min_ns": chosen.min_ns,
-            "source": node_mask(chosen.source_nids),
-            "target": node_mask(chosen.target_nids),
-            "nodes": int(bool(chosen.source_nids or chosen.target_nids)),
-        }
-
-
-#: Longs of a node mask: as many nodes as any kernel has.
-NODE_WORDS = 16
+    def control(self) -> NDArray[np.void]:
+        """The scope as BPF reads it, shape (), dtype CONTROL, with the gate open."""
+        chosen, control = self.filters, np.zeros((), CONTROL)
+        control["gate"] = 1
+        control["scope"] = KINDS.index(self.kind)
+        control["tgid"] = self.tgids[0] if self.kind == "caller" and self.tgids else 0
+        control["uid"] = self.uid
+        control["cgroup"] = self.cgroup_id
+        control["all"] = self.kind != "caller"
+        control["failed"] = chosen.failed
+        control["reasons"] = sum(1 << reason for reason in set(chosen.reasons))
+        control["min_ns"] = chosen.min_ns
+        control["source"] = node_mask(chosen.source_nids)
+        control["target"] = node_mask(chosen.target_nids)
+        control["nodes"] = bool(chosen.source_nids or chosen.target_nids)
+        return control
 
 
 def node_mask(nids: tuple[int, ...]) -> list[int]:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The BPF side of a session: compile, attach per plan, gate, drain, losses, detach.
+"""The BPF side of a session: compile or fetch, attach per plan, gate, drain, losses, detach.
 
-The only module that imports ``bcc``, and only inside `Tracer.open`: reading a
-recording needs neither bcc nor root.
+Reading a recording needs none of it, nor root.
 """
 
 import contextlib
 import ctypes
 import os
-import tempfile
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mptrace.arrays import chunk_rows
-from mptrace.bpf_source import BPF_DIRECTORY, source_of
+from mptrace.bpf_compiler import built, captured_stderr, libbcc, tail, version_code
+from mptrace.bpf_map import Map
+from mptrace.bpf_program import Compiled
 from mptrace.errors import HostError
 from mptrace.plan import PhasePlan, Plan
 from mptrace.records import (
@@ -34,7 +35,7 @@ from mptrace.records import (
     WAIT,
 )
 from mptrace.ring import Ring
-from mptrace.scope import Scope
+from mptrace.scope import CONTROL, Scope
 
 #: Causes of loss in the order of LOST_* in bpf/move_pages/records.h, with what they mean.
 LOST_IN_BPF = {
@@ -108,13 +109,14 @@ class Program:
         self._phases = phases
         self._defines = defines
         self._release = release
-        self._bpf: Any = None
         self._lib: Any = None
+        self._compiled = Compiled((), {})
+        self._maps: dict[str, Map] = {}
         self._program_fds: dict[str, int] = {}
         self._fds: list[int] = []
 
     def open(self) -> dict[tuple[str, str, str], str]:
-        """Compile, load and attach.
+        """Compile (or fetch what was compiled before), load and attach.
 
         Returns (phase, function, method) -> the kernel's answer for everything
         that it refused to attach: make another plan without those.  Raises
@@ -122,7 +124,7 @@ class Program:
         """
         refused: dict[tuple[str, str, str], str] = {}
         try:
-            self._compile()
+            self._build()
             for phase in self._phases:
                 if not phase.method:
                     continue
@@ -138,30 +140,21 @@ class Program:
             raise
         return refused
 
-    # ---- compiling ----------------------------------------------------------
+    # ---- attaching ----------------------------------------------------------
 
-    def _compile(self) -> None:
-        bcc = _import_bcc()
-        os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIRECTORY)
-        flags = [f"-D{name}={value}" for name, value in sorted(self._defines.items())]
-        flags.append(f"-DLINUX_VERSION_CODE={_version_code(self._release)}")
-        flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
-        with _captured_stderr() as chatter:
-            try:
-                self._bpf = bcc.BPF(text=source_of(self._source), cflags=flags)
-            except Exception as error:
-                raise HostError(
-                    f"bcc could not build '{self._source}': {error}{_tail(chatter())}",
-                    "run 'mptrace doctor'; where it finds nothing, this is a defect of mptrace",
-                ) from error
-        self._lib = bcc.libbcc.lib
+    def _build(self) -> None:
+        """Maps and instructions."""
+        self._lib = libbcc()
+        self._compiled, fds = built(self._source, self._defines, self._release)
+        self._maps = {
+            spec.name: Map(self._lib, spec, fd)
+            for spec, fd in zip(self._compiled.maps, fds, strict=True)
+        }
 
     @property
     def page_size(self) -> int:
         """Bytes of a base page."""
         return os.sysconf("SC_PAGE_SIZE")
-
-    # ---- attaching ----------------------------------------------------------
 
     def _attach(self, phase: PhasePlan) -> None:
         """Load and attach both sides of a phase; raises OSError with the kernel's answer."""
@@ -191,41 +184,35 @@ class Program:
 
     def _load(self, function: str, program_type: int, name: str, label: str) -> int:
         """Load one handler; raises OSError with the kernel's errno."""
-        lib, module = self._lib, self._bpf.module
-        start = lib.bpf_function_start(module, function.encode())
-        if not start:
+        if function not in self._compiled.functions:
             raise HostError(f"'{self._source}' has no handler '{function}'")
-        size = lib.bpf_function_size(module, function.encode())
-        fd, _ = self._try_load(name, program_type, start, size, 0)
+        body = self._compiled.instructions(function, [each.fd for each in self._maps.values()])
+        fd, _ = self._try_load(name, program_type, body, 0)
         if fd < 0:
             # once more, for what the verifier says
-            number, log = self._try_load(name, program_type, start, size, 1)
-            raise OSError(-number, f"{os.strerror(-number)}{_tail(log)}")
+            number, log = self._try_load(name, program_type, body, 1)
+            raise OSError(-number, f"{os.strerror(-number)}{tail(log)}")
         self._fds.append(fd)
         self._program_fds[label] = fd
         return int(fd)
 
     def _try_load(
-        self, name: str, program_type: int, start: int, size: int, log_level: int
+        self, name: str, program_type: int, body: bytes, log_level: int
     ) -> tuple[int, str]:
         """The program's file descriptor, or -errno, and the verifier's log."""
-        lib, module = self._lib, self._bpf.module
         log = ctypes.create_string_buffer(1 << 20)
         ctypes.set_errno(0)
-        with _captured_stderr():
-            fd = lib.bcc_func_load(
-                module,
+        with captured_stderr():
+            fd = self._lib.bcc_prog_load(
                 program_type,
                 name.encode(),
-                start,
-                size,
-                lib.bpf_module_license(module),
-                lib.bpf_module_kern_version(module),
+                body,
+                len(body),
+                b"GPL",
+                version_code(self._release),
                 log_level,
                 log if log_level else None,
                 len(log) if log_level else 0,
-                None,
-                0xFFFFFFFF,  # any attach type
             )
         if fd == -1:
             fd = -ctypes.get_errno() or -1
@@ -280,6 +267,14 @@ class Program:
             for label, fd in self._program_fds.items()
         }
 
+    def _lost(self, causes: Iterable[str]) -> dict[str, int]:
+        """The map `lost`, of all CPUs together, by the names of its numbers."""
+        counts = self._maps["lost"]
+        return {
+            cause: int(np.frombuffer(counts.get(_word(number)) or b"", "u8").sum())
+            for number, cause in enumerate(causes)
+        }
+
     # ---- the end ------------------------------------------------------------
 
     def close(self) -> None:
@@ -289,9 +284,9 @@ class Program:
                 os.close(fd)
         self._fds.clear()
         self._program_fds.clear()
-        if self._bpf is not None:
-            self._bpf.cleanup()
-            self._bpf = None
+        for each in self._maps.values():
+            os.close(each.fd)
+        self._maps.clear()
 
 
 class Tracer(Program):
@@ -302,8 +297,8 @@ class Tracer(Program):
         self.plan = plan
         self._rings: dict[str, Ring] = {}
 
-    def _compile(self) -> None:
-        super()._compile()
+    def _build(self) -> None:
+        super()._build()
         defines = self.plan.defines
         page = self.page_size
         for name, pages, dtype in (
@@ -316,7 +311,7 @@ class Tracer(Program):
             ("large_ring", defines["LARGE_RING_PAGES"], CHUNK_LARGE),
             ("wait_ring", defines["WAIT_RING_PAGES"], WAIT),
         ):
-            self._rings[name] = Ring(self._bpf[name].map_fd, int(pages) * page, dtype)
+            self._rings[name] = Ring(self._maps[name].fd, int(pages) * page, dtype)
 
     def close(self) -> None:
         """Detach and free everything; harmless when called again."""
@@ -335,34 +330,22 @@ class Tracer(Program):
         """Trace what is of interest; a scope of processes follows what they fork."""
         if scope.kind == "pids":
             self.choose(scope.tgids)
-        self._control(scope.control())
+        self._maps["control"].put(_word(0), scope.control().tobytes())
 
     def choose(self, tgids: Iterable[int]) -> None:
         """Processes that are of interest under a scope of processes, from now on."""
-        table = self._bpf["chosen"]
         for tgid in tgids:
-            table[table.Key(tgid)] = table.Leaf(1)
+            self._maps["chosen"].put(_word(tgid), b"\1")
 
     def followed(self) -> list[int]:
         """Processes that are followed under a scope of processes, as far as they have not ended."""
-        return [int(key.value) for key in self._bpf["chosen"].keys()]  # noqa: SIM118
+        return [int.from_bytes(key, sys.byteorder) for key in self._maps["chosen"].keys()]  # noqa: SIM118
 
     def close_gate(self) -> None:
         """Trace no further call or migration; those under way are finished."""
-        table = self._bpf["control"]
-        control = table[table.Key(0)]
-        control.gate = 0
-        table[table.Key(0)] = control
-
-    def _control(self, fields: Mapping[str, Any]) -> None:
-        table = self._bpf["control"]
-        leaf = table.Leaf()
-        for name, value in fields.items():
-            if isinstance(value, list):
-                getattr(leaf, name)[:] = value
-            else:
-                setattr(leaf, name, value)
-        table[table.Key(0)] = leaf
+        control = np.frombuffer(self._maps["control"].get(_word(0)) or b"", CONTROL).copy()
+        control["gate"] = 0
+        self._maps["control"].put(_word(0), control.tobytes())
 
     # ---- what came ----------------------------------------------------------
 
@@ -382,9 +365,8 @@ class Tracer(Program):
 
     def open_folios(self) -> NDArray[np.void]:
         """Folios whose end was not seen, shape (n,), dtype FOLIO, `end` = END_OPEN; clears them."""
-        table = self._bpf["folios"]
-        found = b"".join(bytes(value) for value in table.values())
-        table.clear()
+        found = b"".join(self._maps["folios"].values())
+        self._maps["folios"].clear()
         folios: NDArray[np.void] = np.frombuffer(found, FOLIO)
         folios = folios[(folios["flags"] & FOLIO_KEEP) != 0]
         folios["flags"] &= 0xFF ^ FOLIO_KEEP
@@ -393,71 +375,15 @@ class Tracer(Program):
 
     def open_obstacles(self) -> NDArray[np.void]:
         """Obstacles of folios whose end was not seen, shape (n,), dtype OBSTACLE; clears them."""
-        # bcc has no type for an s8: the bytes do
-        record = ctypes.c_ubyte * OBSTACLE.itemsize
-        table = self._bpf.get_table("obstacles", ctypes.c_uint64, record)
-        found = b"".join(bytes(value) for value in table.values())
-        table.clear()
+        found = b"".join(self._maps["obstacles"].values())
+        self._maps["obstacles"].clear()
         return np.frombuffer(found, OBSTACLE).copy()
 
     def losses(self) -> dict[str, int]:
         """Count per cause of everything that was not recorded, zeros included."""
-        table = self._bpf["lost"]
-        found = {cause: int(sum(table[table.Key(i)])) for i, cause in enumerate(LOST_IN_BPF)}
-        return found | {"handler_skipped": self.skipped()}
+        return self._lost(LOST_IN_BPF) | {"handler_skipped": self.skipped()}
 
 
-def _import_bcc() -> Any:
-    try:
-        import bcc
-
-        if not hasattr(bcc, "BPF"):
-            raise HostError(
-                "the Python module 'bcc' is not the BPF Compiler Collection (PyPI has another one)",
-                "pip uninstall bcc, and install the distribution's python3-bpfcc or python3-bcc",
-            )
-        import bcc.libbcc
-    except (ImportError, OSError) as error:
-        raise HostError(
-            f"the Python module 'bcc' can't be imported: {error}",
-            "install the distribution's package (Debian, Ubuntu: python3-bpfcc; Fedora, RHEL: "
-            "python3-bcc)\nand use a virtual environment made with --system-site-packages from "
-            "the distribution's Python",
-        ) from error
-    return bcc
-
-
-def _version_code(release: str) -> int:
-    """KERNEL_VERSION of a release such as "6.1.0-56-amd64": bcc wants one, nothing reads it."""
-    numbers = [int(part) for part in release.split("-")[0].split(".")[:3] if part.isdigit()]
-    major, minor, patch = (*numbers, 0, 0, 0)[:3]
-    return (major << 16) + (minor << 8) + min(patch, 255)
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[Any]:
-    """What libbcc and the verifier write to file descriptor 2 goes to a file; yields a reader."""
-    with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        restored = False
-
-        def read() -> str:
-            nonlocal restored
-            if not restored:
-                os.dup2(saved, 2)
-                restored = True
-            file.seek(0)
-            return file.read().decode(errors="replace")
-
-        try:
-            yield read
-        finally:
-            if not restored:
-                os.dup2(saved, 2)
-            os.close(saved)
-
-
-def _tail(text: str, lines: int = 30) -> str:
-    kept = [line for line in text.splitlines() if line.strip()][-lines:]
-    return "".join(f"\n  {line}" for line in kept)
+def _word(number: int) -> bytes:
+    """A u32, as keys are."""
+    return number.to_bytes(4, sys.byteorder)

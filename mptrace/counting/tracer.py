@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The BPF side of `mptrace stat`: maps that count, read and emptied from here."""
 
-import contextlib
+import struct
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 
@@ -52,14 +51,13 @@ class StatTracer(Program):
 
     def choose(self, tgids: Collection[int]) -> None:
         """Count what these processes do, not all; to be called before the gate opens."""
-        wanted = self._bpf["wanted"]
         for tgid in tgids:
-            wanted[wanted.Key(tgid)] = wanted.Leaf(1)
+            self._maps["wanted"].put(struct.pack("I", tgid), struct.pack("I", 1))
         self._filtered = bool(tgids)
 
     def open_gate(self) -> None:
         """Count from now on."""
-        self._skipped_before = self._skipped()
+        self._skipped_before = self.skipped()
         self._is_open = True
         self._control()
 
@@ -69,10 +67,9 @@ class StatTracer(Program):
         self._control()
 
     def _control(self) -> None:
-        table = self._bpf["control"]
-        table[table.Key(0)] = table.Leaf(
-            gate=int(self._is_open), filtered=int(self._filtered), epoch=self._epoch, pad=0
-        )
+        # struct control
+        control = struct.pack("IIII", self._is_open, self._filtered, self._epoch, 0)
+        self._maps["control"].put(struct.pack("I", 0), control)
 
     def read(self) -> Counts:
         """Everything counted since the gate was opened, shape (n,), dtype COUNTS.
@@ -80,10 +77,10 @@ class StatTracer(Program):
         Two calls must lie some milliseconds apart: after a new epoch has begun,
         handlers under way may still count in the old one.
         """
-        table = self._bpf["rows"]
-        pairs = list(table.items())
-        keys = np.frombuffer(b"".join(bytes(key) for key, _ in pairs), KEY)
-        values = np.frombuffer(b"".join(bytes(value) for _, value in pairs), ROW)
+        table = self._maps["rows"]
+        pairs = table.items()
+        keys = np.frombuffer(b"".join(key for key, _ in pairs), KEY)
+        values = np.frombuffer(b"".join(value for _, value in pairs), ROW)
         if self._old is not None:
             # nobody has counted in these since the last call
             old = keys["epoch"] == self._old
@@ -91,39 +88,30 @@ class StatTracer(Program):
                 self._taken, counts_of(keys[old].tobytes(), values[old].tobytes())
             )
             for index in np.flatnonzero(old):
-                with contextlib.suppress(KeyError):
-                    del table[pairs[index][0]]
+                table.delete(pairs[index][0])
             keys, values = keys[~old], values[~old]
             self._old = None
         elif len(keys) > _FULL * self.plan.bounds.max_rows:
             self._old = self._epoch
             self._epoch = (self._epoch + 1) % 256
             self._control()
-        others = b"".join(bytes(value) for value in self._bpf["others"].values())
+        others = b"".join(self._maps["others"].values())
         return combined(self._taken, others_of(others), counts_of(keys.tobytes(), values.tobytes()))
 
     def losses(self) -> dict[str, int]:
         """Count per cause of `LOST_CAUSES`, zeros included."""
-        table = self._bpf["lost"]
-        causes = list(LOST_CAUSES)[:PROGRAM_CAUSES]
         return {
             **dict.fromkeys(LOST_CAUSES, 0),
-            **{cause: int(sum(table[table.Key(i)])) for i, cause in enumerate(causes)},
-            "handler_skipped": self._skipped() - self._skipped_before,
+            **self._lost(list(LOST_CAUSES)[:PROGRAM_CAUSES]),
+            "handler_skipped": self.skipped() - self._skipped_before,
         }
-
-    def _skipped(self) -> int:
-        """Runs of our handlers that the kernel left out (`recursion_misses`, since 5.12)."""
-        skipped = 0
-        for fd in self._program_fds.values():
-            for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
-                if line.startswith("recursion_misses:"):
-                    skipped += int(line.partition(":")[2])
-        return skipped
 
     def unfinished(self) -> dict[str, int]:
         """Migrations and waits that have begun and not ended, of all processes."""
         return {
-            "migrations": sum(int(thread.depth) for thread in self._bpf["threads"].values()),
-            "waits": len(self._bpf["waits"]),
+            # struct thread begins with their number
+            "migrations": sum(
+                struct.unpack_from("I", thread)[0] for thread in self._maps["threads"].values()
+            ),
+            "waits": len(self._maps["waits"].keys()),
         }

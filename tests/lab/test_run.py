@@ -117,6 +117,27 @@ def test_the_main_job(guest_dir: str, mptrace: Mptrace, fetch: Fetch, tmp_path: 
     assert len(dump_of(recording, "--failed", "--format", "csv")) == 1 + 2 * pinned
 
 
+@pytest.mark.one_kernel
+def test_a_program_is_compiled_once(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
+    """A second session takes the program that the first one kept, and sees what that saw."""
+    script = """
+    export MPTRACE_PROGRAMS=$PWD/programs
+    run="mptrace run --pages 67 --repeats 1 --no-cost -o"
+    (eval "$run first") >&2 && touch -d @1000 programs/* && (eval "$run second") >&2
+    stat -c '%a %Y' programs programs/*
+    """
+    done = sh(guest, script, guest_dir)
+    directory, program = (line.split() for line in done.text.splitlines())
+    assert (directory[0], program[0]) == ("700", "600"), done.errors
+    assert int(program[1]) > 1000, "not looked at"
+    first, second = (report_of(fetch(f"{guest_dir}/{name}")) for name in ("first", "second"))
+    assert first["outcomes"] == second["outcomes"]
+    assert second["outcomes"]["moved"] == 2 * 67
+    assert not sum(second["lost"].values())
+    methods = [[each["method"] for each in report["coverage"]] for report in (first, second)]
+    assert methods[0] == methods[1]
+
+
 def test_losses_are_counted_and_make_unknown_entries(
     guest_dir: str, mptrace: Mptrace, fetch: Fetch
 ) -> None:

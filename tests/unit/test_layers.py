@@ -14,6 +14,7 @@ LAYERS = (
     {
         "align",
         "arrays",
+        "bpf_program",
         "budget",
         "calibrate",
         "candidates",
@@ -58,6 +59,9 @@ LAYERS = (
     },
     {
         "addrspace",
+        "bpf_cache",
+        "bpf_compiler",
+        "bpf_map",
         "bpf_source",
         "command",
         "counting.screen",
@@ -101,7 +105,7 @@ LAYERS = (
     {"__main__", "cli"},
 )
 #: Third-party module -> the rooms that may import it.
-ONLY_IN = {"bcc": {"tracer"}, "click": {"cli"}, "tabulate": {"report", "rendering"}}
+ONLY_IN = {"bcc": {"bpf_compiler"}, "click": {"cli"}, "tabulate": {"report", "rendering"}}
 DRIVING = {"driver", "foreign", "memory", "prepared", "rounds", "worker", "workerclient"}
 PURE_LAYERS = 2
 #: Packages with pure modules and others: each module is a room of its own, __init__ is empty.
@@ -171,7 +175,7 @@ def test_a_module_imports_from_its_layer_or_below(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_library_is_imported_in_its_room_only(path: Path) -> None:
-    """bcc only in tracer, click only in cli, tabulate only in the report's renderers."""
+    """bcc only in bpf_compiler, click only in cli, tabulate only in the report's renderers."""
     for library, rooms in ONLY_IN.items():
         if library in {name.split(".")[0] for name in imports(path)}:
             assert room(path) in rooms, library

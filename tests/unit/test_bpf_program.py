@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compiled programs: apart from a process, kept, and found again."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from mptrace import bpf_cache
+from mptrace.bpf_program import Compiled, MapSpec, compiled
+
+KEY = bpf_cache.key_of(["text", "-DA=1"])
+SPECS = (MapSpec("rows", 1, 8, 72, 1024, 0), MapSpec("ring", 27, 0, 0, 4096, 0))
+
+
+def instruction(code: int, source: int = 0, imm: int = 0) -> bytes:
+    """A struct bpf_insn whose target is register 1."""
+    return struct.pack("=BBhi", code, source << 4 | 1, 0, imm)
+
+
+#: r1 = a map's address (two slots), r1 = a 64-bit constant that looks like a descriptor, exit.
+BODY = b"".join(
+    (
+        instruction(0x18, source=1, imm=23),
+        instruction(0),
+        instruction(0x18, imm=23),
+        instruction(0),
+        instruction(0x18, source=1, imm=7),
+        instruction(0),
+        instruction(0x95),
+    )
+)
+PROGRAM = compiled(SPECS, [7, 23], {"handler": BODY})
+
+
+def imms(body: bytes) -> list[int]:
+    """The immediate operands."""
+    return [imm for _, _, _, imm in struct.iter_unpack("=BBhi", body)]
+
+
+def test_maps_are_numbers_until_there_are_descriptors() -> None:
+    """Only instructions that load a map change, and to the map that was meant."""
+    assert imms(PROGRAM.functions["handler"]) == [1, 0, 23, 0, 0, 0, 0]
+    assert imms(PROGRAM.instructions("handler", [40, 50])) == [50, 0, 23, 0, 40, 0, 0]
+    assert PROGRAM.instructions("handler", [7, 23]) == BODY
+
+
+def test_a_map_of_nobody_is_refused() -> None:
+    """A descriptor that no map has is no number."""
+    with pytest.raises(KeyError):
+        compiled(SPECS[:1], [7], {"handler": BODY})
+
+
+def test_what_is_kept_is_found(tmp_path: Path) -> None:
+    """The same program, by the same inputs, in a directory that is made for it."""
+    directory = tmp_path / "a" / "b"
+    assert bpf_cache.load(directory, KEY) is None
+    assert bpf_cache.store(directory, KEY, PROGRAM)
+    assert bpf_cache.load(directory, KEY) == PROGRAM
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert [path.stat().st_mode & 0o777 for path in directory.iterdir()] == [0o600]
+
+
+@pytest.mark.parametrize(
+    "inputs", [["text", "-DA=2"], ["text-DA=1"], ["tex", "t-DA=1"], ["text"], ["-DA=1", "text"]]
+)
+def test_other_inputs_are_another_program(inputs: list[str]) -> None:
+    """However they are cut."""
+    assert bpf_cache.key_of(inputs) != KEY
+
+
+@pytest.mark.parametrize("kept", [b"", b"x", b"half"])
+def test_a_damaged_file_is_no_program(tmp_path: Path, kept: bytes) -> None:
+    """Empty, short, or another text than was written: compiled again, and then kept."""
+    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if kept == b"half" else kept)
+    assert bpf_cache.load(tmp_path, KEY) is None
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert bpf_cache.load(tmp_path, KEY) is None
+    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
+    assert bpf_cache.load(tmp_path, KEY) == PROGRAM
+
+
+def test_another_format_is_no_program() -> None:
+    """A later mptrace's file is not read as ours."""
+    with pytest.raises(ValueError, match="format 0"):
+        Compiled.from_bytes(PROGRAM.to_bytes().replace(b'"format": 1', b'"format": 0'))
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_what_others_could_write_is_not_loaded(tmp_path: Path, mode: int) -> None:
+    """Neither from such a directory nor from such a file."""
+    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
+    (file,) = tmp_path.iterdir()
+    file.chmod(mode & 0o666)
+    assert bpf_cache.load(tmp_path, KEY) is None
+    file.chmod(0o600)
+    assert bpf_cache.load(tmp_path, KEY) == PROGRAM
+    tmp_path.chmod(mode)
+    assert bpf_cache.load(tmp_path, KEY) is None
+    assert not bpf_cache.store(tmp_path, KEY, PROGRAM)
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A file of ours elsewhere doesn't count, nor does a directory."""
+    assert bpf_cache.store(tmp_path / "real", KEY, PROGRAM)
+    (file,) = (tmp_path / "real").iterdir()
+    os.makedirs(tmp_path / "other", 0o700)
+    (tmp_path / "other" / file.name).symlink_to(file)
+    assert bpf_cache.load(tmp_path / "other", KEY) is None
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert bpf_cache.load(tmp_path / "link", KEY) is None
+
+
+def test_those_used_least_lately_go(tmp_path: Path) -> None:
+    """The number of files is bounded; one that was read again stays."""
+    keys = [bpf_cache.key_of([str(number)]) for number in range(bpf_cache.MAX_KEPT)]
+    for age, key in enumerate(reversed(keys)):
+        assert bpf_cache.store(tmp_path, key, PROGRAM)
+        os.utime(tmp_path / f"{key}.json", (1000 - age, 1000 - age))
+    assert bpf_cache.load(tmp_path, keys[0])
+    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
+    assert len(list(tmp_path.iterdir())) == bpf_cache.MAX_KEPT
+    assert bpf_cache.load(tmp_path, keys[0])
+    assert bpf_cache.load(tmp_path, KEY)
+
+
+def test_without_a_place_there_is_no_cache(tmp_path: Path) -> None:
+    """Switched off, or where no directory can be made: no error, nothing kept."""
+    assert bpf_cache.directory_of({}) == Path(bpf_cache.DIRECTORY)
+    assert bpf_cache.directory_of({"MPTRACE_PROGRAMS": "/x"}) == Path("/x")
+    assert bpf_cache.directory_of({"MPTRACE_PROGRAMS": ""}) is None
+    assert not bpf_cache.store(None, KEY, PROGRAM)
+    assert bpf_cache.load(None, KEY) is None
+    (tmp_path / "file").write_text("")
+    assert not bpf_cache.store(tmp_path / "file" / "x", KEY, PROGRAM)
+    assert bpf_cache.load(tmp_path / "file", KEY) is None
