@@ -59,7 +59,13 @@ def built(
     flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
     text = source_of(source)
     directory = bpf_cache.directory_of(os.environ)
-    inputs = [_import_bcc().__version__, os.uname().machine, text, stand_ins(), *flags]
+    inputs = [
+        getattr(_import_bcc(), "__version__", ""),
+        os.uname().machine,
+        text,
+        stand_ins(),
+        *flags,
+    ]
     key = bpf_cache.key_of(inputs)
     cached = bpf_cache.load(directory, key)
     if cached:

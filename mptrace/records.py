@@ -36,7 +36,7 @@ ISOLATE_NOT_TRIED = 1
 MOVE_NOT_TRIED = 1
 
 # Bits of `flags` of a folio record.
-FOLIO_HUGETLB = 1 << 0  # isolated through the hugetlb path
+FOLIO_HUGETLB = 1 << 0  # isolated or put back through the hugetlb path
 FOLIO_UNTRACKED = 1 << 1  # isolated, but the map of folios was full: outcome unknown
 FOLIO_ALLOC_FAILED = 1 << 2  # the last allocation of a target returned NULL
 FOLIO_UNEXPECTED = 1 << 3  # first seen inside a migration (a split's tail, or not from a lookup)

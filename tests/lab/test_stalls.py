@@ -13,7 +13,7 @@ import pytest
 from crowd.run import MACHINE, Crowd, crowd_of
 
 from mptrace.lab.guest import Guest
-from mptrace.records import FOLIO_PMD, WAIT_HUGETLB, WAIT_LOCK, WAIT_PMD, WAIT_PTE
+from mptrace.records import FOLIO_HUGETLB, FOLIO_PMD, WAIT_HUGETLB, WAIT_LOCK, WAIT_PMD, WAIT_PTE
 
 PAGE = 4096
 HUGE_PAGE = 2 << 20
@@ -144,6 +144,9 @@ def test_huge_pages_are_waited_for_as_such(crowd: Crowd, name: str) -> None:
     own = whole & in_mapping(crowd.sections[name], places_of(crowd, waits))
     assert own.sum() > 5
     assert set(waits["kind"][own]) == {WAIT_PMD if name == "huge" else WAIT_HUGETLB}
+    # such a folio is told from a transparent one by how it is put back
+    hugetlb = (held_by(crowd, waits)["flags"][own] & FOLIO_HUGETLB) != 0
+    assert (hugetlb == (name == "hugetlb")).all()
 
 
 @pytest.mark.parametrize("name", ["shmem", "file"])

@@ -205,9 +205,15 @@ int enter_putback(CTX(PUTBACK))
 	return 0;
 }
 
+/* However the migration ended; without a call nothing else tells that it is one of hugetlb's. */
 int enter_putback_hugetlb(CTX(PUTBACK_HUGETLB))
 {
-	on_enter_putback(ARG(PUTBACK_HUGETLB, 0));
+	u64 src = ARG(PUTBACK_HUGETLB, 0);
+	struct folio_record *f = folios.lookup(&src);
+
+	if (f)
+		f->flags |= FOLIO_HUGETLB;
+	on_enter_putback(src);
 	return 0;
 }
 

@@ -194,15 +194,14 @@ static __always_inline void on_exit_io_sleep(void)
 static __always_inline struct folio_record *unlocked_by(struct level *level, u64 folio)
 {
 	struct folio_record *f = folios.lookup(&folio);
+	u64 id = level->migration.migration_id;
 
-	if (!f) {
+	if (!f || f->migration_id != id) {
 		f = folios.lookup(&level->step_src);
-		if (!f || f->dst != folio)
+		if (!f || f->dst != folio || f->migration_id != id)
 			return NULL;
 	}
-	if (f->migration_id != level->migration.migration_id || !(f->n_unmap || f->n_move))
-		return NULL;
-	return f;
+	return f->n_unmap || f->n_move ? f : NULL;
 }
 
 #define WQ_FLAG_EXCLUSIVE 1
