@@ -92,13 +92,13 @@ def main() -> None:
     row("all BPF programs", per_page(True), per_page(False))
     for handler in ("exit_lookup", "exit_unmap", "exit_vma"):
         row(handler, per_page(True, (handler,)), per_page(False, (handler,)))
-    write(release, rows)
+    write(PAGE, HEAD, release, rows)
     print("\n".join(rows))
 
 
-def write(release: str, rows: list[str]) -> None:
+def write(page: Path, head: str, release: str, rows: list[str]) -> None:
     """Replace this kernel's table in the page, or add it."""
-    text = PAGE.read_text() if PAGE.exists() else HEAD
+    text = page.read_text() if page.exists() else head
     table = f"## {release}\n\n" + "\n".join(rows) + "\n"
     pattern = re.compile(rf"^## {re.escape(release)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     text = (
@@ -106,7 +106,7 @@ def write(release: str, rows: list[str]) -> None:
         if pattern.search(text)
         else text.rstrip() + "\n\n" + table
     )
-    PAGE.write_text(text)
+    page.write_text(text)
 
 
 HEAD = f"""# What evidence costs

@@ -5,7 +5,6 @@ A JSON object per line on stdin: ``output``, ``wanted`` (keywords of Wanted), ``
 (of WantedFilters).  The session ends at the next line; each line is answered with one.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -47,10 +46,7 @@ def session(facts, host, tracer, coverage, asked):
         os.kill(os.getpid(), signal.SIGINT)
 
     result = BpfSession(request, scope, parts, tracer, None, ready).run()
-    for tgid in tracer.followed():  # else the next session follows them, too
-        with contextlib.suppress(KeyError):
-            table = tracer._bpf["chosen"]
-            del table[table.Key(tgid)]
+    tracer._maps["chosen"].clear()  # else the next session follows them, too
     print(json.dumps({"rows": result.rows, "lost": result.lost}), flush=True)
 
 
