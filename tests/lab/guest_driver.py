@@ -121,6 +121,12 @@ def victim(program: str) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Hold it still: on its way to waiting for input it would go on touching pages for a while."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+
 def there(reply: RoundReply) -> np.ndarray:
     """The rows of locations on the way there."""
     forward = reply.calls["driver_call"][reply.calls["backward"] == 0]
@@ -506,6 +512,7 @@ def test_where_counts_what_numa_maps_counts() -> None:
     huge += "t = mmap.mmap(-1, 6 << 20, flags=0x22)\nt.madvise(14)\nt.write(b'x' * (6 << 20))\n"
     with victim(TWO_NODES + huge) as process:
         process.stdout.readline()
+        stop(process)
         text = subprocess.run(
             [MPTRACE, "where", "-p", str(process.pid), "--json"], check=True, capture_output=True
         ).stdout
@@ -524,9 +531,7 @@ def test_where_counts_what_numa_maps_counts() -> None:
 def test_where_says_of_absent_pages_what_the_kernel_says() -> None:
     """A query of every page of small mappings gives the counts of each state."""
     with victim(TWO_NODES) as process:
-        # waiting for input it would go on touching pages for a while
-        process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        stop(process)
         text = subprocess.run(
             [MPTRACE, "where", "-p", str(process.pid), "--json"], check=True, capture_output=True
         ).stdout
