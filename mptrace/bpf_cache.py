@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Compiled BPF programs kept from one session to the next, as compiling takes seconds.
 
-A program is found by all that went into it: sources, macros, kernel release, compiler.
-What lies there is loaded into the kernel: only files that nobody else could have
-written are read.  Without a place to keep anything, each session compiles.
+A program is found by what went into it: sources, macros, kernel version, compiler.
+What lies there is loaded into the kernel: only files that nobody but this user could
+have written are read.  Without a place to keep anything, each session compiles.
 """
 
 import contextlib
 import hashlib
 import os
+import re
 import stat
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mptrace.bpf_program import FORMAT, Compiled
@@ -20,8 +21,11 @@ from mptrace.bpf_program import FORMAT, Compiled
 DIRECTORY = "/var/cache/mptrace/programs"
 #: Programs kept; those used least lately go.
 MAX_KEPT = 16
-_SUFFIX = ".json"
+SUFFIX = ".bpf"
+_OURS = re.compile(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}(\.\d+)?")
 _DIGEST_BYTES = 32
+#: Seconds after which a file that was being written is one that somebody was killed over.
+_ABANDONED_S = 3600
 
 
 def directory_of(environment: Mapping[str, str]) -> Path | None:
@@ -42,24 +46,19 @@ def key_of(parts: Iterable[str]) -> str:
 
 def load(directory: Path | None, key: str) -> Compiled | None:
     """The program of that name, None where there is none that can be relied on."""
-    if directory is None or not _is_ours(directory, stat.S_ISDIR):
+    if directory is None:
         return None
-    path = directory / f"{key}{_SUFFIX}"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(fd, "rb") as file:
-        if not _is_private(os.fstat(file.fileno()), stat.S_ISREG):
-            return None
-        digest, text = file.read(_DIGEST_BYTES), file.read()
-    if hashlib.sha256(text).digest() != digest:
-        return None
-    with contextlib.suppress(OSError):
-        os.utime(path)
-    try:
+        with _opened(directory) as at:
+            fd = os.open(f"{key}{SUFFIX}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            with open(fd, "rb") as file:
+                _check(os.fstat(fd), stat.S_ISREG)
+                digest, text = file.read(_DIGEST_BYTES), file.read()
+                if hashlib.sha256(text).digest() != digest:
+                    return None
+                os.utime(fd)
         return Compiled.from_bytes(text)
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -68,41 +67,55 @@ def store(directory: Path | None, key: str, program: Compiled) -> bool:
     if directory is None:
         return False
     text = program.to_bytes()
+    name = f"{key}{SUFFIX}"
+    unfinished = f"{name}.{os.getpid()}"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_ours(directory, stat.S_ISDIR):
-            return False
-        with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
+        with _opened(directory) as at:
             try:
-                file.write(hashlib.sha256(text).digest() + text)
-                file.close()
-                os.rename(file.name, directory / f"{key}{_SUFFIX}")
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        _prune(directory)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+                with open(os.open(unfinished, flags, 0o600, dir_fd=at), "wb") as file:
+                    file.write(hashlib.sha256(text).digest() + text)
+                os.rename(unfinished, name, src_dir_fd=at, dst_dir_fd=at)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(unfinished, dir_fd=at)
+            _prune(at)
     except OSError:
         return False
     return True
 
 
-def _prune(directory: Path) -> None:
-    kept = sorted(directory.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
-    for path in kept[:-MAX_KEPT]:
-        path.unlink(missing_ok=True)
+def _prune(at: int) -> None:
+    """Of our own files in a directory, leave those used lately."""
+    ages = {}
+    for name in os.listdir(at):
+        if _OURS.fullmatch(name):
+            with contextlib.suppress(FileNotFoundError):
+                ages[name] = os.stat(name, dir_fd=at, follow_symlinks=False).st_mtime
+    finished = sorted((age, name) for name, age in ages.items() if name.endswith(SUFFIX))
+    old = [name for _, name in finished[:-MAX_KEPT]]
+    abandoned = time.time() - _ABANDONED_S
+    old += [n for n, age in ages.items() if not n.endswith(SUFFIX) and age < abandoned]
+    for name in old:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=at)
 
 
-def _is_ours(path: Path, of_type: Callable[[int], bool]) -> bool:
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    """A directory that is ours; raises OSError where it isn't, or is none."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    at = os.open(directory, flags)
     try:
-        return _is_private(path.lstat(), of_type)
-    except OSError:
-        return False
+        _check(os.fstat(at), stat.S_ISDIR)
+        yield at
+    finally:
+        os.close(at)
 
 
-def _is_private(status: os.stat_result, of_type: Callable[[int], bool]) -> bool:
-    """Whether only this user can have written it."""
-    return (
-        of_type(status.st_mode)
-        and status.st_uid == os.geteuid()
-        and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    )
+def _check(status: os.stat_result, of_type: Callable[[int], bool]) -> None:
+    """Raise PermissionError unless only this user can have written it."""
+    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not of_type(status.st_mode) or status.st_uid != os.geteuid() or others:
+        raise PermissionError("not ours alone")

@@ -59,14 +59,13 @@ def built(
     flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
     text = source_of(source)
     directory = bpf_cache.directory_of(os.environ)
-    inputs = [
+    # bcc itself looks at ARCH
+    compiler = (
         getattr(_import_bcc(), "__version__", ""),
         os.uname().machine,
-        text,
-        stand_ins(),
-        *flags,
-    ]
-    key = bpf_cache.key_of(inputs)
+        os.getenv("ARCH", ""),
+    )
+    key = bpf_cache.key_of([*compiler, text, stand_ins(), *flags])
     cached = bpf_cache.load(directory, key)
     if cached:
         return cached, _created(cached.maps)

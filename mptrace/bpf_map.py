@@ -16,8 +16,7 @@ _PER_CPU = (5, 6)  # BPF_MAP_TYPE_PERCPU_HASH, _ARRAY of linux/bpf.h
 class Map:
     """A map of this process; ``fd`` stays the caller's, ``lib`` is libbcc.
 
-    Keys and values are bytes of the sizes in ``spec``.  All errors but those
-    said are OSError.
+    Keys and values are bytes of the sizes in ``spec``.
     """
 
     def __init__(self, lib: Any, spec: MapSpec, fd: int) -> None:
@@ -37,12 +36,18 @@ class Map:
             return None
         return value.raw
 
+    def at(self, key: bytes) -> bytes:
+        """The value of a key that must be there; raises OSError where it is not."""
+        value = self.get(key)
+        if value is None:
+            raise self._error()
+        return value
+
     def put(self, key: bytes, value: bytes) -> None:
-        """Set the value of a key."""
+        """Set the value of a key; raises OSError where the kernel refuses, as a full map does."""
         self._check(key, value)
         if self._lib.bpf_update_elem(self.fd, key, value, 0):
-            number = ctypes.get_errno()
-            raise OSError(number, f"map '{self.spec.name}': {os.strerror(number)}")
+            raise self._error()
 
     def delete(self, key: bytes) -> bool:
         """Delete a key; returns whether it was there."""
@@ -75,6 +80,10 @@ class Map:
         """Delete all keys."""
         for key in self.keys():
             self.delete(key)
+
+    def _error(self) -> OSError:
+        number = ctypes.get_errno()
+        return OSError(number, f"map '{self.spec.name}': {os.strerror(number)}")
 
     def _check(self, key: bytes, value: bytes) -> None:
         """The kernel reads as many bytes as it wants: they had better be there."""

@@ -92,7 +92,7 @@ def calibrated(
     for _ in range(_MAX_PLANS):
         plan = make_plan(facts, bounds, excluded)
         _check_essentials(plan)
-        progress("compiling and attaching the probes")
+        progress("attaching the probes")
         tracer = Tracer(plan, facts.release)
         if refused := tracer.open():
             excluded.update(refused)

@@ -120,7 +120,7 @@ class Program:
 
         Returns (phase, function, method) -> the kernel's answer for everything
         that it refused to attach: make another plan without those.  Raises
-        HostError where bcc is missing or can't compile.
+        HostError where bcc is missing or can't compile, or the kernel refuses a map.
         """
         refused: dict[tuple[str, str, str], str] = {}
         try:
@@ -271,7 +271,7 @@ class Program:
         """The map `lost`, of all CPUs together, by the names of its numbers."""
         counts = self._maps["lost"]
         return {
-            cause: int(np.frombuffer(counts.get(_word(number)) or b"", "u8").sum())
+            cause: int(np.frombuffer(counts.at(_word(number)), "u8").sum())
             for number, cause in enumerate(causes)
         }
 
@@ -343,7 +343,7 @@ class Tracer(Program):
 
     def close_gate(self) -> None:
         """Trace no further call or migration; those under way are finished."""
-        control = np.frombuffer(self._maps["control"].get(_word(0)) or b"", CONTROL).copy()
+        control = np.frombuffer(self._maps["control"].at(_word(0)), CONTROL).copy()
         control["gate"] = 0
         self._maps["control"].put(_word(0), control.tobytes())
 

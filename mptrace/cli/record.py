@@ -36,7 +36,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 )
 @click.option("--from", "source", type=NIDS, default=(), help="Only folios from these nodes.")
 @click.option("--to", "target", type=NIDS, default=(), help="Only folios to these nodes.")
-@click.option("--min-us", type=click.FloatRange(0), default=0.0, help="Only what took that long.")
+@click.option(
+    "--min-us", type=click.FloatRange(0, 1e12), default=0.0, help="Only what took that long."
+)
 @click.option("--failed", is_flag=True, help="Only what failed.")
 @click.option(
     "-o",

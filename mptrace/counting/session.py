@@ -97,7 +97,7 @@ class Sampler:
         self.reasons = facts.migrate_reasons
         if self._wanted_tier != "tracepoints":
             try:
-                self._progress("compiling and attaching the probes")
+                self._progress("attaching the probes")
                 self.tier = "bpf"
                 return _open(facts, self._bounds)
             except HostError:

@@ -78,6 +78,8 @@ def test_a_hash_keeps_what_is_put(twice: tuple[Built, Built], which: int) -> Non
     assert chosen.delete(keys[1])
     assert not chosen.delete(keys[1])
     assert chosen.get(keys[1]) is None
+    with pytest.raises(OSError, match="map 'chosen': No such file"):
+        chosen.at(keys[1])
     assert sorted(chosen.keys()) == sorted((keys[0], keys[2]))
     chosen.clear()
     assert chosen.values() == []
@@ -92,7 +94,7 @@ def test_an_array_per_cpu_has_a_value_for_each(twice: tuple[Built, Built], which
     cpus = sum(int(last or first) - int(first) + 1 for first, _, last in ends)
     counts = np.arange(3, 3 + cpus, dtype="u8")
     lost.put(struct.pack("I", 2), counts.tobytes())
-    assert np.frombuffer(lost.get(struct.pack("I", 2)) or b"", "u8").tolist() == counts.tolist()
+    assert np.frombuffer(lost.at(struct.pack("I", 2)), "u8").tolist() == counts.tolist()
     assert len(lost.items()) == lost.spec.max_entries
 
 

@@ -123,13 +123,16 @@ def test_a_program_is_compiled_once(guest: Guest, guest_dir: str, fetch: Fetch) 
     script = """
     export MPTRACE_PROGRAMS=$PWD/programs
     run="mptrace run --pages 67 --repeats 1 --no-cost -o"
-    (eval "$run first") >&2 && touch -d @1000 programs/* && (eval "$run second") >&2
-    stat -c '%a %Y' programs programs/*
+    (eval "$run first") >&2 && touch -d @1000 programs/*
+    stat -c '%a %i' programs programs/*
+    (eval "$run second") >&2
+    stat -c '%i %Y' programs/*
     """
     done = sh(guest, script, guest_dir)
-    directory, program = (line.split() for line in done.text.splitlines())
-    assert (directory[0], program[0]) == ("700", "600"), done.errors
-    assert int(program[1]) > 1000, "not looked at"
+    directory, kept, used = (line.split() for line in done.text.splitlines())
+    assert (directory[0], kept[0]) == ("700", "600"), done.errors
+    assert used[0] == kept[1], "written again"
+    assert int(used[1]) > 1000, "not looked at"
     first, second = (report_of(fetch(f"{guest_dir}/{name}")) for name in ("first", "second"))
     assert first["outcomes"] == second["outcomes"]
     assert second["outcomes"]["moved"] == 2 * 67

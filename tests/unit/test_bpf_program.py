@@ -104,6 +104,17 @@ def test_what_others_could_write_is_not_loaded(tmp_path: Path, mode: int) -> Non
     assert not bpf_cache.store(tmp_path, KEY, PROGRAM)
 
 
+def test_what_is_somebody_elses_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where only its owner can write it."""
+    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert bpf_cache.load(tmp_path, KEY) is None
+    assert not bpf_cache.store(tmp_path, KEY, PROGRAM)
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     """A file of ours elsewhere doesn't count, nor does a directory."""
     assert bpf_cache.store(tmp_path / "real", KEY, PROGRAM)
@@ -111,6 +122,10 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     os.makedirs(tmp_path / "other", 0o700)
     (tmp_path / "other" / file.name).symlink_to(file)
     assert bpf_cache.load(tmp_path / "other", KEY) is None
+    (tmp_path / "other" / file.name).unlink()
+    (tmp_path / "other" / file.name).mkdir()
+    assert bpf_cache.load(tmp_path / "other", KEY) is None
+    assert not bpf_cache.store(tmp_path / "other", KEY, PROGRAM)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert bpf_cache.load(tmp_path / "link", KEY) is None
 
@@ -120,12 +135,47 @@ def test_those_used_least_lately_go(tmp_path: Path) -> None:
     keys = [bpf_cache.key_of([str(number)]) for number in range(bpf_cache.MAX_KEPT)]
     for age, key in enumerate(reversed(keys)):
         assert bpf_cache.store(tmp_path, key, PROGRAM)
-        os.utime(tmp_path / f"{key}.json", (1000 - age, 1000 - age))
+        os.utime(tmp_path / f"{key}{bpf_cache.SUFFIX}", (1000 - age, 1000 - age))
     assert bpf_cache.load(tmp_path, keys[0])
     assert bpf_cache.store(tmp_path, KEY, PROGRAM)
     assert len(list(tmp_path.iterdir())) == bpf_cache.MAX_KEPT
     assert bpf_cache.load(tmp_path, keys[0])
     assert bpf_cache.load(tmp_path, KEY)
+
+
+def test_only_our_own_files_go(tmp_path: Path) -> None:
+    """Whatever else lies there stays; what a killed session left half written goes in time."""
+    others = [tmp_path / name for name in ("a.bpf", "b.json", f"{'0' * 63}.bpf", "tmp1")]
+    others += [tmp_path / f"{number}.bpf" for number in range(bpf_cache.MAX_KEPT)]
+    left = [tmp_path / f"{KEY}{bpf_cache.SUFFIX}.{pid}" for pid in (1, 2)]
+    for path in others + left:
+        path.write_text("x")
+    os.utime(left[0], (1000, 1000))
+    for number in range(bpf_cache.MAX_KEPT + 3):
+        assert bpf_cache.store(tmp_path, bpf_cache.key_of([str(number)]), PROGRAM)
+    assert all(path.exists() for path in [*others, left[1]])
+    assert not left[0].exists()
+    assert len(list(tmp_path.iterdir())) == len(others) + 1 + bpf_cache.MAX_KEPT
+
+
+def test_what_could_not_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, or Ctrl-C in the middle, which is passed on."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)
+        assert not bpf_cache.store(tmp_path, KEY, PROGRAM)
+        patch.setattr(os, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bpf_cache.store(tmp_path, KEY, PROGRAM)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_place_there_is_no_cache(tmp_path: Path) -> None:
