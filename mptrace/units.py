@@ -67,7 +67,8 @@ def format_bytes(count: float) -> str:
 def format_ns(ns: float) -> str:
     """Return a time given in nanoseconds with three significant digits: ``1.23 us``."""
     for unit in ("ns", "us", "ms"):
-        if abs(ns) < 1000:
+        # what would be rounded to 1000 is one of the next unit
+        if abs(ns) < 999.5:
             return _scaled(ns, unit)
         ns /= 1000
     return _scaled(ns, "s")
@@ -79,5 +80,7 @@ def format_count(count: int) -> str:
 
 
 def _scaled(value: float, unit: str) -> str:
-    whole = float(value).is_integer() or abs(value) >= 100
-    return f"{value:.0f} {unit}" if whole else f"{value:.{1 if abs(value) >= 10 else 2}f} {unit}"
+    """Three significant digits also after rounding; a whole number as it is."""
+    if float(value).is_integer() or abs(value) >= 99.95:
+        return f"{value:.0f} {unit}"
+    return f"{value:.{1 if abs(value) >= 9.995 else 2}f} {unit}"

@@ -89,8 +89,9 @@ def command(
     if bring and no_bring:
         raise UsageError("--bring and --no-bring exclude each other")
     topology = parse_nodes(nodes, cpus=cpus, memory=memory)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    # SIGINT also where it is ignored, as in a script's background
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     if prepare:
         _say(f"lab: kernel {find_kernel(kernel, say=_say)} is there")
         return

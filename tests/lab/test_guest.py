@@ -272,11 +272,14 @@ def test_a_panic_is_explained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM exit with 130; no process and no file of the guest stays."""
+    """Ctrl-C and SIGTERM exit with 130; no process and no file of the guest stays.
+
+    Also from a script's background, where SIGINT is ignored.
+    """
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     with subprocess.Popen(
-        [*MPTRACE, "lab", "--", "sh", "-c", "echo up; sleep 1000"],
+        ["env", "--ignore-signal=INT", *MPTRACE, "lab", "--", "sh", "-c", "echo up; sleep 1000"],
         cwd=tmp_path,
         env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,

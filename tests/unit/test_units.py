@@ -48,10 +48,18 @@ def test_an_empty_or_malformed_range_is_a_usage_error(text: str) -> None:
         (2_000_000, "2 ms"),
         (3_456_000_000, "3.46 s"),
         (123_456_000_000_000, "123456 s"),
+        (9_994, "9.99 us"),
+        (9_996, "10.0 us"),
+        (99_940, "99.9 us"),
+        (99_960, "100 us"),
+        (999_499, "999 us"),
+        (999_600, "1.00 ms"),
+        (999_950_000, "1.00 s"),
+        (-99_960, "-100 us"),
     ],
 )
 def test_times_have_three_digits(ns: int, expected: str) -> None:
-    """The unit is the largest that leaves a number of at least one."""
+    """The unit is the largest that leaves a number of at least one, also after rounding."""
     assert units.format_ns(ns) == expected
 
 
