@@ -5,7 +5,8 @@ Usage, in a guest, with nothing else running:
 
     mptrace lab --kernel 6.12 -- .venv/bin/python bench/sleep_cost.py
 
-Reads pages of a file that are not in the page cache, each of which is a sleep for its lock.
+Reads pages of a file that are not in the page cache: where the device is not done at once, the
+reader sleeps for the page's lock.
 Writes its table for this kernel into docs/sleep-cost.md.
 """
 

@@ -140,7 +140,7 @@ class Program:
             raise
         return refused
 
-    # ---- attaching ----------------------------------------------------------
+    # ---- maps and instructions ----------------------------------------------
 
     def _build(self) -> None:
         """Maps and instructions."""
@@ -155,6 +155,8 @@ class Program:
     def page_size(self) -> int:
         """Bytes of a base page."""
         return os.sysconf("SC_PAGE_SIZE")
+
+    # ---- attaching ----------------------------------------------------------
 
     def _attach(self, phase: PhasePlan) -> None:
         """Load and attach both sides of a phase; raises OSError with the kernel's answer."""
