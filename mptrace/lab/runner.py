@@ -13,6 +13,7 @@ from ..errors import LabError
 from .changes import bring_back
 from .guest import DEFAULT_PATH, Guest, LabTimeout, Sink, Size
 from .kernels import Kernel, Say, find_kernel
+from .programs import SharedPrograms
 from .topology import Topology, parse_nodes
 
 #: Variables of the host that a command in the guest gets, besides MPTRACE_*.
@@ -87,6 +88,8 @@ def run_in_guest(
     with Guest(
         found, topology, threads=threads, verbose=verbose, kernel_arguments=kernel_arguments
     ) as guest:
+        programs = SharedPrograms(guest)
+        programs.lend()
         try:
             with contextlib.ExitStack() as stack:
                 terminal = None
@@ -109,6 +112,7 @@ def run_in_guest(
             _bring(guest, roots, say)
             raise
         _bring(guest, roots, say)
+        programs.collect()
     return completed.returncode
 
 

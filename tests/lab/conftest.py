@@ -21,6 +21,7 @@ import pytest
 
 from mptrace.lab.guest import Completed, Guest
 from mptrace.lab.kernels import SERIES, find_kernel
+from mptrace.lab.programs import SharedPrograms
 from mptrace.lab.topology import parse_nodes
 
 HERE = Path(__file__).parent
@@ -81,6 +82,7 @@ class Pool:
     def __init__(self) -> None:
         self._key: tuple[str, str, str] | None = None
         self._guest: Guest | None = None
+        self._programs: SharedPrograms | None = None
 
     def get(self, kernel: str, nodes: str, threads: str) -> Guest:
         """A booted guest with this ``kernel``, these ``nodes`` and these ``threads``."""
@@ -89,14 +91,18 @@ class Pool:
             self.close()
             self._guest = Guest(find_kernel(kernel), parse_nodes(nodes), threads=threads)
             self._guest.boot()
+            self._programs = SharedPrograms(self._guest)
+            self._programs.lend()
             self._key = key
         return self._guest
 
     def close(self) -> None:
         """End the guest."""
         if self._guest is not None:
+            if self._programs is not None and self._guest.alive:
+                self._programs.collect()
             self._guest.close()
-            self._guest = None
+            self._guest = self._programs = None
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from mptrace.bpf_cache import DIRECTORY
 from mptrace.cli import COMMANDS, main
 from mptrace.errors import LabError, UsageError
 from mptrace.lab import agent, wire
 from mptrace.lab.apt import Source, host_sources, parse_deb822, parse_one_line, stanzas_for
 from mptrace.lab.changes import apply
-from mptrace.lab.guest import Guest
+from mptrace.lab.guest import Completed, Guest
 from mptrace.lab.image import (
     bzimage_release,
     decompress,
@@ -35,6 +36,7 @@ from mptrace.lab.image import (
     module_closure,
 )
 from mptrace.lab.kernels import Kernel, cache_directory, find_kernel
+from mptrace.lab.programs import MAX_KEPT, SharedPrograms
 from mptrace.lab.runner import guest_environment, run_in_guest
 from mptrace.lab.topology import GuestNode, parse_nodes
 
@@ -365,6 +367,60 @@ def test_an_unknown_compression_is_named() -> None:
     """The path is quoted in the error."""
     with pytest.raises(LabError, match=r"some\.ko"):
         decompress(b"????", "some.ko")
+
+
+# -- programs that guests share
+
+
+class FakeGuest:
+    """A guest's kernel and files, in a dict."""
+
+    kernel = Kernel("6.1.0", Path(), Path(), Path())
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def put(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        assert mode == 0o600, "mptrace loads only what nobody else can have written"
+        self.files[path] = data
+
+    def get(self, path: str) -> bytes:
+        return self.files[path]
+
+    def run(self, argv: list[str], timeout: float) -> Completed:
+        assert argv == ["ls", DIRECTORY]
+        assert timeout > 0
+        names = [Path(path).name for path in self.files if path.startswith(DIRECTORY)]
+        return Completed(0, "\n".join(names).encode(), b"")
+
+
+def test_what_one_guest_compiled_the_next_one_gets(tmp_path: Path) -> None:
+    """Programs alone go over, once each; the guest keeps them where mptrace looks."""
+    one, two = FakeGuest(), FakeGuest()
+    name = f"{DIRECTORY}/{'a' * 64}.bpf"
+    first = SharedPrograms(one, tmp_path)  # type: ignore[arg-type]
+    first.lend()
+    assert not one.files
+    one.files = {name: b"program", f"{DIRECTORY}/../x": b"no", f"{DIRECTORY}/note": b"no"}
+    first.collect()
+    second = SharedPrograms(two, tmp_path)  # type: ignore[arg-type]
+    second.lend()
+    assert two.files == {name: b"program"}
+    two.files[name] = b"changed"
+    second.collect()
+    assert (tmp_path / Path(name).name).read_bytes() == b"program"
+
+
+def test_old_programs_go(tmp_path: Path) -> None:
+    """The cache is bounded: those collected first are removed."""
+    guest = FakeGuest()
+    for number in range(MAX_KEPT + 5):
+        (tmp_path / f"{number:064x}.bpf").write_bytes(b"old")
+        os.utime(tmp_path / f"{number:064x}.bpf", (number, number))
+    (tmp_path / "something else").write_bytes(b"")
+    SharedPrograms(guest, tmp_path).collect()  # type: ignore[arg-type]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"something else", *(f"{n:064x}.bpf" for n in range(5, MAX_KEPT + 5))}
 
 
 # -- kernels and the environment
