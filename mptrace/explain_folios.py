@@ -117,10 +117,15 @@ class FolioExplainer:
     def unrecorded_pages(self) -> int:
         """Base pages that the kernel counted as failed beyond those of the folios here."""
         migrations = self._tables["migrations"]
-        counted = migrations["failed"][migrations["call_id"] == 0]
-        counted = counted[counted != NOT_COUNTED].astype(np.int64)
-        failed = (self._fates.outcome == FAILED) | (self._fates.outcome == UNKNOWN)
-        return max(int(counted.sum()) - int(self._fates.pages[failed].sum()), 0)
+        counted = (migrations["call_id"] == 0) & (migrations["failed"] != NOT_COUNTED)
+        stayed = (self._fates.outcome == FAILED) | (self._fates.outcome == UNKNOWN)
+        stayed &= self._fates.migration >= 0
+        of_each = np.bincount(
+            self._fates.migration[stayed], self._fates.pages[stayed], migrations.size
+        ).astype(np.int64)
+        # one by one: what another migration has too many of makes up for nothing
+        lacking = migrations["failed"].astype(np.int64) - of_each
+        return int(np.maximum(lacking[counted], 0).sum())
 
     def select(self, address: int | None = None) -> Ints:
         """Those at an address, else all that stayed; empty where there are none."""
@@ -226,7 +231,7 @@ class FolioExplainer:
         return Initiator(
             int(migration["tgid"]),
             int(migration["tid"]),
-            text(migration["comm"]),
+            text(migration["comm"]) or self._processes.thread(int(migration["tid"])),
             bool(migration["flags"] & MIGRATION_KTHREAD),
             self._processes.cgroup(int(migration["cgroup_id"])),
         )

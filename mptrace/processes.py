@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace.records import PROCESS
+from mptrace.records import NO_UID, PROCESS
 
 #: Processes remembered, so that a long session doesn't grow; they are asked again after that.
 _MAX_KNOWN = 1 << 16
@@ -37,7 +37,7 @@ class Processes:
         for row, tgid in zip(rows, sorted(new), strict=True):
             row["seen_ns"] = time.monotonic_ns()
             row["tgid"] = tgid
-            row["uid"] = 0xFFFFFFFF
+            row["uid"] = NO_UID
             proc = self._root / "proc" / str(tgid)
             try:
                 row["comm"] = (proc / "comm").read_bytes().rstrip(b"\n")

@@ -342,13 +342,16 @@ WAIT = np.dtype(
     ]
 )
 
-#: One row per process met as initiator, owner or waiter: what /proc said of it then.
+#: `uid` of a process that was gone before it was asked.
+NO_UID = 0xFFFFFFFF
+
+#: One row per process met as initiator, target, owner, waiter or mapper: what /proc said then.
 PROCESS = np.dtype(
     [
         ("seen_ns", "<u8"),
         ("cgroup_id", "<u8"),  # 0: unknown; meta `cgroups` has its path
         ("tgid", "<u4"),
-        ("uid", "<u4"),
+        ("uid", "<u4"),  # NO_UID: unknown
         ("comm", "S16"),  # "" where it was gone before it was asked
     ]
 )

@@ -27,7 +27,7 @@ from mptrace.evidence import (
     is_seen,
 )
 from mptrace.paths import reason_name
-from mptrace.records import END_OPEN, SEEN_STATE
+from mptrace.records import END_OPEN, NOT_COUNTED, SEEN_STATE
 
 # Phases without which nobody can say whether a folio moved.
 _ESSENTIAL = frozenset({"migration", "move"})
@@ -91,6 +91,37 @@ def fates(tables: Tables, meta: Mapping[str, Any]) -> Fates:
     if failed.size:
         cause[failed] = _causes(tables, meta, row[failed], migration[failed])
     return Fates(row, migration, outcome, cause, pages, is_split)
+
+
+def outcomes(tables: Tables, meta: Mapping[str, Any], found: Fates) -> tuple[Bytes, Bools]:
+    """Outcome of every row of `folios`, and whether its records tell it.
+
+    They do of those that a migration had (``found``: :func:`fates`), and of those that
+    were isolated and had none: their turn never came.  Of what was looked up and not
+    isolated the entries tell.
+    """
+    folios = tables["folios"]
+    outcome, is_told = np.zeros(folios.size, np.uint8), np.zeros(folios.size, np.bool_)
+    outcome[found.row], is_told[found.row] = found.outcome, True
+    alone = np.flatnonzero((folios["migration_id"] == 0) & (folios["isolate_rc"] == 0))
+    is_told[alone] = True
+    if alone.size and not _lacks_coverage(meta):
+        move_rc = folios["move_rc"][alone].astype(np.int64)
+        outcome[alone] = fates_of(move_rc, folios["end"][alone], folios["flags"][alone])[0]
+    return outcome, is_told
+
+
+def failed_migrations(migrations: Table, found: Fates) -> Bools:
+    """Which migrations left something behind: by any of the three that can tell it.
+
+    What migrate_pages() returned, the kernel's own count, and the folios' outcomes: a
+    return value of 0 alone is no success (of hugetlb pages, of folios that were split).
+    """
+    failed: Bools = migrations["rc"] != 0
+    failed |= (migrations["failed"] != NOT_COUNTED) & (migrations["failed"] != 0)
+    stayed = (found.outcome == FAILED) & (found.migration >= 0)
+    failed[found.migration[stayed]] = True
+    return failed
 
 
 def _causes(

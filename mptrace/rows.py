@@ -10,8 +10,10 @@ import numpy.typing as npt
 from mptrace import diagnose, obstacles
 from mptrace.align import ranks
 from mptrace.correlate import (
+    ALREADY_THERE,
     ENTRY_REASONS,
     FAILED,
+    MOVED,
     NOT_ATTEMPTED,
     WRITTEN,
     correlate,
@@ -25,6 +27,7 @@ from mptrace.records import (
     MIGRATION_COMPAT,
     MIGRATION_KTHREAD,
     NO_LOOKUP,
+    NO_UID,
     NOT_COUNTED,
     OUTCOMES,
     PADDING,
@@ -37,7 +40,7 @@ from mptrace.records import (
     WAIT_NAMES,
     WITNESSES,
 )
-from mptrace.refusals import fates
+from mptrace.refusals import failed_migrations, fates, outcomes
 from mptrace.syscalls import syscall_name
 
 #: Rows that are turned into Python values at a time.
@@ -94,10 +97,8 @@ _SHORT = {
         "nr_pages",
         "src_nid",
         "dst_nid",
-        "isolate_rc",
-        "move_rc",
-        "n_move",
-        "end",
+        "outcome",
+        "cause",
     ),
     "obstacles": (
         "obstacle",
@@ -121,9 +122,10 @@ class Rows:
 
     :param table: ``entries``, ``calls``, ``migrations``, ``folios``, ``obstacles``,
         ``mappers``, ``waits`` or ``processes``.
-    :param failed: only what did not succeed: entries whose page stayed or was
-        never attempted, calls and migrations that returned another value than
-        0, folios that were isolated and stayed, obstacles that refused a page.
+    :param failed: only what did not succeed: entries whose page stayed or was never
+        attempted, calls with such an entry or an error, migrations that left
+        something behind, folios that stayed, obstacles of such.  Waits and processes
+        do not fail: all of them.
     """
 
     def __init__(
@@ -131,8 +133,13 @@ class Rows:
     ) -> None:
         self._tables, self._meta = tables, meta
         self._found = correlate(tables, meta)
+        self._fates = fates(tables, meta)
+        self._people = Processes(tables, meta)
         make: Callable[[bool], tuple[dict[str, Any], int]] = getattr(self, f"_{table}")
         self._columns, self.count = make(failed)
+        whole = self._found.rows if table == "entries" else tables.get(table)
+        #: Rows of the table, those that ``failed`` leaves out among them.
+        self.total = 0 if whole is None else int(whole.size)
         self.columns = tuple(self._columns)
         #: Columns for a table on a terminal.
         self.short = _SHORT[table]
@@ -180,12 +187,20 @@ class Rows:
 
     def _calls(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = self._tables["calls"]
-        where = np.flatnonzero(rows["ret"] != 0) if failed else np.arange(rows.size)
-        return self._raw(rows, where, {"call": self._call_numbers(rows["call_id"])}), where.size
+        numbers, known = self._call_numbers(rows["call_id"])
+        entries = self._found.rows
+        stayed = np.zeros(self._found.call_ids.size, np.bool_)
+        stayed[entries["call"][np.isin(entries["outcome"], (FAILED, NOT_ATTEMPTED))]] = True
+        # what was returned says little of the pages: 0 also where one was refused
+        bad = rows["ret"] != 0
+        bad[known] |= stayed[numbers[known]]
+        where = np.flatnonzero(bad) if failed else np.arange(rows.size)
+        return self._raw(rows, where, {"call": (numbers, known)}), where.size
 
     def _migrations(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = self._tables["migrations"]
-        where = np.flatnonzero(rows["rc"] != 0) if failed else np.arange(rows.size)
+        bad = failed_migrations(rows, self._fates)
+        where = np.flatnonzero(bad) if failed else np.arange(rows.size)
         first = {
             "migration": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
@@ -206,12 +221,14 @@ class Rows:
             lambda n: syscall_name(n >> 2, is_compat=bool(n & 3), machine=machine),
         )
         columns["kernel_thread"] = ((some["flags"] & MIGRATION_KTHREAD).astype(np.bool_), known)
+        columns["cgroup_id"] = (some["cgroup_id"], some["cgroup_id"] != 0)
         columns["cgroup"] = self._cgroups(some)
         return columns, where.size
 
     def _folios(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = self._tables["folios"]
-        stayed = (rows["isolate_rc"] == 0) & (rows["move_rc"] != 0)
+        outcome, cause, is_told = self._outcomes()
+        stayed = is_told & (outcome == FAILED)
         where = np.flatnonzero(stayed) if failed else np.arange(rows.size)
         first = {
             "folio": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
@@ -224,23 +241,46 @@ class Rows:
         columns["end"] = (names[end], np.ones(where.size, np.bool_))
         seq = rows["lookup_seq"][where]
         columns["lookup_seq"] = (seq, seq != NO_LOOKUP)
-        # of those that a migration had; entries have theirs in `entries`
-        found = fates(self._tables, self._meta)
-        outcome, cause = np.zeros(rows.size, np.int64), np.zeros(rows.size, np.int64)
-        judged = np.zeros(rows.size, np.bool_)
-        outcome[found.row], cause[found.row], judged[found.row] = found.outcome, found.cause, True
-        columns["outcome"] = (np.array(OUTCOMES, object)[outcome[where]], judged[where])
-        columns["cause"] = (_named(cause[where], diagnose.cause_name)[0], judged[where])
+        columns["outcome"] = (np.array(OUTCOMES, object)[outcome[where]], is_told[where])
+        columns["cause"] = (_named(cause[where], diagnose.cause_name)[0], is_told[where])
         return columns, where.size
+
+    def _outcomes(self) -> tuple[Any, Any, Any]:
+        """Outcome and cause of each folio, and whether they are known.
+
+        By its own records, else by those of the entries that it decided: one that was
+        not isolated stayed, too, or was there already.
+        """
+        rows = self._tables["folios"]
+        outcome, is_told = outcomes(self._tables, self._meta, self._fates)
+        cause = np.zeros(rows.size, np.int64)
+        cause[self._fates.row] = self._fates.cause
+        entries = self._found.rows
+        entries = entries[(entries["folio"] >= 0) & (entries["outcome"] != NOT_ATTEMPTED)]
+        # of several entries of one folio one that failed decides: it comes last
+        entries = entries[np.argsort(entries["outcome"] == FAILED, kind="stable")]
+        folio = entries["folio"]
+        # a lookup that found nothing has no folio
+        of_entry = ~is_told[folio] & (rows["nr_pages"][folio] > 0)
+        outcome[folio[of_entry]] = entries["outcome"][of_entry]
+        is_told[folio[of_entry]] = True
+        # of one that no migration had only the entry knows why
+        alone = is_told[folio] & (rows["migration_id"][folio] == 0)
+        cause[folio[alone]] = entries["cause"][alone]
+        return outcome, cause, is_told
 
     def _obstacles(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = obstacles.of(self._tables)
-        # one that has no stage only delayed its folio
-        where = np.flatnonzero(rows["stage"] != STAGE_NONE) if failed else np.arange(rows.size)
         of_folio = obstacles.of_folios(self._tables)
         folio = np.full(rows.size, -1, np.int64)
         has = np.flatnonzero(of_folio >= 0)
         folio[of_folio[has]] = has
+        # one that has no stage only delayed its folio; another may have been overcome
+        bad = rows["stage"] != STAGE_NONE
+        outcome, _, is_told = self._outcomes()
+        fine = is_told & np.isin(outcome, (MOVED, ALREADY_THERE))
+        bad[folio >= 0] &= ~fine[folio[folio >= 0]]
+        where = np.flatnonzero(bad) if failed else np.arange(rows.size)
         first = {
             "obstacle": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
@@ -288,19 +328,22 @@ class Rows:
         known = self._tables.get("processes")
         rows = np.zeros(0, PROCESS) if known is None else known
         columns = self._raw(rows, np.arange(rows.size), {})
+        # one that was gone before it was asked: what its migrations, calls and waits say of it
+        rows = rows.copy()
+        gone = np.flatnonzero(rows["cgroup_id"] == 0)
+        rows["cgroup_id"][gone] = [self._people.cgroup_id(n) for n in rows["tgid"][gone].tolist()]
+        columns["cgroup_id"] = (rows["cgroup_id"], rows["cgroup_id"] != 0)
+        columns["uid"] = (rows["uid"], rows["uid"] != NO_UID)
         columns["cgroup"] = self._cgroups(rows)
         return columns, rows.size
 
     def _cgroups(self, rows: Table) -> tuple[Any, Any]:
-        processes = Processes(self._tables, self._meta)
-        paths, _ = _named(rows["cgroup_id"], processes.cgroup)
-        return paths, np.array([path is not None for path in paths], np.bool_)
+        return _named(rows["cgroup_id"], self._people.cgroup)
 
     def _call_numbers(self, call_id: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
         return _numbers(self._found.call_ids, call_id)
 
-    @staticmethod
-    def _raw(rows: Table, where: Any, first: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    def _raw(self, rows: Table, where: Any, first: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
         columns: dict[str, Any] = {
             name: (values[where], known[where]) for name, (values, known) in first.items()
         }
@@ -312,7 +355,17 @@ class Rows:
             if values.dtype.kind == "S":
                 values = np.char.decode(values, "utf-8", "replace").astype(object)
             columns[name] = (values, known)
+        if "comm" in columns:
+            self._fill_in_names(rows[where], columns["comm"][0])
         return columns
+
+    def _fill_in_names(self, rows: Table, names: npt.NDArray[np.object_]) -> None:
+        """Names that a row lacks, of its thread or process, from any other table."""
+        lacking = np.flatnonzero(rows["comm"] == b"")
+        fields = rows.dtype.names or ()
+        of = next(name for name in ("tid", "pid", "tgid") if name in fields)
+        name = self._people.thread if of == "tid" else self._people.comm
+        names[lacking] = _named(rows[of][lacking], name)[0]
 
 
 def _numbers(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> tuple[Any, Any]:

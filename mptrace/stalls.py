@@ -89,7 +89,7 @@ def stalls_of(
     waits, joined = waits_of(tables), join(tables, meta)
     start, end = waits["start_ns"].astype(np.int64), waits["end_ns"].astype(np.int64)
     closed = end >= start
-    who = _Initiators(tables, meta, joined)
+    who = _Initiators(tables, meta, joined, processes)
     rows = tables["folios"], tables["calls"]
     view = _View(waits, end - start, closed, joined, who, *rows, found, processes)
     coverage = {phase.get("phase"): phase for phase in meta.get("coverage") or ()}
@@ -110,7 +110,10 @@ def stalls_of(
 class _Initiators:
     """Who held the page of each wait: numbered by (path, process, comm); -1: unknown."""
 
-    def __init__(self, tables: Tables, meta: Mapping[str, Any], joined: Join) -> None:
+    def __init__(
+        self, tables: Tables, meta: Mapping[str, Any], joined: Join, processes: Processes
+    ) -> None:
+        self._processes = processes
         migrations, calls = tables["migrations"], tables["calls"]
         count = joined.how.size
         path, tgid = np.full(count, -1, np.int64), np.zeros(count, np.int64)
@@ -140,7 +143,7 @@ class _Initiators:
             "path": path.key,
             "label": path.label,
             "tgid": int(self.tgid[wait]),
-            "comm": text(self.comm[wait]),
+            "comm": text(self.comm[wait]) or self._processes.comm(int(self.tgid[wait])),
             "kernel_thread": bool(self.flags[wait] & MIGRATION_KTHREAD),
         }
 

@@ -35,9 +35,9 @@ TABLES = (
 @click.option(
     "--failed",
     is_flag=True,
-    help="Only what did not succeed: entries that failed or were never attempted, calls and "
-    "migrations that returned another value than 0, folios that were isolated and stayed, "
-    "obstacles that refused a page.",
+    help="Only what did not succeed: entries that failed or were never attempted, calls with "
+    "such an entry or an error, migrations that left something behind, folios that stayed, "
+    "obstacles of such. Waits and processes do not fail: all of them are printed.",
 )
 @click.option(
     "--format",
@@ -66,6 +66,8 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
 
     data = Recording.open(recording)
     rows = Rows(table, data.tables(), data.meta, failed=failed)
+    if not rows.count:
+        click.echo(_why_none(table, rows.total, failed=failed), err=True)
     try:
         if form == "csv":
             writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -78,6 +80,24 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     except BrokenPipeError:
         # Whoever read has enough; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_NONE = {
+    "entries": "the recording has no entry of any call",
+    "calls": "the recording has no call of move_pages(2)",
+    "migrations": "the recording has no migration",
+    "folios": "the recording has no folio",
+    "obstacles": "nothing is recorded that refused or delayed a page",
+    "mappers": "no page is recorded that was refused as shared and whose mappings were found",
+    "waits": "no thread is recorded that waited for a page",
+    "processes": "what /proc says of processes was not recorded",
+}
+
+
+def _why_none(table: str, total: int, *, failed: bool) -> str:
+    if failed and total:
+        return f"no rows: of {total:,} {table} none failed"
+    return f"no rows: {_NONE[table]}"
 
 
 def _json_lines(rows: "Rows") -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mptrace.budget import cost_curve, within
-from mptrace.correlate import ENTRY_REASONS, Correlation, correlate
+from mptrace.correlate import ENTRY_REASONS, MOVED, Correlation, correlate
 from mptrace.initiators import Processes
 from mptrace.misled import misled_of
 from mptrace.places import Mappings
@@ -30,7 +30,8 @@ from mptrace.profile.folio_times import FolioTimes
 from mptrace.profile.paths import paths_of
 from mptrace.profile.phases import phases_of
 from mptrace.records import OUTCOMES
-from mptrace.refusals import Fates, fates
+from mptrace.refusals import Fates, failed_migrations, fates
+from mptrace.refusals import outcomes as outcomes_of
 from mptrace.stalls import stalls_of
 from mptrace.sums import Numbers, Table, count_codes, distribution, span, without
 
@@ -60,13 +61,15 @@ def profile(
     rows = found.rows
     calls = tables["calls"]
     closed = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0)]
-    folios = FolioTimes(tables["folios"], np.unique(closed["call_id"]), found.split)
     lost = {str(cause): int(count or 0) for cause, count in (meta.get("lost") or {}).items()}
     mappings = Mappings(meta.get("mappings") or ())
     outcomes = count_codes(rows["outcome"], OUTCOMES)
     outcomes["unknown"] += found.beyond_bound
     call_ns = span(closed, "enter_ns", "exit_ns")
     fate = fates(tables, meta)
+    split = np.union1d(found.split, fate.row[fate.is_split])
+    outcome, _ = outcomes_of(tables, meta, fate)
+    folios = FolioTimes(tables["folios"], np.unique(closed["call_id"]), outcome, split)
     processes = Processes(tables, meta)
     curves = cost_curve(tables, meta, fate)
     return {
@@ -97,7 +100,7 @@ def profile(
         "cost": _cost(meta),
         "memory_bound_bytes": meta.get("memory_bound_bytes"),
         "calls": calls_of(calls, closed, rows, call_ns),
-        "migrations": _migrations(tables["migrations"], tables["folios"], meta),
+        "migrations": _migrations(tables["migrations"], fate, meta),
         "paths": paths_of(tables, meta, fate, processes),
         "folios_without_migration": _strays(fate),
         "callers": callers_of(tables, found, processes),
@@ -140,32 +143,32 @@ def _strays(found: Fates) -> Numbers:
     return {"folios": int(lone.sum()), "pages": int(found.pages[lone].sum())}
 
 
-def _migrations(migrations: Table, folios: Table, meta: Mapping[str, Any]) -> Numbers:
+def _migrations(migrations: Table, found: Fates, meta: Mapping[str, Any]) -> Numbers:
     own = migrations["call_id"] != 0
-    rc = migrations["rc"][own]
+    failed = failed_migrations(migrations, found)
     names = meta.get("reasons") or {}
     others = []
-    strange = migrations[~own]
-    for reason in np.unique(strange["reason"]):
-        group = strange[strange["reason"] == reason]
-        theirs = np.isin(folios["migration_id"], group["migration_id"]) & (
-            folios["migration_id"] != 0
-        )
-        done = theirs & (folios["move_rc"] == 0)
+    for reason in np.unique(migrations["reason"][~own]):
+        is_member = ~own & (migrations["reason"] == reason)
+        group = migrations[is_member]
+        theirs = np.zeros(found.row.size, np.bool_)
+        known = found.migration >= 0
+        theirs[known] = is_member[found.migration[known]]
+        done = theirs & (found.outcome == MOVED)
         others.append(
             {
                 "reason": int(reason),
                 "name": str(names.get(str(int(reason)), f"reason {int(reason)}")),
                 "count": int(group.size),
-                "failed": int((group["rc"] != 0).sum()),
+                "failed": int(failed[is_member].sum()),
                 "time_ns": span(group[group["enter_ns"] != 0], "enter_ns", "exit_ns"),
                 "folios": int(theirs.sum()),
-                "moved_pages": int(folios["nr_pages"][done].astype(np.int64).sum()),
+                "moved_pages": int(found.pages[done].sum()),
             }
         )
     return {
         "count": int(own.sum()),
-        "failed": int((rc != 0).sum()),
+        "failed": int(failed[own].sum()),
         "time_ns": span(migrations[own], "enter_ns", "exit_ns"),
         "without_call": others,
     }

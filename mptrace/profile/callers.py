@@ -72,7 +72,12 @@ def callers_of(
                     "untouched": int((rows["written"][entries] == UNTOUCHED).sum()),
                 },
                 "targets": [
-                    {"tgid": int(target), "comm": processes.comm(int(target)), "calls": int(count)}
+                    {
+                        "tgid": int(target),
+                        "comm": processes.comm(int(target)),
+                        "gone": processes.is_gone(int(target)),
+                        "calls": int(count),
+                    }
                     for target, count in zip(targets, counts, strict=True)
                 ],
                 "time_ns": int(time.sum()),

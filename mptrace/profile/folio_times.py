@@ -5,21 +5,30 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.align import ranks
+from mptrace.evidence import FAILED, MOVED, Bytes
 from mptrace.records import NO_LOOKUP
 from mptrace.sums import Ints, Numbers, Table, distribution
 
 
 class FolioTimes:
-    """The folio records of calls that ended, column by column."""
+    """The folio records of calls that ended, column by column.
 
-    def __init__(self, folios: Table, closed: npt.NDArray[np.uint64], split: Ints) -> None:
+    :param closed: call_id of these calls.
+    :param outcome: of each row of ``folios``, by ``refusals.outcomes()``.
+    :param split: rows of ``folios`` that were split.
+    """
+
+    def __init__(
+        self, folios: Table, closed: npt.NDArray[np.uint64], outcome: Bytes, split: Ints
+    ) -> None:
         inside = folios["call_id"] != 0
         if not inside.all() or closed.size < np.unique(folios["call_id"]).size:
             inside &= np.isin(folios["call_id"], closed)
         self._all = folios
         self._rows = np.flatnonzero(inside)
         self.isolated = self.column("isolate_rc") == 0
-        self.moved = self.column("move_rc") == 0
+        self.moved = outcome[self._rows] == MOVED
+        self.failed = outcome[self._rows] == FAILED
         self.pages = self.column("nr_pages")
         # A folio that was split moved as its head page; the tails have their own records.
         self.pages[np.isin(self._rows, split)] = 1
@@ -73,5 +82,5 @@ class FolioTimes:
             "total_ns": int(total[whole].sum()),
             **distribution(total[whole]),
             "span": distribution(span[span >= 0]),
-            "stayed": distribution(total[whole & ~self.moved]),
+            "stayed": distribution(total[whole & self.failed]),
         }

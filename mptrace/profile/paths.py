@@ -19,7 +19,7 @@ from mptrace.explain import cause_of
 from mptrace.initiators import Processes, text
 from mptrace.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.records import MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
-from mptrace.refusals import Fates
+from mptrace.refusals import Fates, failed_migrations
 from mptrace.sums import Ints, Numbers, Table, distribution, members, span
 from mptrace.syscalls import syscall_name
 
@@ -38,6 +38,7 @@ def paths_of(
     of_folio = np.where(found.migration >= 0, group[np.maximum(found.migration, 0)], -1)
     of_group, folios_of = members(group, first.size), members(of_folio, first.size)
     codes = of_migrations(migrations[first], meta)
+    failed = failed_migrations(migrations, found)
     rows = []
     for number, code in enumerate(codes.tolist()):
         mine = migrations[of_group[number]]
@@ -48,6 +49,7 @@ def paths_of(
                 "label": PATHS[code].label,
                 "meaning": PATHS[code].meaning,
                 "initiator": _initiator(mine, processes),
+                "failed_migrations": int(failed[of_group[number]].sum()),
                 **_of_migrations(mine, meta),
                 **_of_folios(mine, folios, part, processes),
             }
@@ -90,7 +92,6 @@ def _initiator(mine: Table, processes: Processes) -> Numbers:
 def _of_migrations(mine: Table, meta: Mapping[str, Any]) -> Numbers:
     machine = str((meta.get("kernel") or {}).get("machine") or "x86_64")
     counted = (mine["succeeded"] != NOT_COUNTED) & (mine["failed"] != NOT_COUNTED)
-    bad = (mine["rc"] != 0) | (counted & (mine["failed"] != 0))
     closed = mine[(mine["enter_ns"] != 0) & (mine["exit_ns"] != 0)]
     syscalls: dict[str, int] = {}
     pairs = mine["syscall"].astype(np.int64) * 4 + (mine["flags"] & MIGRATION_COMPAT)
@@ -100,7 +101,6 @@ def _of_migrations(mine: Table, meta: Mapping[str, Any]) -> Numbers:
         syscalls[known] = syscalls.get(known, 0) + count
     return {
         "migrations": int(mine.size),
-        "failed_migrations": int(bad.sum()),
         "lost": int(mine["lost"].astype(np.int64).sum()),
         "reasons": {reason_name(meta, code): n for code, n in _counted(mine["reason"])},
         "modes": {mode_name(meta, code): n for code, n in _counted(mine["mode"])},
@@ -183,6 +183,7 @@ def _owners(owners: npt.NDArray[np.uint32], part: Fates, processes: Processes) -
         {
             "tgid": int(tgid),
             "comm": processes.comm(int(tgid)) if tgid else "",
+            "gone": processes.is_gone(int(tgid)),
             "folios": int(folios[number]),
             "moved_pages": int(columns[0][number]),
             "failed_pages": int(columns[1][number]),

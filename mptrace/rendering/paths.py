@@ -66,7 +66,8 @@ def _is_of_others(profile: Numbers) -> bool:
 
 
 def _by(row: Numbers, width: int = 0) -> str:
-    return process_name(row["initiator"]["comm"], row["initiator"]["tgid"], width)
+    who = row["initiator"]
+    return process_name(who["comm"] or who["process"], who["tgid"], width)
 
 
 def _wrapped_details(row: Numbers) -> list[str]:
@@ -98,7 +99,7 @@ def _details(row: Numbers) -> Iterator[str]:
     who = row["initiator"]
     if who["kernel_thread"]:
         yield "a kernel thread"
-    if who["process"] != who["comm"]:
+    if who["comm"] and who["process"] != who["comm"]:
         yield f"of {who['process']}"
     if who["threads"] > 1:
         yield f"{who['threads']} threads"
@@ -130,7 +131,8 @@ def _owner(owner: Numbers) -> str:
     pages = format_count(owner["moved_pages"] + owner["failed_pages"] + owner["unknown_pages"])
     if owner["tgid"] == 0:
         return f"no process seen {pages}"
-    return f"{process_name(owner['comm'], owner['tgid'])} {pages}"
+    name = process_name(owner["comm"], owner["tgid"], gone=owner.get("gone", False))
+    return f"{name} {pages}"
 
 
 def callers(profile: Numbers) -> list[str]:
@@ -141,7 +143,7 @@ def callers(profile: Numbers) -> list[str]:
     lines = table(
         [
             [
-                process_name(row["comm"], row["tgid"], _CALLER),
+                process_name(row["comm"] or row["process"], row["tgid"], _CALLER),
                 short(row["calls"]),
                 short(row["entries"]),
                 short(row["returned_zero"]),
@@ -158,10 +160,11 @@ def callers(profile: Numbers) -> list[str]:
         others = [each for each in row["targets"] if each["tgid"] not in (0, row["tgid"])]
         if others:
             named = ", ".join(
-                f"{process_name(each['comm'], each['tgid'])} {format_count(each['calls'])}"
+                f"{process_name(each['comm'], each['tgid'], gone=each['gone'])} "
+                f"{format_count(each['calls'])}"
                 for each in others[:_MOST_NAMED]
             )
-            name = process_name(row["comm"], row["tgid"])
+            name = process_name(row["comm"] or row["process"], row["tgid"])
             lines += wrapped("  ", f"{name} moved pages of {named} (calls)", hang="    ")
     if len(rows) > MOST_ROWS:
         lines += wrapped("  ", f"and {len(rows) - MOST_ROWS} more callers: --json")
@@ -183,7 +186,7 @@ def misled(profile: Numbers) -> list[str]:
 
 
 def _misled(row: Numbers) -> Iterator[str]:
-    name = process_name(row["comm"], row["tgid"])
+    name = process_name(row["comm"] or row["process"], row["tgid"])
     example = row["example"]
     if example is not None:
         none = row["calls_returned_zero"]

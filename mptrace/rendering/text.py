@@ -81,14 +81,19 @@ def ns_text(value: int | None) -> str:
     return "" if value is None else format_ns(value)
 
 
-def process_name(comm: str, tgid: int | None, width: int = 0) -> str:
-    """``comm/tgid`` of a process, the name cut where that is wider than ``width`` (0: never)."""
+def process_name(comm: str, tgid: int | None, width: int = 0, *, gone: bool = False) -> str:
+    """``comm/tgid`` of a process, the name cut where that is wider than ``width`` (0: never).
+
+    Of one without a name its number, and that it was ``gone`` when it was asked.
+    """
     if tgid is None:
         return comm
+    if not comm:
+        return f"{tgid} (gone)" if gone else f"process {tgid}"
     number = f"/{tgid}"
     if width and len(comm) + len(number) > width:
         comm = clip(comm, max(width - len(number), 1))
-    return f"{comm or '?'}{number}"
+    return comm + number
 
 
 def many(count: int, what: str, plural: str = "") -> str:

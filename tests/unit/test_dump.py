@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 import recorded
 from click.testing import CliRunner, Result
+from others import HELD, META, MOVER, VICTIM, Others, story
+from simulated_kernel import PAGE, Kernel
 
 from mptrace.cli import main
+from mptrace.cli.dump import TABLES
 from mptrace.correlate import correlate
+from mptrace.profile import profile
 from mptrace.recording import RecordingWriter
-from mptrace.records import MAPPER, NO_LOOKUP, OUTCOMES
+from mptrace.records import MAPPER, NO_LOOKUP, NOT_COUNTED, OUTCOMES
 
 PROMISED = [
     "call",
@@ -68,16 +72,151 @@ def test_status_is_null_where_the_kernel_left_it_untouched(tmp_path: Path) -> No
 
 
 def test_failed_leaves_what_did_not_succeed(tmp_path: Path) -> None:
-    """Entries that stayed or were never attempted; calls and migrations with a return value."""
+    """Entries that stayed or were never attempted; the calls, migrations, folios they are of."""
     path = recorded.write(tmp_path / "r")
     entries = dumped(path, "--failed")
     assert [row["outcome"] for row in entries] == ["failed", "failed"] + ["not_attempted"] * 4
     assert entries[1]["cause"] == "extra_references"
-    assert [row["ret"] for row in dumped(path, "--failed", "--table", "calls")] == [4, -19]
+    # the first returned 0 with a page that was refused
+    assert [row["ret"] for row in dumped(path, "--failed", "--table", "calls")] == [0, 4, -19]
     assert [row["rc"] for row in dumped(path, "--failed", "--table", "migrations")] == [1]
     folios = dumped(path, "--failed", "--table", "folios")
     assert [row["move_rc"] for row in folios] == [-11]
     assert folios[0]["folio"] == entries[1]["folio"]
+
+
+def write_others(path: Path, others: Others, **meta: Any) -> Path:
+    """A recording of migrations without a call."""
+    with RecordingWriter(path, meta={**META, **meta}) as writer:
+        for name, rows in others.tables().items():
+            writer.append(name, rows)
+        writer.finish()
+    return path
+
+
+def test_failed_folios_of_migrations_without_a_call(tmp_path: Path) -> None:
+    """By what became of them, whoever wanted them moved: nobody isolated them for a call."""
+    path = write_others(tmp_path / "r", story())
+    folios = dumped(path, "--failed", "--table", "folios")
+    assert [(row["outcome"], row["cause"]) for row in folios] == [
+        ("failed", "extra_references"),
+        ("failed", "cant_tell"),
+    ]
+    assert [row["migration"] for row in folios] == [23, 24]
+    numbers = profile(story().tables(), META)
+    assert len(folios) == sum(row["folios"]["failed"] for row in numbers["paths"]) == 2
+    lines = invoke(path, "--failed", "--table", "folios").stdout.splitlines()
+    assert [line.split()[-2:] for line in lines[1:]] == [
+        ["failed", "extra_references"],
+        ["failed", "cant_tell"],
+    ]
+
+
+def test_failed_folios_of_calls_are_those_that_stayed(tmp_path: Path) -> None:
+    """Refused before a migration had them, or never come to: each with its entry's cause."""
+    kernel = Kernel("6.12", 2)
+    kernel.folio(1, 0, shared=True)
+    kernel.folio(2, 1)
+    kernel.folio(3, 0)
+    kernel.folio(4, 0, trait="pinned")
+    kernel.move_pages([PAGE * page for page in (1, 2, 3, 4)], [1] * 4)
+    with RecordingWriter(tmp_path / "r", meta=kernel.meta()) as writer:
+        for name, rows in kernel.tables().items():
+            writer.append(name, rows)
+        writer.finish()
+    by_entry = {row["folio"]: row["outcome"] for row in dumped(tmp_path / "r")}
+    folios = dumped(tmp_path / "r", "--table", "folios")
+    assert {row["folio"]: row["outcome"] for row in folios} == by_entry
+    assert sorted(by_entry.values()) == ["already_there", "failed", "failed", "moved"]
+    failed = dumped(tmp_path / "r", "--table", "folios", "--failed")
+    assert [row["cause"] for row in failed] == ["shared", "extra_references"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"rc": 1, "failed": 0}, {"rc": 0, "failed": 1}, {"rc": 0, "failed": NOT_COUNTED}]
+)
+def test_a_migration_fails_by_any_of_its_witnesses(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Its return value, the kernel's own count, or a folio that stayed; report and dump alike."""
+    others = Others()
+    others.migrate("compaction", tgid=31, comm=b"a", folios=[{}], rc=0, failed=0)
+    stayed = [HELD] if fields["failed"] == NOT_COUNTED else [{}]
+    others.migrate("compaction", tgid=31, comm=b"a", folios=stayed, **fields)
+    path = write_others(tmp_path / "r", others)
+    rows = dumped(path, "--failed", "--table", "migrations")
+    assert [row["migration"] for row in rows] == [1]
+    numbers = profile(others.tables(), META)
+    assert [row["failed_migrations"] for row in numbers["paths"]] == [1]
+    assert [group["failed"] for group in numbers["migrations"]["without_call"]] == [1]
+
+
+def test_an_obstacle_that_was_overcome_is_no_failure(tmp_path: Path) -> None:
+    """A folio that was refused once and moved at last did not fail, nor did its obstacle."""
+    others = Others()
+    others.migrate("compaction", tgid=31, comm=b"a", folios=[{**HELD, "move_rc": 0}, HELD])
+    path = write_others(tmp_path / "r", others)
+    assert len(dumped(path, "--table", "obstacles")) == 2
+    (row,) = dumped(path, "--table", "obstacles", "--failed")
+    assert row["folio"] == 1
+
+
+NO_ROWS = {
+    "entries": "the recording has no entry of any call",
+    "calls": "the recording has no call of move_pages(2)",
+    "migrations": "the recording has no migration",
+    "folios": "the recording has no folio",
+    "obstacles": "nothing is recorded that refused or delayed a page",
+    "mappers": "no page is recorded that was refused as shared and whose mappings were found",
+    "waits": "no thread is recorded that waited for a page",
+    "processes": "what /proc says of processes was not recorded",
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv"])
+@pytest.mark.parametrize("failed", [[], ["--failed"]])
+def test_a_table_without_rows_says_so(
+    tmp_path: Path, table: str, form: str, failed: list[str]
+) -> None:
+    """One line on stderr; on stdout the head of the format, where it has one."""
+    path = write_others(tmp_path / "r", Others())
+    result = invoke(path, "--table", table, "--format", form, *failed)
+    assert result.exit_code == 0
+    assert result.stderr == f"no rows: {NO_ROWS[table]}\n"
+    assert len(result.stdout.splitlines()) == (0 if form == "jsonl" else 1)
+
+
+def test_a_table_in_which_nothing_failed_says_of_how_many(tmp_path: Path) -> None:
+    """So that an empty answer is no riddle."""
+    others = Others()
+    others.migrate("compaction", tgid=31, comm=b"a", folios=[{}] * 23)
+    path = write_others(tmp_path / "r", others)
+    assert invoke(path, "--table", "folios").stderr == ""
+    result = invoke(path, "--table", "folios", "--failed")
+    assert result.stderr == "no rows: of 23 folios none failed\n"
+
+
+def test_a_short_lived_process_has_the_name_that_its_migration_has(tmp_path: Path) -> None:
+    """What any table knows stands in every table; what none knows is null, and no number."""
+    others = Others()
+    others.migrate(
+        "syscall", tgid=MOVER, tid=9, comm=b"worker", cgroup_id=77, folios=[{}], syscall=256
+    )
+    others.migrate("syscall", tgid=MOVER, comm=b"mover", cgroup_id=77, folios=[{}], syscall=256)
+    others.migrate("compaction", tgid=MOVER, tid=9, comm=b"", folios=[{}])
+    others.add("processes", tgid=MOVER, uid=0xFFFFFFFF, seen_ns=1)
+    others.add("processes", tgid=VICTIM, uid=0xFFFFFFFF, seen_ns=1)
+    others.add("mappers", pid=MOVER, call_id=1)
+    path = write_others(tmp_path / "r", others)
+    keys = ("tgid", "comm", "uid", "cgroup_id", "cgroup")
+    assert [[row[key] for key in keys] for row in dumped(path, "--table", "processes")] == [
+        [MOVER, "mover", None, 77, "/system.slice/mover.service"],
+        [VICTIM, "", None, None, None],
+    ]
+    rows = dumped(path, "--table", "migrations")
+    assert [row["comm"] for row in rows] == ["worker", "mover", "worker"]
+    assert [row["comm"] for row in dumped(path, "--table", "mappers")] == ["mover"]
+    lines = invoke(path, "--table", "processes").stdout.splitlines()
+    assert lines[1].split() == [str(MOVER), "mover", "-", "/system.slice/mover.service"]
 
 
 def test_numbers_join_the_tables(tmp_path: Path) -> None:

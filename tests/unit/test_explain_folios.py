@@ -15,7 +15,7 @@ from simulated_kernel import PAGE, Kernel
 from mptrace.cli import main
 from mptrace.explain_folios import FolioExplainer
 from mptrace.recording import RecordingWriter
-from mptrace.records import FOLIO_ALLOC_FAILED, SYSCALL_NONE, WAIT_PMD
+from mptrace.records import FOLIO_ALLOC_FAILED, NOT_COUNTED, SYSCALL_NONE, WAIT_PMD
 from mptrace.rendering.explain_folios import explanation, render
 from mptrace.rendering.text import WIDTH
 
@@ -167,6 +167,15 @@ def test_failures_without_a_record_are_said(tmp_path: Path) -> None:
     others.migrate("compaction", tgid=31, comm=b"kcompactd0", folios=[HELD], failed=3)
     text = invoke("explain", write(tmp_path / "s", others.tables(), META)).output
     assert "the kernel counted 9 more base pages" in text
+
+
+def test_failures_without_a_record_are_counted_by_migration() -> None:
+    """What one migration has beyond its count makes up for nothing that another lacks."""
+    others = Others()
+    others.migrate("compaction", tgid=31, comm=b"a", folios=[{}] * 23, failed=7)
+    others.migrate("compaction", tgid=31, comm=b"a", folios=[HELD] * 5, failed=2)
+    others.migrate("compaction", tgid=31, comm=b"a", folios=[HELD] * 3, failed=NOT_COUNTED)
+    assert explainer(others).unrecorded_pages == 7
 
 
 def test_what_is_not_known_is_said() -> None:

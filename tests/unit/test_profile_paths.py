@@ -166,6 +166,17 @@ def test_a_split_folio_counts_its_pages_once() -> None:
     assert fates(tables, META).pages.tolist() == [512, 1, 1, 1, 1]
 
 
+def test_pages_of_a_split_folio_are_summed_once() -> None:
+    """The sum by reason is that of the rows by path, not 512 pages too many."""
+    others = Others()
+    split = [{"nr_pages": 512, "src": 1 << 20}, {"src": (1 << 20) + 64 * 511}, HELD]
+    others.migrate("demotion", tgid=1, comm=b"a", folios=split)
+    numbers = profile(others.tables(), META)
+    (row,), (group,) = numbers["paths"], numbers["migrations"]["without_call"]
+    assert row["pages"] == {"moved": 2, "failed": 1, "unknown": 0}
+    assert (group["moved_pages"], group["folios"], group["failed"]) == (2, 3, 1)
+
+
 def test_folios_whose_migration_was_lost_are_counted() -> None:
     """They are in no row, and the recording is not clean."""
     others = Others()

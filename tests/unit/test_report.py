@@ -19,7 +19,7 @@ from mptrace.cli import main
 from mptrace.diagnose import CAUSES, cause_code, cause_meaning, cause_name
 from mptrace.profile import distribution, is_clean, profile
 from mptrace.recording import RecordingWriter
-from mptrace.records import TABLES
+from mptrace.records import FOLIO_UNTRACKED, TABLES
 from mptrace.report import WIDTH, render
 from mptrace.statuses import PAGE_STATUSES, RETURN_CODES, page_status, return_code, status_text
 
@@ -150,6 +150,23 @@ def test_the_numbers_of_the_known_story() -> None:
         "address": "0x7f0000011000",
         "mapping": "anonymous",
     }
+
+
+def test_what_moved_is_summed_by_outcome() -> None:
+    """A folio whose fate is unknown is in no sum of pages that moved, nor of those that stayed."""
+    tables = recorded.tables()
+    folios = tables["folios"]
+    whole = profile(tables, {**recorded.META, "complete": True})
+    inside = (folios["call_id"] != 0) & (folios["migration_id"] != 0)
+    some = np.flatnonzero(inside & (folios["move_rc"] == 0) & (folios["nr_pages"] == 1))[:3]
+    folios["flags"][some] |= FOLIO_UNTRACKED
+    result = profile(tables, {**recorded.META, "complete": True})
+    assert result["rates"]["pages"] == whole["rates"]["pages"] - 3 == 529
+    assert sum(cell["pages"] for cell in result["matrix"]) == 529
+    assert result["folios"]["moved"] == whole["folios"]["moved"] - 3
+    assert result["blackout"]["stayed"] == whole["blackout"]["stayed"]
+    paths = {row["path"]: row["pages"] for row in result["paths"]}
+    assert paths["move_pages"]["moved"] == 529
 
 
 def test_failures_are_counted_by_cause() -> None:

@@ -158,7 +158,8 @@ static __always_inline bool is_wanted(struct folio_record *f)
 	c = control.lookup(&zero);
 	if (!c)
 		return true;
-	if (c->failed && !f->move_rc)
+	/* one that was freed has not failed: its migration may well not be recorded */
+	if (c->failed && (!f->move_rc || f->end == END_DONE))
 		return false;
 	return f->end_ns - f->start_ns >= c->min_ns && on_route(c, f);
 }
