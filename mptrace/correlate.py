@@ -53,6 +53,7 @@ __all__ = [
     "ENTRY_REASONS",
     "FAILED",
     "MOVED",
+    "NOT_ASKED",
     "NOT_ATTEMPTED",
     "NO_WITNESS",
     "ROW",
@@ -64,7 +65,7 @@ __all__ = [
     "correlate",
 ]
 
-NO_WITNESS, AGREE, SILENT, DISAGREE = range(len(WITNESSES))
+NO_WITNESS, AGREE, SILENT, DISAGREE, NOT_ASKED = range(len(WITNESSES))
 
 #: One row per entry of every call that asked for a move.
 ROW = np.dtype(
@@ -154,6 +155,7 @@ def _judge(
     shown = told & ((written == WRITTEN) | ((written == CANT_TELL) & entries.changed))
     rows["has_status"] = shown
     rows["cause"] = _causes(tables, meta, calls, entries, lookups, replay)
+    is_asked = _of_driver(tables, calls)[entries.call]
     has_location, before, final = _locations(tables, calls, entries)
     rows["has_location"] = has_location
     rows["before_nid"] = before
@@ -181,11 +183,12 @@ def _judge(
         [
             outcome == UNKNOWN,
             mismatch | (judged & ~in_place),
+            ~is_asked,
             ~judged,
             shown,
             (written == WRITTEN) & ~told,
         ],
-        [NO_WITNESS, DISAGREE, NO_WITNESS, AGREE, NO_WITNESS],
+        [NO_WITNESS, DISAGREE, NOT_ASKED, NO_WITNESS, AGREE, NO_WITNESS],
         SILENT,
     )
     return rows
@@ -270,6 +273,15 @@ def _vma_answers(
     answers[~np.isin(call_ids, table["call_id"][blind])] = 0
     answers[obstacles.of_addresses(tables, call_ids, entries.address[which]) >= 0] = 1
     return answers
+
+
+def _of_driver(tables: Tables, calls: Calls) -> Bools:
+    """Which calls a thread of mptrace's own driver made, which asks for the locations."""
+    found = np.zeros(calls.count, np.bool_)
+    has = calls.row >= 0
+    tids = tables["calls"]["tid"][calls.row[has]]
+    found[has] = np.isin(tids, np.unique(tables["driver_calls"]["tid"]))
+    return found
 
 
 def _locations(tables: Tables, calls: Calls, entries: Entries) -> tuple[Bools, Ints, Ints]:

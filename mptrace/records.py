@@ -374,7 +374,8 @@ PADDING = ("pad", "pad1")
 
 # The correlator's verdicts, stored as small integers, printed as words.
 OUTCOMES = ("unknown", "moved", "already_there", "failed", "not_attempted")
-WITNESSES = ("unknown", "agree", "silent", "disagree")
+# `not_asked`: status and events don't contradict each other; nobody asked for the location.
+WITNESSES = ("unknown", "agree", "silent", "disagree", "not_asked")
 
 # enum migrate_reason and migrate_mode: names as the kernel's tracepoints print
 # them.  The numbers are ABI of no kind; `plan` checks them against BTF where it can.

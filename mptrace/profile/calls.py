@@ -12,6 +12,7 @@ from mptrace.correlate import (
     DISAGREE,
     FAILED,
     NO_WITNESS,
+    NOT_ASKED,
     NOT_ATTEMPTED,
     SILENT,
     UNKNOWN,
@@ -74,6 +75,7 @@ def agreement_of(rows: Table, beyond: int) -> Numbers:
         "agree": int(counts[AGREE]),
         "silent": int(counts[SILENT]),
         "disagree": int(counts[DISAGREE]),
+        "not_asked": int(counts[NOT_ASKED]),
         "unknown": unknown,
     }
 

@@ -3,7 +3,18 @@
 
 from collections.abc import Sequence
 
-from mptrace.rendering.text import LABEL, Numbers, big, clip, item, place, short, table, wrapped
+from mptrace.rendering.text import (
+    LABEL,
+    Numbers,
+    big,
+    clip,
+    item,
+    many,
+    place,
+    short,
+    table,
+    wrapped,
+)
 from mptrace.statuses import RETURN_CODES, page_status, status_text
 from mptrace.units import format_count, format_ns
 
@@ -76,14 +87,21 @@ def counts(profile: Numbers) -> list[str]:
 
 def agreement(profile: Numbers) -> list[str]:
     agreement = profile["agreement"]
-    lines = item(
-        "witnesses",
-        f"{format_count(agreement['checked'])} entries checked: "
-        f"{format_count(agreement['agree'])} agree, "
-        f"{format_count(agreement['silent'])} silent (status untouched), "
-        f"{format_count(agreement['disagree'])} disagree; "
-        f"{big(agreement['unknown'])} unknown",
-    )
+    parts = []
+    if agreement["checked"] or agreement["unknown"] or not agreement["not_asked"]:
+        parts.append(
+            f"{format_count(agreement['checked'])} entries checked: "
+            f"{format_count(agreement['agree'])} agree, "
+            f"{format_count(agreement['silent'])} silent (status untouched), "
+            f"{format_count(agreement['disagree'])} disagree; "
+            f"{big(agreement['unknown'])} unknown"
+        )
+    if agreement["not_asked"]:
+        count = many(agreement["not_asked"], "entry", "entries")
+        parts.append(
+            f"of {count} nobody asked where the pages are, and no status contradicts the events"
+        )
+    lines = item("witnesses", "; ".join(parts))
     for entry in profile["disagreements"]:
         location = "nowhere asked" if entry["final_nid"] is None else place(entry["final_nid"])
         text = (

@@ -27,6 +27,7 @@ _WITNESSES = {
     "agree": "the witnesses agree",
     "silent": "the status is silent",
     "disagree": "the witnesses disagree: status and location against the kernel's events",
+    "not_asked": "the status does not contradict the events",
     "unknown": "not judged",
 }
 
@@ -126,7 +127,9 @@ def _status(one: Explanation) -> str:
 
 def _location(one: Explanation) -> str:
     if one.final_nid is None:
-        return f"not asked; {_WITNESSES[one.witnesses]}"
+        # where it was asked, what came back belongs to no entry for certain
+        asked = "not known" if one.witnesses == "unknown" else "not asked"
+        return f"{asked}; {_WITNESSES[one.witnesses]}"
     before = "" if one.before_nid is None else f", {_place(one.before_nid)} before"
     return f"{_place(one.final_nid)} after the call{before}; {_WITNESSES[one.witnesses]}"
 

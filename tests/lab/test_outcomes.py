@@ -153,7 +153,7 @@ def test_outcomes_do_not_come_from_the_locations(recording: Recording) -> None:
     ).rows
     for column in ("outcome", "entry_reason", "cause", "written", "status_expected"):
         assert (located[column] == bare[column]).all()
-    assert (bare["witnesses"] == WITNESSES.index("unknown")).all()
+    assert (bare["witnesses"] == WITNESSES.index("not_asked")).all()
 
 
 @ON_BOTH

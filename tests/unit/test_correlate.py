@@ -511,6 +511,29 @@ def test_the_location_makes_no_outcome() -> None:
     assert set(witnesses(none)) == {"unknown"}
 
 
+def test_a_location_that_nobody_asked_for_is_no_unknown() -> None:
+    """Of calls that are not the driver's; what contradicts, and what is unknown, is still told."""
+    kernel = plain(23)
+    kernel.folio(BASE + 7, 0, trait="pinned")
+    kernel.move_pages([address(page) for page in range(23)], [1] * 23)
+    tables = kernel.tables()
+    tables["locations"], drivers = tables["locations"][:0], tables["driver_calls"]
+    for calls_of_driver in (drivers[:0], drivers.copy()):
+        calls_of_driver["tid"] += 1
+        tables["driver_calls"] = calls_of_driver
+        rows = correlate(tables, kernel.meta()).rows
+        assert witnesses(rows) == ["not_asked"] * 23
+    tables["entries"]["status_after"][3] = -errno.EBUSY
+    assert witnesses(correlate(tables, kernel.meta()).rows)[2:5] == [
+        "not_asked",
+        "disagree",
+        "not_asked",
+    ]
+    tables["folios"] = tables["folios"][:0]
+    rows = correlate(tables, kernel.meta()).rows
+    assert (set(words(rows)), set(witnesses(rows))) == ({"unknown"}, {"unknown"})
+
+
 def test_the_status_makes_no_outcome() -> None:
     """Statuses that the kernel can't have written are a disagreement, nothing else."""
     kernel = plain(5)

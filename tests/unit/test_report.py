@@ -124,6 +124,7 @@ def test_the_numbers_of_the_known_story() -> None:
         "agree": 11,
         "silent": 17,
         "disagree": 0,
+        "not_asked": 0,
         "unknown": 0,
     }
     assert result["entries"]["asked"] == 28
@@ -150,6 +151,67 @@ def test_the_numbers_of_the_known_story() -> None:
         "address": "0x7f0000011000",
         "mapping": "anonymous",
     }
+
+
+def bystander(**changes: Any) -> dict[str, Any]:
+    """Tables of the same story as `record` has them: others' calls, whose pages nobody locates."""
+    tables = {**recorded.tables(), **changes}
+    for name in ("driver_calls", "locations"):
+        tables[name] = tables[name][:0]
+    return tables
+
+
+def test_locations_that_nobody_asked_for_are_not_unknown(tmp_path: Path) -> None:
+    """One clause says so, in report, dump and explain, and --strict finds nothing to blame."""
+    meta = {**recorded.META, "scope": {"kind": "all"}, "lost": {"folio_ring_full": 0}}
+    with RecordingWriter(tmp_path / "r", meta=meta) as writer:
+        for name, rows in bystander().items():
+            writer.append(name, rows)
+        writer.finish()
+    result = invoke("report", "--strict", tmp_path / "r")
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    assert (
+        "witnesses of 28 entries nobody asked where the pages are, and no status contradicts "
+        "the events"
+    ) in text
+    assert "checked" not in text
+    agreement = json.loads(invoke("report", "--json", tmp_path / "r").stdout)["agreement"]
+    assert agreement == {
+        "checked": 0,
+        "agree": 0,
+        "silent": 0,
+        "disagree": 0,
+        "not_asked": 28,
+        "unknown": 0,
+    }
+    dumped = invoke("dump", "--format", "csv", tmp_path / "r").stdout
+    assert dumped.count(",not_asked,") == 28
+    assert "unknown" not in dumped
+    told = " ".join(invoke("explain", tmp_path / "r").stdout.split())
+    assert "location not asked; the status does not contradict the events" in told
+
+
+def test_what_is_unknown_is_told_apart_from_what_nobody_asked() -> None:
+    """Both counts, and what contradicts; --strict minds the unknown."""
+    entries = recorded.tables()["entries"]
+    entries["status_after"][0] = -16
+    tables = bystander(entries=np.delete(entries, 1))
+    result = profile(tables, {**recorded.META, "complete": True})
+    assert result["agreement"] == {
+        "checked": 1,
+        "agree": 0,
+        "silent": 0,
+        "disagree": 1,
+        "not_asked": 26,
+        "unknown": 1,
+    }
+    text = " ".join(render(result).split())
+    assert (
+        "witnesses 1 entries checked: 0 agree, 0 silent (status untouched), 1 disagree; 1 unknown; "
+        "of 26 entries nobody asked where the pages are, and no status contradicts the events"
+    ) in text
+    assert not is_clean(result)
 
 
 def test_what_moved_is_summed_by_outcome() -> None:
@@ -328,7 +390,9 @@ def test_json_has_the_promised_keys(tmp_path: Path) -> None:
         "phases",
         "failures",
     } <= set(loaded)
-    assert set(loaded["agreement"]) == {"checked", "agree", "silent", "disagree", "unknown"}
+    assert set(loaded["agreement"]) == {
+        *("checked", "agree", "silent", "disagree", "not_asked", "unknown")
+    }
     assert set(loaded["started"]) == {"wall_ns", "monotonic_ns"}
     assert loaded == json.loads(json.dumps(numbers()))
 
