@@ -15,6 +15,7 @@ import numpy as np
 
 from mptrace.align import ranks
 from mptrace.evidence import Ints, Tables
+from mptrace.own import Own
 from mptrace.paths import PATHS, of_migrations
 from mptrace.refusals import Fates
 from mptrace.sums import Numbers, distribution, members
@@ -34,13 +35,14 @@ MEASURES = {
 }
 
 
-def cost_curve(tables: Tables, meta: Mapping[str, Any], found: Fates) -> list[Numbers]:
+def cost_curve(tables: Tables, meta: Mapping[str, Any], found: Fates, own: Own) -> list[Numbers]:
     """For each measure and path the groups by batch size, smallest first; times in ns.
 
-    Migrations and calls in which records were lost, or that did not end, are left out.
+    Migrations and calls in which records were lost, or that did not end, or that are
+    mptrace's own, are left out; the size of a batch counts all of its pages.
     """
     calls, migrations, folios = tables["calls"], tables["migrations"], tables["folios"]
-    asked = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0)]
+    asked = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0) & ~own.calls]
     asked = asked[(asked["nr_pages"] > 0) & (asked["lost"] == 0) & (asked["ret"] >= 0)]
     curves = []
     if asked.size:
@@ -52,17 +54,17 @@ def cost_curve(tables: Tables, meta: Mapping[str, Any], found: Fates) -> list[Nu
         found.migration[known], weights=found.pages[known], minlength=migrations.size
     ).astype(np.int64)
     whole = (migrations["enter_ns"] != 0) & (migrations["exit_ns"] != 0)
-    whole &= (migrations["lost"] == 0) & (pages > 0)
+    whole &= (migrations["lost"] == 0) & (pages > 0) & ~own.migrations
     took = (migrations["exit_ns"] - migrations["enter_ns"]).astype(np.int64)
     codes = of_migrations(migrations, meta)
     dark = folios["blackout_ns"][found.row].astype(np.int64)
     closed = known[(folios["n_dark"][found.row[known]] > 0) & (dark[known] >= 0)]
-    closed = closed[whole[found.migration[closed]]]
+    closed = closed[whole[found.migration[closed]] & ~own.folios[found.row[closed]]]
     of_folio = found.migration[closed]
     for code in np.unique(codes[whole]).tolist():
-        own = whole & (codes == code)
+        mine = whole & (codes == code)
         key = PATHS[code].key
-        curves.append(_curve("migration", key, pages[own], took[own]))
+        curves.append(_curve("migration", key, pages[mine], took[mine]))
         inside = codes[of_folio] == code
         if inside.any():
             batch = of_folio[inside]

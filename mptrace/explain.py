@@ -30,6 +30,7 @@ from mptrace.diagnose import cause_code, cause_meaning, cause_name
 from mptrace.errors import UsageError
 from mptrace.findings import Finding, Findings, line
 from mptrace.obstacles import Ints, Tables
+from mptrace.own import own_of
 from mptrace.places import Mappings
 from mptrace.records import (
     MAX_ENTRIES,
@@ -142,6 +143,8 @@ class Explainer:
         self._tables, self._meta = tables, meta
         self._found = correlation or correlate(tables, meta)
         self._rows = self._found.rows
+        out = own_of(tables, meta).of_calls(tables["calls"], self._found.call_ids)
+        self._is_own = out[self._rows["call"]]
         self._findings = Findings(tables, meta)
         self._mappings = Mappings(meta.get("mappings") or ())
         self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
@@ -161,7 +164,7 @@ class Explainer:
         if which.address is not None:
             return self._at(which.address)
         stayed = np.isin(self._rows["outcome"], (FAILED, NOT_ATTEMPTED))
-        return np.flatnonzero(stayed)
+        return np.flatnonzero(stayed & ~self._is_own)
 
     def _one(self, call: int, entry: int) -> Ints:
         calls = self._found.call_ids.size
@@ -203,12 +206,18 @@ class Explainer:
     @property
     def unknown(self) -> int:
         """Entries whose outcome is unknown."""
-        return int((self._rows["outcome"] == UNKNOWN).sum()) + self._found.beyond_bound
+        unknown = (self._rows["outcome"] == UNKNOWN) & ~self._is_own
+        return int(unknown.sum()) + self._found.beyond_bound
 
     @property
     def count(self) -> int:
-        """Entries of the recording."""
-        return int(self._rows.size)
+        """Entries of the recording, but for those of mptrace's own calls."""
+        return int((~self._is_own).sum())
+
+    @property
+    def own_stayed(self) -> int:
+        """Entries of mptrace's own calls whose pages stayed."""
+        return int((np.isin(self._rows["outcome"], (FAILED, NOT_ATTEMPTED)) & self._is_own).sum())
 
     # ---- what is said of them
 

@@ -14,6 +14,7 @@ from mptrace.evidence import FAILED, MOVED, UNKNOWN, Ints, Tables
 from mptrace.explain import MOST_NAMED, cause_of
 from mptrace.findings import Finding, Findings
 from mptrace.initiators import Processes, text
+from mptrace.own import own_of
 from mptrace.paths import PATHS, Path, mode_name, of_migrations, reason_name
 from mptrace.records import MIGRATION_KTHREAD, NOT_COUNTED, OUTCOMES
 from mptrace.refusals import Fates, fates
@@ -103,6 +104,7 @@ class FolioExplainer:
         self._tables, self._meta = tables, meta
         found = fates(tables, meta)
         self._fates: Fates = found.select(tables["folios"]["call_id"][found.row] == 0)
+        self._is_own = own_of(tables, meta).folios[self._fates.row]
         self._findings = Findings(tables, meta)
         self._paths = of_migrations(tables["migrations"], meta)
         self._processes = Processes(tables, meta)
@@ -110,8 +112,13 @@ class FolioExplainer:
 
     @property
     def count(self) -> int:
-        """Folios of the recording that were migrated without a call."""
-        return int(self._fates.row.size)
+        """Folios of the recording that were migrated without a call, but for mptrace's own."""
+        return int((~self._is_own).sum())
+
+    @property
+    def own_stayed(self) -> int:
+        """Folios of mptrace itself that stayed."""
+        return int(((self._fates.outcome == FAILED) & self._is_own).sum())
 
     @property
     def unrecorded_pages(self) -> int:
@@ -128,9 +135,9 @@ class FolioExplainer:
         return int(np.maximum(lacking[counted], 0).sum())
 
     def select(self, address: int | None = None) -> Ints:
-        """Those at an address, else all that stayed; empty where there are none."""
+        """Those at an address, else all that stayed but for mptrace's own; may be empty."""
         if address is None:
-            return np.flatnonzero(self._fates.outcome == FAILED)
+            return np.flatnonzero((self._fates.outcome == FAILED) & ~self._is_own)
         folios = self._tables["folios"][self._fates.row]
         # A large folio lies at a multiple of its size, in the process, too.
         size = np.maximum(folios["nr_pages"], 1).astype(np.uint64) * np.uint64(self._page)

@@ -13,7 +13,26 @@ from mptrace.records import NO_UID, PROCESS
 
 #: Processes remembered, so that a long session doesn't grow; they are asked again after that.
 _MAX_KNOWN = 1 << 16
+# Inode of the initial PID namespace: PROC_PID_INIT_INO of include/linux/proc_ns.h.
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+#: What can't be seen where `own_tgids` knows nothing.
+NOT_TOLD_APART = (
+    "what is mptrace's own: process numbers are of another PID namespace here; it is in the sums"
+)
 _CGROUP_MOUNTS = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
+
+
+def in_initial_namespace() -> bool:
+    """Whether process numbers are the kernel's own here.  Raises OSError without /proc."""
+    return Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
+
+
+def own_tgids() -> list[int] | None:
+    """This process by the kernel's own number; None where that can't be known here."""
+    try:
+        return [os.getpid()] if in_initial_namespace() else None
+    except OSError:
+        return None
 
 
 class Processes:

@@ -23,6 +23,7 @@ from mptrace.kernel.facts import read_kernel_facts
 from mptrace.kernel.privileges import read_privileges
 from mptrace.kernel.symbols import names_at
 from mptrace.plan import Plan, Request, make_plan
+from mptrace.processes import own_tgids
 from mptrace.records import MAX_ENTRIES
 from mptrace.tracer import Tracer
 from mptrace.workerclient import Worker
@@ -198,6 +199,7 @@ def first_meta(
         "modes": {str(number): name for number, name in facts.migrate_modes.items()},
         "coverage": [c.to_dict() for c in coverage],
         "unproved_kinds": _unproved_kinds(coverage),
+        "own": own_tgids(),
         "memory_bound_bytes": tracer.plan.memory_bound_bytes,
         "lost": {},
         "symbols": {},

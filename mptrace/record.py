@@ -13,6 +13,7 @@ from mptrace.heap import keep_small
 from mptrace.interrupts import Interrupts
 from mptrace.kernel.facts import read_host_facts
 from mptrace.parts import Parts
+from mptrace.processes import NOT_TOLD_APART
 from mptrace.proved import Progress, calibrated, check_privileges, first_meta, read_facts
 from mptrace.rotation import Series
 from mptrace.tracepoints import session as tracepoint_session
@@ -70,7 +71,7 @@ def _by_bpf(
     meta |= {
         "command": list(request.command_line),
         "tier": "bpf",
-        "unseen": list(tracer.plan.notes),
+        "unseen": [*tracer.plan.notes, *([] if meta["own"] else [NOT_TOLD_APART])],
         "cost_reason": "programs that are traced are not run again without tracing",
     }
     series = Series(request.output, request.rotation)

@@ -20,6 +20,7 @@ from mptrace.correlate import (
 )
 from mptrace.evidence import Table
 from mptrace.initiators import Processes
+from mptrace.own import own_of
 from mptrace.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.records import (
     END_NAMES,
@@ -82,6 +83,7 @@ ENTRY_COLUMNS = (
     "status_after",
     "status_expected",
     "folio",
+    "own",
 )
 #: Those of them that fit a terminal.
 ENTRY_COLUMNS_SHORT = ENTRY_COLUMNS[:10]
@@ -135,8 +137,12 @@ class Rows:
         self._found = correlate(tables, meta)
         self._fates = fates(tables, meta)
         self._people = Processes(tables, meta)
+        self._own = own_of(tables, meta)
         make: Callable[[bool], tuple[dict[str, Any], int]] = getattr(self, f"_{table}")
         self._columns, self.count = make(failed)
+        # behind what a row is about
+        if "own" in self._columns:
+            self._columns["own"] = self._columns.pop("own")
         whole = self._found.rows if table == "entries" else tables.get(table)
         #: Rows of the table, those that ``failed`` leaves out among them.
         self.total = 0 if whole is None else int(whole.size)
@@ -182,6 +188,7 @@ class Rows:
             "status_after": (rows["status_after"], known),
             "status_expected": (rows["status_expected"], rows["written"] == WRITTEN),
             "folio": (rows["folio"], rows["folio"] >= 0),
+            "own": (self._of_own_calls(self._found.call_ids)[rows["call"]], known),
         }
         return columns, rows.size
 
@@ -195,7 +202,11 @@ class Rows:
         bad = rows["ret"] != 0
         bad[known] |= stayed[numbers[known]]
         where = np.flatnonzero(bad) if failed else np.arange(rows.size)
-        return self._raw(rows, where, {"call": (numbers, known)}), where.size
+        first = {
+            "call": (numbers, known),
+            "own": (self._own.calls, np.ones(rows.size, np.bool_)),
+        }
+        return self._raw(rows, where, first), where.size
 
     def _migrations(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = self._tables["migrations"]
@@ -204,6 +215,7 @@ class Rows:
         first = {
             "migration": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
+            "own": (self._own.migrations, np.ones(rows.size, np.bool_)),
         }
         columns = self._raw(rows, where, first)
         known = np.ones(where.size, np.bool_)
@@ -232,6 +244,7 @@ class Rows:
         where = np.flatnonzero(stayed) if failed else np.arange(rows.size)
         first = {
             "folio": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
+            "own": (self._own.folios, np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
             "migration": _numbers(self._tables["migrations"]["migration_id"], rows["migration_id"]),
         }
@@ -286,6 +299,10 @@ class Rows:
             "call": self._call_numbers(rows["call_id"]),
             "migration": _numbers(self._tables["migrations"]["migration_id"], rows["migration_id"]),
             "folio": (folio, folio >= 0),
+            "own": (
+                (_at(self._own.folios, folio)) | self._of_own_calls(rows["call_id"]),
+                np.ones(rows.size, np.bool_),
+            ),
         }
         columns = self._raw(rows, where, first)
         names = np.array([*STAGE_NAMES, "?"], object)
@@ -299,7 +316,10 @@ class Rows:
         # each is of a page that was refused
         found = self._tables.get("mappers")
         rows = np.zeros(0, MAPPER) if found is None else found
-        first = {"call": self._call_numbers(rows["call_id"])}
+        first = {
+            "call": self._call_numbers(rows["call_id"]),
+            "own": (self._of_own_calls(rows["call_id"]), np.ones(rows.size, np.bool_)),
+        }
         return self._raw(rows, np.arange(rows.size), first), rows.size
 
     def _waits(self, _failed: bool) -> tuple[dict[str, Any], int]:
@@ -309,6 +329,7 @@ class Rows:
         holders = self._tables["migrations"]["migration_id"]
         first = {
             "wait": (np.arange(rows.size), yes),
+            "own": (self._own.waits, yes),
             "migration": _numbers(holders, rows["holder_id"]),
             "call": self._call_numbers(rows["holder_id"]),
             "wait_ns": (
@@ -327,7 +348,8 @@ class Rows:
     def _processes(self, _failed: bool) -> tuple[dict[str, Any], int]:
         known = self._tables.get("processes")
         rows = np.zeros(0, PROCESS) if known is None else known
-        columns = self._raw(rows, np.arange(rows.size), {})
+        is_own = np.isin(rows["tgid"], self._own.tgids or ())
+        columns = self._raw(rows, np.arange(rows.size), {"own": (is_own, np.ones(rows.size, "?"))})
         # one that was gone before it was asked: what its migrations, calls and waits say of it
         rows = rows.copy()
         gone = np.flatnonzero(rows["cgroup_id"] == 0)
@@ -339,6 +361,9 @@ class Rows:
 
     def _cgroups(self, rows: Table) -> tuple[Any, Any]:
         return _named(rows["cgroup_id"], self._people.cgroup)
+
+    def _of_own_calls(self, call_id: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        return self._own.of_calls(self._tables["calls"], call_id)
 
     def _call_numbers(self, call_id: npt.NDArray[np.uint64]) -> tuple[Any, Any]:
         return _numbers(self._found.call_ids, call_id)
@@ -375,6 +400,11 @@ def _numbers(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> tup
     order = np.argsort(ids, kind="stable")
     place = np.minimum(np.searchsorted(ids[order], wanted), ids.size - 1)
     return order[place], (ids[order][place] == wanted) & (wanted != 0)
+
+
+def _at(flags: npt.NDArray[np.bool_], place: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """The flag at each place, False for -1."""
+    return np.append(flags, False)[place]
 
 
 def _named(codes: npt.NDArray[Any], name: Callable[[int], str | None]) -> tuple[Any, Any]:

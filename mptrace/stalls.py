@@ -17,6 +17,7 @@ import numpy.typing as npt
 from mptrace.align import pair_ids, ranks
 from mptrace.evidence import Bools, Ints, Table, Tables
 from mptrace.initiators import Processes, text
+from mptrace.own import Own
 from mptrace.paths import BY_KEY, PATHS, of_migrations, reason_name
 from mptrace.places import Mappings
 from mptrace.records import END_OPEN, MIGRATION_KTHREAD, WAIT, WAIT_NAMES
@@ -79,19 +80,26 @@ def waits_of(tables: Tables) -> Table:
 
 
 def stalls_of(
-    tables: Tables, meta: Mapping[str, Any], found: Fates, processes: Processes
+    tables: Tables,
+    meta: Mapping[str, Any],
+    found: Fates,
+    processes: Processes,
+    own: Own,
 ) -> Numbers:
     """Who waited, for how long, for whom: by victim, by initiator, and the longest; ns.
 
     ``blackout`` beside a victim is that of the folios it maps, beside an initiator
-    that of the folios it migrated.
+    that of the folios it migrated.  Waits and folios of mptrace itself are left out.
     """
-    waits, joined = waits_of(tables), join(tables, meta)
+    joined, kept = join(tables, meta), np.flatnonzero(~own.waits)
+    waits = waits_of(tables)[kept]
+    joined = Join(joined.how[kept], joined.migration[kept], joined.call[kept])
+    found = found.select(~own.folios[found.row])
     start, end = waits["start_ns"].astype(np.int64), waits["end_ns"].astype(np.int64)
     closed = end >= start
     who = _Initiators(tables, meta, joined, processes)
     rows = tables["folios"], tables["calls"]
-    view = _View(waits, end - start, closed, joined, who, *rows, found, processes)
+    view = _View(kept, waits, end - start, closed, joined, who, *rows, found, processes)
     coverage = {phase.get("phase"): phase for phase in meta.get("coverage") or ()}
     states = [coverage[name].get("state") for name in _WAIT_PHASES if name in coverage]
     return {
@@ -150,6 +158,7 @@ class _Initiators:
 
 @dataclass(frozen=True)
 class _View:
+    number: Ints  # row of the table that each wait is
     waits: Table
     ns: Ints
     closed: Bools
@@ -254,7 +263,7 @@ class _View:
             tgid = int(wait["tgid"])
             found.append(
                 {
-                    "wait": row,
+                    "wait": int(self.number[row]),
                     "tid": int(wait["tid"]),
                     "tgid": tgid,
                     "comm": text(wait["comm"]),

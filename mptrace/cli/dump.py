@@ -59,7 +59,8 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     `mappers` a process that maps a page refused as shared. A row of `migrations` is
     one run of the kernel's migrate_pages(), whoever wanted it and by which path; one
     of `folios` what it did to one folio; one of `waits` a thread that had to wait for
-    a page under migration; one of `processes` a process that was met.
+    a page under migration; one of `processes` a process that was met. `own` is true where
+    it was mptrace itself that migrated, waited, or whose page it was.
     """
     from mptrace.recording import Recording
     from mptrace.rows import Rows

@@ -54,6 +54,9 @@ def command(
     others = None if entry is not None else FolioExplainer(data.tables(), data.meta)
     folios = None if others is None else others.select(address)
     unrecorded = others.unrecorded_pages if others and address is None else 0
+    own = 0
+    if entry is None and address is None:
+        own = explainer.own_stayed + (others.own_stayed if others else 0)
     try:
         which = explainer.select(Which(entry, address))
     except UsageError as error:
@@ -71,6 +74,8 @@ def command(
             click.echo(report_explain_folios.nothing(others.count), err=as_json)
         if unrecorded:
             click.echo(report_explain_folios.unrecorded(unrecorded), err=as_json)
+        if own:
+            click.echo(report_explain.left_out(own), err=as_json)
         return
 
     def texts() -> Iterator[str]:
@@ -85,6 +90,8 @@ def command(
             yield report_explain_folios.render(others.blocks(folios))
         if unrecorded:
             yield report_explain_folios.unrecorded(unrecorded)
+        if own:
+            yield report_explain.left_out(own)
 
     def lines() -> Iterator[str]:
         if as_json:

@@ -66,6 +66,8 @@ class Interval:
     #: Of the whole time: migrations and waits that had not ended.
     unfinished: Mapping[str, int] = field(default_factory=dict)
     kernel_pages: tuple[int, int] | None = None
+    #: What mptrace itself did meanwhile; in ``rows`` there is nothing of it.
+    own: Counts = field(default_factory=lambda: np.zeros(0, COUNTS))
 
     @property
     def seconds(self) -> float:
@@ -142,6 +144,12 @@ def combined(*tables: Counts) -> Counts:
         result[name] = np.add.reduceat(table[name], starts, axis=0)
     kept: Counts = result[(result["count"] != 0) | (result["succeeded"] != 0)]
     return kept
+
+
+def split(table: Counts, tgids: Iterable[int]) -> tuple[Counts, Counts]:
+    """The rows of everybody else, and those of these processes."""
+    mine = np.isin(table["tgid"], list(tgids))
+    return table[~mine], table[mine]
 
 
 def difference(now: Counts, before: Counts) -> Counts:

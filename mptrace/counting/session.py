@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from mptrace.counting.counts import COUNTS, Counts, Interval, difference
+from mptrace.counting.counts import COUNTS, Counts, Interval, difference, split
 from mptrace.counting.plan import (
     ESSENTIAL,
     StatBounds,
@@ -29,13 +29,12 @@ from mptrace.errors import HostError, TargetError, UsageError
 from mptrace.facts import KernelFacts
 from mptrace.interrupts import Interrupts
 from mptrace.kernel.facts import read_kernel_facts
+from mptrace.processes import NOT_TOLD_APART, in_initial_namespace, own_tgids
 from mptrace.proved import Progress, check_privileges
 
 #: After the gate has closed: for handlers that were under way.
 _SETTLE_SECONDS = 0.01
 _MAX_PLANS = 4
-# Inode of the initial PID namespace: PROC_PID_INIT_INO of include/linux/proc_ns.h.
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 
 
 class Sampler:
@@ -75,8 +74,13 @@ class Sampler:
             for pid in self._pids:
                 self._pidfds.add(_watched(pid))
             self._tracer = self._open(facts)
+            # perf tells process numbers as they are in this process's namespace
+            own = [os.getpid()] if self.tier == "tracepoints" else own_tgids()
+            self._own = frozenset(own or ())
             stack.callback(self._tracer.close)
             self.unseen = self._tracer.unseen()
+            if own is None:
+                self.unseen += (NOT_TOLD_APART,)
             self._tracer.choose(self._pids)
             self._kernel_before = _kernel_pages()
             self._tracer.open_gate()
@@ -137,11 +141,13 @@ class Sampler:
     def sample(self) -> Interval:
         """What was counted since the last sample."""
         now, lost = self._read(), self._tracer.losses()
+        rows, own = split(difference(now, self._last), self._own)
         interval = Interval(
             start_ns=self._last_ns,
             end_ns=self._now_ns,
             wall_ns=time.time_ns(),
-            rows=difference(now, self._last),
+            rows=rows,
+            own=own,
             lost={cause: lost[cause] - self._last_lost[cause] for cause in lost},
         )
         self._last, self._last_ns, self._last_lost = now, self._now_ns, lost
@@ -166,11 +172,13 @@ class Sampler:
     def total(self) -> Interval:
         """Everything from the start to `finish`."""
         self.finish()
+        rows, own = split(self._read(), self._own)
         return Interval(
             start_ns=self.start_ns,
             end_ns=self._now_ns,
             wall_ns=time.time_ns(),
-            rows=self._read(),
+            rows=rows,
+            own=own,
             lost=self._tracer.losses(),
             unfinished=self._unfinished,
             # the kernel counts for all
@@ -308,13 +316,13 @@ def _check_process(pid: int) -> None:
     """Raise where ``pid`` is no process that the kernel's side could know by that number."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        is_initial = in_initial_namespace()
     except OSError as error:
         raise TargetError(f"there is no process {pid}") from error
     tgid = int(status.partition("\nTgid:")[2].split(None, 1)[0])
     if tgid != pid:
         raise UsageError(f"{pid} is a thread of process {tgid}", f"use -p {tgid}")
-    if namespace != _INITIAL_PID_NAMESPACE:
+    if not is_initial:
         raise HostError(
             "process numbers are of another PID namespace here than the kernel's own",
             "run mptrace in the initial PID namespace (in a container: with the host's), "

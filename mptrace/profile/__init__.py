@@ -15,6 +15,7 @@ from mptrace.budget import cost_curve, within
 from mptrace.correlate import ENTRY_REASONS, MOVED, Correlation, correlate
 from mptrace.initiators import Processes
 from mptrace.misled import misled_of
+from mptrace.own import Own, numbers_of, others_calls, own_of
 from mptrace.places import Mappings
 from mptrace.profile.callers import callers_of
 from mptrace.profile.calls import (
@@ -57,9 +58,11 @@ def profile(
     :param correlation: of these tables, when it is there already.
     :param budget_ns: adds the largest batches whose measured p99 stays below it.
     """
-    found = correlation or correlate(tables, meta)
+    own = own_of(tables, meta)
+    found = others_calls(correlation or correlate(tables, meta), tables, meta, own)
     rows = found.rows
-    calls = tables["calls"]
+    calls = tables["calls"][~own.calls]
+    migrations = tables["migrations"][~own.migrations]
     closed = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0)]
     lost = {str(cause): int(count or 0) for cause, count in (meta.get("lost") or {}).items()}
     mappings = Mappings(meta.get("mappings") or ())
@@ -69,9 +72,9 @@ def profile(
     fate = fates(tables, meta)
     split = np.union1d(found.split, fate.row[fate.is_split])
     outcome, _ = outcomes_of(tables, meta, fate)
-    folios = FolioTimes(tables["folios"], np.unique(closed["call_id"]), outcome, split)
+    folios = FolioTimes(tables["folios"], np.unique(closed["call_id"]), outcome, split, own.folios)
     processes = Processes(tables, meta)
-    curves = cost_curve(tables, meta, fate)
+    curves = cost_curve(tables, meta, fate, own)
     return {
         "schema_version": SCHEMA_VERSION,
         "tool_version": meta.get("tool_version", ""),
@@ -99,13 +102,16 @@ def profile(
         "lost": lost,
         "cost": _cost(meta),
         "memory_bound_bytes": meta.get("memory_bound_bytes"),
-        "calls": calls_of(calls, closed, rows, call_ns),
-        "migrations": _migrations(tables["migrations"], fate, meta),
-        "paths": paths_of(tables, meta, fate, processes),
-        "folios_without_migration": _strays(fate),
+        "own": numbers_of(own, fate),
+        "calls": calls_of(
+            calls, closed, rows, call_ns, own.of_calls(tables["calls"], found.call_ids)
+        ),
+        "migrations": _migrations(tables["migrations"], fate, own, meta),
+        "paths": paths_of(tables, meta, fate, processes, own),
+        "folios_without_migration": _strays(fate, own),
         "callers": callers_of(tables, found, processes),
         "misled": misled_of(tables, meta, found, processes),
-        "stalls": stalls_of(tables, meta, fate, processes),
+        "stalls": stalls_of(tables, meta, fate, processes, own),
         "cost_curve": curves,
         "budget": None if budget_ns is None else within(curves, budget_ns),
         "entries": entries_of(closed, rows, found.beyond_bound),
@@ -115,7 +121,7 @@ def profile(
         "agreement": agreement_of(rows, found.beyond_bound),
         "disagreements": disagreements_of(rows, mappings),
         "folios": folios.summary(),
-        "phases": phases_of(closed, tables["migrations"], folios, call_ns, meta),
+        "phases": phases_of(closed, migrations, folios, call_ns, meta),
         "blackout": folios.blackout(),
         "rates": _rates(folios, call_ns, meta),
         "matrix": folios.matrix(),
@@ -137,25 +143,28 @@ def is_clean(numbers: Numbers) -> bool:
     )
 
 
-def _strays(found: Fates) -> Numbers:
+def _strays(found: Fates, own: Own) -> Numbers:
     """Folios whose migration has no record: nobody can say who moved them, and why."""
-    lone = found.migration < 0
+    lone = (found.migration < 0) & ~own.folios[found.row]
     return {"folios": int(lone.sum()), "pages": int(found.pages[lone].sum())}
 
 
-def _migrations(migrations: Table, found: Fates, meta: Mapping[str, Any]) -> Numbers:
-    own = migrations["call_id"] != 0
+def _migrations(migrations: Table, found: Fates, own: Own, meta: Mapping[str, Any]) -> Numbers:
+    others = ~own.migrations
+    of_calls = others & (migrations["call_id"] != 0)
+    strange = others & (migrations["call_id"] == 0)
     failed = failed_migrations(migrations, found)
     names = meta.get("reasons") or {}
-    others = []
-    for reason in np.unique(migrations["reason"][~own]):
-        is_member = ~own & (migrations["reason"] == reason)
+    groups = []
+    for reason in np.unique(migrations["reason"][strange]):
+        is_member = strange & (migrations["reason"] == reason)
         group = migrations[is_member]
         theirs = np.zeros(found.row.size, np.bool_)
         known = found.migration >= 0
         theirs[known] = is_member[found.migration[known]]
+        theirs &= ~own.folios[found.row]
         done = theirs & (found.outcome == MOVED)
-        others.append(
+        groups.append(
             {
                 "reason": int(reason),
                 "name": str(names.get(str(int(reason)), f"reason {int(reason)}")),
@@ -167,10 +176,10 @@ def _migrations(migrations: Table, found: Fates, meta: Mapping[str, Any]) -> Num
             }
         )
     return {
-        "count": int(own.sum()),
-        "failed": int(failed[own].sum()),
-        "time_ns": span(migrations[own], "enter_ns", "exit_ns"),
-        "without_call": others,
+        "count": int(of_calls.sum()),
+        "failed": int(failed[of_calls].sum()),
+        "time_ns": span(migrations[of_calls], "enter_ns", "exit_ns"),
+        "without_call": groups,
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mptrace.align import ranks
 from mptrace.correlate import (
@@ -29,11 +30,15 @@ from mptrace.sums import Numbers, Table, count_codes, distribution, nonzero
 MAX_DISAGREEMENTS = 10
 
 
-def calls_of(calls: Table, closed: Table, rows: Table, call_ns: int) -> Numbers:
+def calls_of(
+    calls: Table, closed: Table, rows: Table, call_ns: int, left_out: npt.NDArray[np.bool_]
+) -> Numbers:
+    """Counts and times of calls; ``left_out``: the calls, by ordinal, that are in no table here."""
     asking = calls[calls["nodes_ptr"] != 0]
     ret = closed["ret"]
     values, counts = np.unique(ret[ret < 0], return_counts=True)
     seen = int(rows["call"].max()) + 1 if rows.size else 0
+    seen -= int(left_out[:seen].sum())
     return {
         "count": int(asking.size),
         "without_end": max(seen - int(closed.size), 0),

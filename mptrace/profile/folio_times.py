@@ -16,12 +16,18 @@ class FolioTimes:
     :param closed: call_id of these calls.
     :param outcome: of each row of ``folios``, by ``refusals.outcomes()``.
     :param split: rows of ``folios`` that were split.
+    :param left_out: which rows of ``folios`` are mptrace's own.
     """
 
     def __init__(
-        self, folios: Table, closed: npt.NDArray[np.uint64], outcome: Bytes, split: Ints
+        self,
+        folios: Table,
+        closed: npt.NDArray[np.uint64],
+        outcome: Bytes,
+        split: Ints,
+        left_out: npt.NDArray[np.bool_],
     ) -> None:
-        inside = folios["call_id"] != 0
+        inside = (folios["call_id"] != 0) & ~left_out
         if not inside.all() or closed.size < np.unique(folios["call_id"]).size:
             inside &= np.isin(folios["call_id"], closed)
         self._all = folios

@@ -17,6 +17,7 @@ from mptrace.diagnose import cause_name
 from mptrace.evidence import FAILED, MOVED, UNKNOWN
 from mptrace.explain import cause_of
 from mptrace.initiators import Processes, text
+from mptrace.own import Own
 from mptrace.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.records import MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
 from mptrace.refusals import Fates, failed_migrations
@@ -28,16 +29,27 @@ MAX_OWNERS = 50
 
 
 def paths_of(
-    tables: Mapping[str, Table], meta: Mapping[str, Any], found: Fates, processes: Processes
+    tables: Mapping[str, Table],
+    meta: Mapping[str, Any],
+    found: Fates,
+    processes: Processes,
+    own: Own,
 ) -> list[Numbers]:
-    """One dict for each path and initiator, the most time first; all times in ns."""
+    """One dict for each path and initiator, the most time first; all times in ns.
+
+    What is mptrace's own is in none of them, but for ``own_pages`` and what the
+    kernel counted of migrations that had others' pages, too.
+    """
     migrations, folios = tables["migrations"], tables["folios"]
-    if not migrations.size:
+    kept = np.flatnonzero(~own.migrations)
+    if not kept.size:
         return []
-    group, first = _groups(migrations, of_migrations(migrations, meta))
+    some, first = _groups(migrations[kept], of_migrations(migrations[kept], meta))
+    group = np.full(migrations.size, -1, np.int64)
+    group[kept] = some
     of_folio = np.where(found.migration >= 0, group[np.maximum(found.migration, 0)], -1)
     of_group, folios_of = members(group, first.size), members(of_folio, first.size)
-    codes = of_migrations(migrations[first], meta)
+    codes = of_migrations(migrations[kept[first]], meta)
     failed = failed_migrations(migrations, found)
     rows = []
     for number, code in enumerate(codes.tolist()):
@@ -51,7 +63,7 @@ def paths_of(
                 "initiator": _initiator(mine, processes),
                 "failed_migrations": int(failed[of_group[number]].sum()),
                 **_of_migrations(mine, meta),
-                **_of_folios(mine, folios, part, processes),
+                **_of_folios(mine, folios, part, processes, own),
             }
         )
     return sorted(rows, key=lambda row: -int(row["time_ns"]))
@@ -115,7 +127,10 @@ def _of_migrations(mine: Table, meta: Mapping[str, Any]) -> Numbers:
     }
 
 
-def _of_folios(mine: Table, folios: Table, part: Fates, processes: Processes) -> Numbers:
+def _of_folios(mine: Table, folios: Table, every: Fates, processes: Processes, own: Own) -> Numbers:
+    is_own = own.folios[every.row]
+    part = every.select(~is_own)
+
     # column by column: whole rows of a million folios would be copied
     def column(name: str) -> npt.NDArray[Any]:
         return folios[name][part.row]
@@ -136,7 +151,8 @@ def _of_folios(mine: Table, folios: Table, part: Fates, processes: Processes) ->
     return {
         "folios": {"seen": int(part.row.size), **{name: n for name, (n, _) in counts.items()}},
         "pages": {name: pages for name, (_, pages) in counts.items()},
-        "difference": _difference(mine, counts["moved"][1], counts["failed"][1]),
+        "own_pages": int(every.pages[is_own].sum()),
+        "difference": _difference(mine, every),
         "matrix": _matrix(column("src_nid")[moved], column("dst_nid")[moved], part.pages[moved]),
         "owners": _owners(column("owner_tgid"), part, processes),
         "blackout": {
@@ -150,13 +166,17 @@ def _of_folios(mine: Table, folios: Table, part: Fates, processes: Processes) ->
     }
 
 
-def _difference(mine: Table, moved: int, failed: int) -> Numbers | None:
-    """Base pages of the folios' records less the kernel's; None where it did not count all."""
+def _difference(mine: Table, every: Fates) -> Numbers | None:
+    """Base pages of all folios' records less the kernel's; None where it did not count all."""
     if ((mine["succeeded"] == NOT_COUNTED) | (mine["failed"] == NOT_COUNTED)).any():
         return None
     return {
-        "moved_pages": moved - int(mine["succeeded"].astype(np.int64).sum()),
-        "failed_pages": failed - int(mine["failed"].astype(np.int64).sum()),
+        f"{name}_pages": int(every.pages[every.outcome == outcome].sum())
+        - int(mine[column].astype(np.int64).sum())
+        for name, outcome, column in (
+            ("moved", MOVED, "succeeded"),
+            ("failed", FAILED, "failed"),
+        )
     }
 
 

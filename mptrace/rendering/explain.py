@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from mptrace.explain import MOST_BLOCKS, Block, Explanation
 from mptrace.explain_folios import FolioBlock, FolioExplanation
-from mptrace.rendering.text import item, wrapped
+from mptrace.rendering.text import item, many, wrapped
 from mptrace.statuses import status_text
 from mptrace.units import format_count
 
@@ -61,6 +61,13 @@ def nothing(entries: int, unknown: int) -> str:
     if unknown:
         text += f"; {format_count(unknown)} unknown: mptrace report says why"
     return text
+
+
+def left_out(count: int) -> str:
+    """What is said of pages of mptrace itself that stayed."""
+    stayed = many(count, "page or folio of mptrace itself", "pages or folios of mptrace itself")
+    text = f"{stayed} stayed, too, and {'is' if count == 1 else 'are'} not shown: mptrace dump "
+    return "\n".join(wrapped("", text + "--failed, column own"))
 
 
 def _block(block: Block) -> list[str]:

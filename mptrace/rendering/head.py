@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from textwrap import shorten
 
-from mptrace.rendering.text import Numbers, clip, item, table, wrapped
+from mptrace.rendering.text import Numbers, clip, item, many, table, wrapped
 from mptrace.units import format_bytes, format_count, format_ns
 
 
@@ -39,6 +39,8 @@ def head(profile: Numbers) -> list[str]:
         lines += item("recording", state)
     lines += item("lost", _lost(profile))
     lines += item("tracing", _cost(profile["cost"]))
+    if own := _own(profile["own"]):
+        lines += item("own", own)
     return lines
 
 
@@ -128,6 +130,16 @@ def _lost(profile: Numbers) -> str:
     if some:
         return "; ".join(some)
     return "nothing (" + ", ".join(lost) + ": 0)"
+
+
+def _own(own: Numbers | None) -> str:
+    """What was mptrace's own doing, and is in no sum."""
+    units = (("calls", "call"), ("migrations", "migration"), ("pages", "page"), ("waits", "wait"))
+    some = [many(own[name], what) for name, what in units if own[name]] if own else []
+    if not some:
+        return ""
+    said = some[0] if len(some) == 1 else f"{', '.join(some[:-1])} and {some[-1]}"
+    return f"{said} of mptrace itself are left out of all sums: mptrace dump, column own"
 
 
 def _cost(cost: Numbers) -> str:

@@ -80,7 +80,8 @@ def _wrapped_details(row: Numbers) -> list[str]:
             "    ",
             f"the kernel counted {format_count(counted['moved_pages'])} moved and "
             f"{format_count(counted['failed_pages'])} failed: the folios' records have "
-            f"{difference['moved_pages']:+,} and {difference['failed_pages']:+,}",
+            f"{difference['moved_pages']:+,} and {difference['failed_pages']:+,}"
+            + (f", with {many(row['own_pages'], 'page')} of mptrace" if row["own_pages"] else ""),
         )
     for failure in row["failures"][:_MOST_NAMED]:
         verb = "unknown" if failure["outcome"] == "unknown" else "stayed"

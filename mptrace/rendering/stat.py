@@ -12,6 +12,7 @@ from mptrace.counting.counts import (
     bound_ns,
     by_process,
     by_reason,
+    combined,
     ranked,
     total,
 )
@@ -66,7 +67,7 @@ def render_total(interval: Interval, view: str, reasons: Mapping[int, str]) -> s
     lines += _notes(interval)
     if interval.kernel_pages is not None:
         moved, failed = interval.kernel_pages
-        everything = total(interval.rows)
+        everything = total(combined(interval.rows, interval.own))
         line = f"/proc/vmstat counted {moved:,} pages moved, {failed:,} failed"
         if (moved, failed) != (everything.succeeded, everything.failed):
             line += ",\n  from a moment before the first until one after the last"
@@ -162,6 +163,12 @@ def _notes(interval: Interval) -> list[str]:
         for what, n in interval.unfinished.items()
         if n
     ]
+    own = total(interval.own)
+    if own.migrations or own.waits:
+        notes.append(
+            f"of mptrace itself, not counted: {own.migrations:,} migrations, "
+            f"{own.succeeded:,} pages moved, {own.waits:,} waits"
+        )
     return [f"  ! {note}" for note in notes]
 
 
@@ -253,6 +260,7 @@ def to_json(interval: Interval, reasons: Mapping[int, str], kind: str, view: str
         "end_ns": interval.end_ns,
         "seconds": interval.seconds,
         "total": _values(total(interval.rows), interval.seconds),
+        "own": _values(total(interval.own), interval.seconds),
     }
     if view == "reason":
         value["reasons"] = [

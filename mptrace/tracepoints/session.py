@@ -97,7 +97,8 @@ def record(request: Request, progress: Progress) -> Result:
         events = PerfEvents([_probe(name, layout) for name, layout in formats.items()])
         stack.callback(events.close)
         meta = first_meta(kernel, read_host_facts(), now(), request.scope.kind)
-        meta |= {"memory_bound_bytes": events.memory_bytes, **request.meta}
+        # perf tells process numbers as they are in the namespace of who opened the events
+        meta |= {"own": [os.getpid()], "memory_bound_bytes": events.memory_bytes, **request.meta}
         parts = Parts(series, meta, force=request.force)
         return _Session(request, parts, kernel, events, progress).run()
 

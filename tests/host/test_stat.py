@@ -5,6 +5,7 @@ Needs root and a kernel whose tracepoint migrate:mm_migrate_pages can be had; sa
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mptrace.counting.counts import by_process, total
+from mptrace.counting.plan import StatBounds
+from mptrace.counting.session import Sampler
+from mptrace.rendering.stat import render_total
 
 COMPACT = Path("/proc/sys/vm/compact_memory")
 
@@ -42,25 +48,46 @@ def counted_while_compacting(*options: str) -> dict[str, Any]:
     stat.terminate()
     out, errors = stat.communicate(timeout=60)
     assert stat.returncode == 130, errors
-    total: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return total
+    answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return answer
 
 
 @pytest.mark.parametrize("tier", ["auto", "tracepoints"])
 def test_compaction_is_counted_as_vmstat_does(tier: str) -> None:
     """Pages moved and failed are the kernel's own counts; compaction is its reason."""
     for _ in range(5):
-        total = counted_while_compacting("--tier", tier)
-        counts = total["total"]
-        pages = (counts["moved_pages"], counts["failed_pages"])
+        told = counted_while_compacting("--tier", tier)
+        # the kernel counts what mptrace itself does, too
+        pages = tuple(
+            told["total"][name] + told["own"][name] for name in ("moved_pages", "failed_pages")
+        )
         # vmstat is read just outside: a migration may come in between on a busy host
-        if pages == (total["vmstat_moved_pages"], total["vmstat_failed_pages"]):
+        if pages == (told["vmstat_moved_pages"], told["vmstat_failed_pages"]):
             break
-    assert pages == (total["vmstat_moved_pages"], total["vmstat_failed_pages"])
+    assert pages == (told["vmstat_moved_pages"], told["vmstat_failed_pages"])
     assert sum(pages) > 0
-    reasons = {r["reason"] for p in total["processes"] for r in p["reasons"]}
+    reasons = {r["reason"] for p in told["processes"] for r in p["reasons"]}
     assert "compaction" in reasons
-    assert set(total["lost"].values()) == {0}
+    assert set(told["lost"].values()) == {0}
     if tier == "tracepoints":
-        assert total["tier"] == tier
-        assert any("waits" in sentence for sentence in total["unseen"])
+        assert told["tier"] == tier
+        assert any("waits" in sentence for sentence in told["unseen"])
+
+
+@pytest.mark.parametrize("tier", ["auto", "tracepoints"])
+def test_what_the_counting_process_migrates_is_counted_apart(tier: str) -> None:
+    """It compacts itself here: its pages are in no row, and in the kernel's count."""
+    with Sampler((), StatBounds(), lambda _: None, tier) as sampler:
+        deadline = time.monotonic() + 30
+        while not sampler.sample().own["succeeded"].sum() and time.monotonic() < deadline:
+            COMPACT.write_text("1")
+        everything = sampler.total()
+    assert os.getpid() not in {group.tgid for group in by_process(everything.rows, {})}
+    own = total(everything.own)
+    assert own.migrations > 0
+    assert own.succeeded > 0
+    text = render_total(everything, "process", sampler.reasons)
+    said = (
+        f"! of mptrace itself, not counted: {own.migrations:,} migrations, {own.succeeded:,} pages"
+    )
+    assert said in text

@@ -23,10 +23,11 @@ from typing import Any
 import pytest
 
 from mptrace.kernel import tracefs
+from mptrace.profile import profile
 from mptrace.recording import Recording
 from mptrace.tracepoints.perf_events import PerfEvents, Probe, online_cpus
 from mptrace.tracepoints.perf_records import head, record_bytes
-from mptrace.tracepoints.session import read_formats
+from mptrace.tracepoints.session import Request, read_formats, record
 
 PAGE = mmap.PAGESIZE
 COMPACT = Path("/proc/sys/vm/compact_memory")
@@ -166,6 +167,40 @@ def test_the_choice_is_made_alone_and_the_report_says_so(tmp_path: Path) -> None
         assert any("why a page stayed" in sentence for sentence in numbers["unseen"])
         text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
         assert "tracepoints only" in text
+
+
+def test_what_the_recorder_itself_migrates_is_in_no_sum(tmp_path: Path) -> None:
+    """It compacts here, and so does another process: the recording has both, the report one."""
+    place = tmp_path / "host.data"
+    others: list[int] = []
+
+    def compact() -> None:
+        compacted_until_pages_moved()
+        before = migrated()
+        for _ in range(20):
+            held = make_holes()
+            with subprocess.Popen(["sh", "-c", f"echo 1 >{COMPACT}"]) as other:
+                others.append(other.pid)
+            del held
+            if migrated()[0] > before[0]:
+                return
+        pytest.fail("environment: compaction moved no page in 20 tries")
+
+    record(Request(place, on_ready=compact, until=lambda: bool(others)), lambda _: None)
+    recording = Recording.open(place)
+    assert recording.meta["own"] == [os.getpid()]
+    numbers = profile(recording.tables(), recording.meta)
+    migrations = recording.table("migrations")
+    own = migrations["tgid"] == os.getpid()
+    assert 0 < own.sum() == numbers["own"]["migrations"]
+    initiators = {row["initiator"]["tgid"] for row in numbers["paths"]}
+    assert os.getpid() not in initiators
+    assert initiators & set(others)
+    counted = migrations["succeeded"][~own].sum()
+    assert 0 < counted == sum(row["kernel_counted"]["moved_pages"] for row in numbers["paths"])
+    argv = [sys.executable, "-m", "mptrace", "dump", "--table", "migrations", "--format", "jsonl"]
+    done = subprocess.run([*argv, str(place)], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["own"] for line in done.stdout.splitlines()] == own.tolist()
 
 
 def test_a_full_disk_and_a_command(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from others import META, MOVER, Others
 from mptrace.budget import MAX_SIZES, MIN_BATCHES, MIN_SAMPLES, cost_curve, within
 from mptrace.cli import main
 from mptrace.errors import UsageError
+from mptrace.own import own_of
 from mptrace.profile import profile
 from mptrace.recording import RecordingWriter
 from mptrace.records import CALL, TABLES
@@ -32,7 +33,9 @@ def calls(*groups: tuple[int, int, int]) -> dict[str, Any]:
 
 def answer(tables: dict[str, Any], budget_ns: int) -> dict[str, Any]:
     """That of the calls' time."""
-    (found,) = within(cost_curve(tables, META, fates(tables, META)), budget_ns)
+    (found,) = within(
+        cost_curve(tables, META, fates(tables, META), own_of(tables, META)), budget_ns
+    )
     assert (found["measure"], found["path"]) == ("call_duration", "move_pages")
     return found
 
@@ -89,7 +92,7 @@ def test_a_larger_size_that_happens_to_be_fast_is_not_taken() -> None:
 def test_many_sizes_are_put_together() -> None:
     """By powers of two; the smallest of a group is what may be claimed."""
     sizes = calls(*((n, 20, 1000 * n) for n in range(1, 2 * MAX_SIZES)))
-    (curve,) = cost_curve(sizes, META, fates(sizes, META))
+    (curve,) = cost_curve(sizes, META, fates(sizes, META), own_of(sizes, META))
     assert [group["pages"] for group in curve["groups"]] == [1, 2, 4, 8, 16, 32]
     assert [group["most_pages"] for group in curve["groups"]] == [1, 3, 7, 15, 31, 63]
     assert answer(sizes, 32_000)["pages"] == 16
@@ -100,7 +103,7 @@ def test_calls_that_failed_or_lost_records_are_left_out() -> None:
     tables = calls((64, 101, 1000))
     tables["calls"]["ret"][:40], tables["calls"]["lost"][40:60] = -22, 1
     tables["calls"]["exit_ns"][60:80] = 0
-    (curve,) = cost_curve(tables, META, fates(tables, META))
+    (curve,) = cost_curve(tables, META, fates(tables, META), own_of(tables, META))
     assert curve["groups"][0]["samples"] == 21
 
 
@@ -114,7 +117,7 @@ def test_migrations_and_blackouts_are_measured_by_path() -> None:
     tables = others.tables()
     found = {
         (each["path"], each["measure"]): each
-        for each in within(cost_curve(tables, META, fates(tables, META)), 600)
+        for each in within(cost_curve(tables, META, fates(tables, META), own_of(tables, META)), 600)
     }
     assert found["mbind", "migration_duration"]["state"] == "none"
     assert found["mbind", "blackout_per_page"]["pages"] == 512
@@ -129,7 +132,7 @@ def test_folios_of_a_few_migrations_are_no_sample() -> None:
         for _ in range(batches):
             others.migrate("damon", tgid=9, comm=b"k", kthread=True, folios=[{}] * 101)
         tables = others.tables()
-        found = within(cost_curve(tables, META, fates(tables, META)), 10**6)
+        found = within(cost_curve(tables, META, fates(tables, META), own_of(tables, META)), 10**6)
         assert {each["measure"]: each["state"] for each in found} == {
             "migration_duration": "unknown",
             "blackout_per_page": state,

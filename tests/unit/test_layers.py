@@ -31,6 +31,7 @@ LAYERS = (
         "initiators",
         "misled",
         "obstacles",
+        "own",
         "paths",
         "patterns",
         "places",

@@ -108,3 +108,11 @@ def test_there_is_no_such_cgroup(root: Path, path: str) -> None:
     """Neither outside the tree nor in it."""
     with pytest.raises(FileNotFoundError):
         cgroup_id(path, root)
+
+
+def test_who_mptrace_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number where numbers are the kernel's own; elsewhere another process may have it."""
+    monkeypatch.setattr(processes, "in_initial_namespace", lambda: True)
+    assert processes.own_tgids() == [os.getpid()]
+    monkeypatch.setattr(processes, "in_initial_namespace", lambda: False)
+    assert processes.own_tgids() is None

@@ -9,6 +9,7 @@ from others import META, MOVER, OTHER, VICTIM, WRITER, Others
 from simulated_kernel import PAGE
 
 from mptrace.initiators import Processes
+from mptrace.own import own_of
 from mptrace.profile import profile
 from mptrace.records import END_OPEN, WAIT_HUGETLB, WAIT_LOCK, WAIT_NAMES, WAIT_PMD, WAIT_PTE
 from mptrace.refusals import fates
@@ -22,7 +23,8 @@ COVERAGE = [{"phase": "wait_pte", "state": "unproved", "unit": "wait", "attach":
 def stalls(others: Others, **meta: Any) -> dict[str, Any]:
     """Numbers of the stalls."""
     tables, known = others.tables(), {**META, **meta}
-    return stalls_of(tables, known, fates(tables, known), Processes(tables, known))
+    found, own = fates(tables, known), own_of(tables, known)
+    return stalls_of(tables, known, found, Processes(tables, known), own)
 
 
 def two_movers() -> tuple[Others, Any, Any]:

@@ -24,6 +24,7 @@ from mptrace.counting.counts import (
     difference,
     others_of,
     ranked,
+    split,
     total,
 )
 
@@ -142,3 +143,14 @@ def test_layouts_are_those_of_the_program() -> None:
     number = {name: int(n) for name, n in re.findall(r"#define (\w+)\s+(\d+)", SOURCE)}
     assert (number["SLOTS"], number["REASONS"]) == (stat_counts.SLOTS, stat_counts.REASONS)
     assert number["LOST_CAUSES"] == PROGRAM_CAUSES < len(LOST_CAUSES)
+
+
+def test_rows_of_mptrace_itself_are_set_apart() -> None:
+    """Both parts together are the whole; of nobody's the whole is left."""
+    rest, own = split(busy(), [901])
+    assert set(own["tgid"]) == {901}
+    assert not set(rest["tgid"]) & {901}
+    assert np.array_equal(combined(rest, own), busy())
+    rest, own = split(busy(), ())
+    assert np.array_equal(rest, busy())
+    assert own.size == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stat_rows import MIGRATION, REASONS, WAIT, busy, entry, interval, table
 
-from mptrace.counting.counts import LOST_CAUSES, SORTS
+from mptrace.counting.counts import LOST_CAUSES, SORTS, split
 from mptrace.rendering.stat import VIEWS, Lines, next_sort, short, short_ns, to_json, top_lines
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -160,3 +160,18 @@ def test_short_counts(number: int, expected: str) -> None:
 def test_short_times(ns: float, expected: str) -> None:
     """A time with three significant digits and its unit."""
     assert short_ns(ns) == expected
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_what_mptrace_did_itself_is_said_and_not_counted(view: str) -> None:
+    """Its pages are in no line but their own; /proc/vmstat counts them, which is no difference."""
+    rows, own = split(busy(), [901])
+    whole = interval(rows, own=own, kernel_pages=(6832, 28))
+    text = Lines(view, REASONS).total(whole)
+    assert "  ! of mptrace itself, not counted: 5 migrations, 4 pages moved, 125 waits" in text
+    assert "postgres" not in text
+    assert text.endswith("/proc/vmstat counted 6,832 pages moved, 28 failed")
+    value = to_json(whole, REASONS, "total", view)
+    assert (value["total"]["moved_pages"], value["own"]["moved_pages"]) == (6828, 4)
+    assert (value["total"]["waits"], value["own"]["waits"]) == (0, 125)
+    assert "itself" not in Lines(view, REASONS).total(interval(busy()))

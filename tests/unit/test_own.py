@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""mptrace's own pages, migrations and waits: in the recording, marked, and in no sum."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from others import HELD, META, VICTIM, Others
+from simulated_kernel import PAGE, Kernel
+
+from mptrace.cli import main
+from mptrace.own import own_of
+from mptrace.profile import profile
+from mptrace.recording import RecordingWriter
+from mptrace.report import render
+
+#: The recorder, and another mptrace that was asked for.
+OWN, ANOTHER = 6001, 6002
+WHO = {**META, "own": [OWN]}
+MINE: dict[str, Any] = {"owner_tgid": OWN}
+
+
+def busy() -> Others:
+    """Compaction of 97 pages and 3 of mptrace's, one of 5 that are all its, its own, its waits."""
+    others = Others()
+    others.process(VICTIM, b"postgres")
+    others.process(OWN, b"mptrace")
+    kcompactd = {"tgid": 31, "comm": b"kcompactd0", "kthread": True, "mode": "sync_light"}
+    mixed = others.migrate("compaction", folios=[{}] * 97 + [MINE] * 2 + [MINE | HELD], **kcompactd)
+    others.migrate("compaction", folios=[MINE] * 5, **kcompactd)
+    # its allocation compacts: whoever's pages these are, it was mptrace's doing
+    direct = others.migrate("compaction", tgid=OWN, comm=b"mptrace", folios=[{}, MINE, HELD])
+    for tgid, holder, ns in ((OWN, mixed, 700), (VICTIM, mixed, 90), (VICTIM, direct, 40)):
+        others.add(
+            "waits",
+            start_ns=5000,
+            end_ns=5000 + ns,
+            holder_id=holder["migration_id"],
+            tid=tgid,
+            tgid=tgid,
+            comm=b"mptrace" if tgid == OWN else b"worker-1",
+        )
+    return others
+
+
+def write(path: Path, others: Others, **meta: Any) -> Path:
+    """As a recording."""
+    with RecordingWriter(path, meta={**WHO, **meta}) as writer:
+        for name, rows in others.tables().items():
+            writer.append(name, rows)
+        writer.finish()
+    return path
+
+
+def dumped(path: Path, table: str, *options: str) -> list[dict[str, Any]]:
+    """Rows of `mptrace dump`."""
+    arguments = ["dump", str(path), "--table", table, "--format", "jsonl", *options]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_compaction_counts_without_the_pages_of_mptrace() -> None:
+    """97 of 100 pages; the kernel's count, which has them all, differs in nothing."""
+    (row,) = profile(busy().tables(), WHO)["paths"]
+    assert row["initiator"]["comm"] == "kcompactd0"
+    assert (row["migrations"], row["own_pages"]) == (1, 3)
+    assert row["pages"] == {"moved": 97, "failed": 0, "unknown": 0}
+    assert row["folios"] == {"seen": 97, "moved": 97, "failed": 0, "unknown": 0}
+    assert row["kernel_counted"] == {"migrations": 1, "moved_pages": 99, "failed_pages": 1}
+    assert row["difference"] == {"moved_pages": 0, "failed_pages": 0}
+    assert [owner["tgid"] for owner in row["owners"]] == [VICTIM]
+    assert row["matrix"] == [{"from": 0, "to": 1, "pages": 97}]
+    assert row["failures"] == []
+    assert row["blackout"]["folios"] == 97
+
+
+def test_what_was_left_out_is_said_in_one_line() -> None:
+    """How many, and where they are; JSON has the same numbers."""
+    numbers = profile(busy().tables(), WHO)
+    assert numbers["own"] == {
+        "tgids": [OWN],
+        "calls": 0,
+        "migrations": 2,
+        "folios": 11,
+        "pages": 11,
+        "waits": 1,
+    }
+    text = render(numbers)
+    assert (
+        "own        2 migrations, 11 pages and 1 wait of mptrace itself are left out of\n"
+        "           all sums: mptrace dump, column own\n"
+    ) in text
+    assert "the kernel counted" not in text
+    assert "mptrace/6001" not in text.partition("stalls")[0]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_real_difference_says_that_own_pages_are_in_it() -> None:
+    """The kernel counted two pages more than there are records."""
+    others = busy()
+    others.rows["migrations"][0]["succeeded"] += 2
+    numbers = profile(others.tables(), WHO)
+    assert numbers["paths"][0]["difference"] == {"moved_pages": -2, "failed_pages": 0}
+    assert "have -2 and +0, with 3 pages of mptrace" in " ".join(render(numbers).split())
+
+
+def test_its_waits_are_no_stalls() -> None:
+    """Others' waits for what it migrated are; the numbers of waits are those of the table."""
+    stalls = profile(busy().tables(), WHO)["stalls"]
+    assert (stalls["count"], stalls["threads"], stalls["total_ns"]) == (2, 1, 130)
+    assert [row["tgid"] for row in stalls["by_victim"]] == [VICTIM]
+    assert [wait["wait"] for wait in stalls["longest"]] == [1, 2]
+    names = {row["initiator"]["comm"]: row for row in stalls["by_initiator"]}
+    assert names["kcompactd0"]["blackout"]["folios"] == 97
+    assert names["mptrace"]["count"] == 1
+
+
+def test_a_page_that_others_map_is_everybodys() -> None:
+    """Two mappings in one attempt; three attempts at one mapping are its own."""
+    others = Others()
+    both = [MINE | {"n_maps": 2}, MINE | {"n_maps": 3, "n_unmap": 3, "n_move": 3}]
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=both)
+    assert own_of(others.tables(), WHO).folios.tolist() == [False, True]
+    assert own_of(others.tables(), WHO).migrations.tolist() == [False]
+
+
+@pytest.mark.parametrize("doubt", [{"succeeded": 6}, {"lost": 1}])
+def test_a_migration_may_have_had_more_than_its_own_pages(doubt: dict[str, int]) -> None:
+    """The kernel counted more, or records were lost: it stays, without its own pages."""
+    others = Others()
+    folios = [MINE] * 5
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=folios, **doubt)
+    (row,) = profile(others.tables(), WHO)["paths"]
+    assert (row["migrations"], row["pages"]["moved"], row["own_pages"]) == (1, 0, 5)
+
+
+@pytest.mark.parametrize("meta", [META, {**META, "own": None}, {**META, "own": "x"}])
+def test_a_recording_that_does_not_say_who_it_was(meta: dict[str, Any]) -> None:
+    """As before: everything counts, and no line claims otherwise."""
+    numbers = profile(busy().tables(), meta)
+    assert numbers["own"] is None
+    assert sum(row["pages"]["moved"] for row in numbers["paths"]) == 99 + 5 + 2
+    assert numbers["stalls"]["count"] == 3
+    assert "own  " not in render(numbers)
+
+
+def test_another_mptrace_that_was_asked_for_is_not_its_own() -> None:
+    """It goes by the process, not by the name."""
+    others = Others()
+    others.migrate(
+        "numa_misplaced", tgid=ANOTHER, comm=b"mptrace", folios=[{"owner_tgid": ANOTHER}]
+    )
+    numbers = profile(others.tables(), {**WHO, "scope": {"kind": "pids", "pids": [ANOTHER]}})
+    assert numbers["own"] == {
+        "tgids": [OWN],
+        **dict.fromkeys(("calls", "migrations", "folios", "pages", "waits"), 0),
+    }
+    assert numbers["paths"][0]["pages"]["moved"] == 1
+    assert "itself" not in render(numbers)
+
+
+def test_calls_about_its_pages_are_its_own() -> None:
+    """Whoever makes them; the entries, times and callers are those of the other calls."""
+    kernel = Kernel("6.12", 2)
+    for page in range(1, 31):
+        kernel.folio(page, 0, trait="pinned" if page in (7, 29) else "")
+    kernel.move_pages([page * PAGE for page in range(1, 24)], [1] * 23, tid=501)
+    kernel.move_pages([page * PAGE for page in range(24, 31)], [1] * 7, tid=502)
+    tables = kernel.tables()
+    both = profile(tables, META)
+    tables["calls"]["target_tgid"] = [OWN, VICTIM]
+    numbers = profile(tables, WHO)
+    assert (both["calls"]["count"], numbers["calls"]["count"]) == (2, 1)
+    assert (both["entries"]["asked"], numbers["entries"]["asked"]) == (30, 7)
+    assert numbers["calls"]["without_end"] == 0
+    assert numbers["outcomes"]["failed"] == 1
+    assert [row["tgid"] for row in numbers["callers"]] == [502]
+    assert numbers["folios"]["moved"] == numbers["rates"]["pages"] == 6
+    assert [group["count"] for group in numbers["failures"]] == [1]
+    assert numbers["failures"][0]["example"]["call"] == 1
+    assert numbers["migrations"]["count"] == 1
+    assert numbers["own"]["calls"] == 1
+    assert numbers["own"]["pages"] == 23
+
+
+def test_dump_keeps_and_marks_them(tmp_path: Path) -> None:
+    """Every table; --failed filters as before."""
+    path = write(tmp_path / "r", busy())
+    assert [row["own"] for row in dumped(path, "migrations")] == [False, True, True]
+    folios = [row["own"] for row in dumped(path, "folios")]
+    assert folios == [False] * 97 + [True] * 11
+    assert [row["own"] for row in dumped(path, "waits")] == [True, False, False]
+    assert {row["comm"]: row["own"] for row in dumped(path, "processes")} == {
+        "postgres": False,
+        "mptrace": True,
+    }
+    assert [row["own"] for row in dumped(path, "obstacles", "--failed")] == [True, True]
+    assert len(dumped(path, "migrations", "--failed")) == 2
+    for table in ("entries", "calls", "mappers"):
+        assert dumped(path, table) == []
+    assert all(list(row)[-1] == "own" for row in dumped(path, "migrations"))
+
+
+def test_explain_leaves_them_out_and_says_how_many(tmp_path: Path) -> None:
+    """What stayed of others' is explained; an own page is, when its address is asked for."""
+    others = busy()
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=[HELD])
+    path = str(write(tmp_path / "r", others))
+    text = CliRunner().invoke(main, ["explain", path]).stdout
+    assert text.count("cause") == 1
+    assert "kcompactd0" in text
+    last = " ".join(text.split("\n\n")[-1].split())
+    assert last.startswith("2 pages or folios of mptrace itself stayed, too, and are not shown")
+    lines = CliRunner().invoke(main, ["explain", "--json", path]).stdout.splitlines()
+    assert [json.loads(line)["owner_tgid"] for line in lines] == [VICTIM]
+    rows = [row for row in dumped(Path(path), "folios") if row["own"] and row["move_rc"]]
+    one = CliRunner().invoke(main, ["explain", "--address", rows[0]["address"], path]).stdout
+    assert f"of mptrace ({OWN})" in one
+
+
+def test_explain_of_nothing_but_its_own(tmp_path: Path) -> None:
+    """Nothing is claimed of others; how many of its own stayed is said."""
+    others = Others()
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=[MINE | HELD])
+    path = str(write(tmp_path / "r", others))
+    text = " ".join(CliRunner().invoke(main, ["explain", path]).stdout.split())
+    assert "1 page or folio of mptrace itself stayed, too, and is not shown" in text
+
+
+def test_the_report_dump_and_explain_agree(tmp_path: Path) -> None:
+    """Pages that moved and stayed: sums of the report, and of dump's rows that are not own."""
+    others = busy()
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=[{}, HELD])
+    path = write(tmp_path / "r", others)
+    result = CliRunner().invoke(main, ["report", "--json", str(path)])
+    rows = json.loads(result.stdout)["paths"]
+    kept = [row for row in dumped(path, "folios") if not row["own"]]
+    for outcome in ("moved", "failed"):
+        pages = sum(row["nr_pages"] for row in kept if row["outcome"] == outcome)
+        assert sum(row["pages"][outcome] for row in rows) == pages
+    explained = CliRunner().invoke(main, ["explain", "--all", "--json", str(path)]).stdout
+    assert len(explained.splitlines()) == sum(row["pages"]["failed"] for row in rows) == 1
+
+
+def test_batches_of_a_budget_are_others() -> None:
+    """Migrations and blackouts of its own decide nothing; a batch is as large as it was."""
+    curves = {curve["measure"]: curve for curve in profile(busy().tables(), WHO)["cost_curve"]}
+    assert [(g["pages"], g["samples"]) for g in curves["migration_duration"]["groups"]] == [
+        (100, 1)
+    ]
+    assert [g["samples"] for g in curves["blackout_per_page"]["groups"]] == [97]
+
+
+def test_folios_whose_migration_is_lost() -> None:
+    """An own page is none of those of which nobody knows who moved them."""
+    others = busy()
+    others.rows["migrations"] = []
+    strays = profile(others.tables(), WHO)["folios_without_migration"]
+    # the direct compaction's other pages can't be told from anybody's any more
+    assert strays == {"folios": 97 + 2, "pages": 97 + 2}
+
+
+def test_a_call_of_others_keeps_its_pages() -> None:
+    """A page that a call asked for is its target's, though mptrace maps it, too."""
+    kernel = Kernel("6.12", 2)
+    for page in range(1, 6):
+        kernel.folio(page, 0)
+    kernel.move_pages([page * PAGE for page in range(1, 6)], [1] * 5, tid=501)
+    tables = kernel.tables()
+    tables["folios"]["owner_tgid"] = OWN
+    tables["folios"]["n_maps"] = 1
+    own = own_of(tables, WHO)
+    assert not np.concatenate([own.calls, own.migrations, own.folios]).any()
