@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mptrace.candidates import UNPROVED_KINDS
 from mptrace.plan import PhasePlan, Plan
 from mptrace.records import END_DONE, END_PUTBACK, FOLIO_HUGETLB, NO_LOOKUP, NOT_COUNTED
+from mptrace.units import times
 
 #: Base pages of the calibration, and how many of them a pipe holds in its second part.
 PAGES = 23
@@ -157,6 +158,6 @@ def _judge_phase(phase: PhasePlan, seen: dict[str, int], pinned: dict[str, int])
     if phase.phase == "tlb_flush_batch" and got == 0:
         return verdict("not_separable", expected, got, "this kernel flushes per PTE, inside unmap")
     if phase.phase == "tlb_flush_pte" and got < expected and seen["tlb_flush_batch"]:
-        reason = f"{expected - got} flushes were deferred to the batch"
+        reason = f"flushes deferred to the batch: {expected - got}"
         return verdict("proved", expected, got, reason)
-    return verdict("unproved", expected, got, f"fired {got} times, not {expected}")
+    return verdict("unproved", expected, got, f"fired {times(got)}, not {expected}")

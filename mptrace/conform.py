@@ -43,6 +43,7 @@ from mptrace.scenarios.base import Expectation, Scenario
 from mptrace.stage.client import Performance, Theatre
 from mptrace.stage.journal import Journal
 from mptrace.tracer import Drained, Tracer
+from mptrace.units import many
 from mptrace.verdicts import (
     ERROR,
     SKIPPED,
@@ -477,7 +478,7 @@ class _Run:
         if scenario.changes and not (self._host.hypervisor or self._request.disruptive):
             return f"changes {scenario.changes}: needs a virtual machine or --disruptive"
         if len(self._nodes) < scenario.nodes:
-            return f"needs {scenario.nodes} nodes with memory, there are {len(self._nodes)}"
+            return f"needs {many(scenario.nodes, 'node')} with memory, has {len(self._nodes)}"
         return ""
 
 

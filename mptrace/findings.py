@@ -38,7 +38,7 @@ from mptrace.records import (
     STAGE_VMA,
 )
 from mptrace.statuses import errno_name
-from mptrace.units import format_count, format_ns
+from mptrace.units import format_count, format_ns, many, times
 
 #: Processes that a line of "mapped by" names; JSON has all.
 MOST_MAPPERS = 6
@@ -339,9 +339,9 @@ class Findings:
             return None
         seen, base = o["refcount"], int(self._expected[row])
         if o["stage"] not in _IN_MIGRATION:
-            return Finding("references", {"seen": seen}, _many(seen, "reference"))
+            return Finding("references", {"seen": seen}, many(seen, "reference"))
         if base < 0:
-            words = f"{_many(seen, 'reference')} (how many it may have is not known)"
+            words = f"{many(seen, 'reference')} (how many it may have is not known)"
             return Finding("references", {"seen": seen, "expected": None}, words)
         parts = [(1, "the migration's own")]
         if self._mapping[row] == 0 or self._swap_cache[row]:
@@ -362,26 +362,26 @@ class Findings:
             "extra": extra,
             "parts": {what: count for count, what in parts},
         }
-        words = f"{_many(seen, 'reference')}, {format_count(expected)} expected ({made}){end}"
+        words = f"{many(seen, 'reference')}, {format_count(expected)} expected ({made}){end}"
         return Finding("references", value, words)
 
     def _pins(self, row: int, o: Mapping[str, Any]) -> Finding | None:
         if o["nr_pages"] > 1 and o["seen"] & SEEN_STATE and o["pincount"] > 0:
-            return Finding("pins", o["pincount"], f"pinned {_times(o['pincount'])} (FOLL_PIN)")
+            return Finding("pins", o["pincount"], f"pinned {times(o['pincount'])} (FOLL_PIN)")
         if not self._pinned[row] or o["nr_pages"] > 1:
             return None
         extra = o["refcount"] - max(int(self._expected[row]), 0) - max(o["mapcount"], 0)
         pins = extra // obstacles.PIN_BIAS
-        words = f"pinned {_times(pins)}: a pin (FOLL_PIN) counts {obstacles.PIN_BIAS:,} references"
+        words = f"pinned {times(pins)}: a pin (FOLL_PIN) counts {obstacles.PIN_BIAS:,} references"
         return Finding("pins", pins, words)
 
     def _mapcount(self, o: Mapping[str, Any]) -> Finding | None:
         if not o["seen"] & SEEN_STATE:
             return None
         count, page = max(o["mapcount"], 0), max(o["page_mapcount"], 0)
-        words = f"mapped {_times(count)}" if count else "no mapping left"
+        words = f"mapped {times(count)}" if count else "no mapping left"
         if page and o["nr_pages"] > 1:
-            words += f", the page itself {_times(page)}"
+            words += f", the page itself {times(page)}"
         return Finding("mapcount", {"folio": count, "page": page}, words)
 
     def _mapped_by(self, o: Mapping[str, Any]) -> Finding | None:
@@ -401,7 +401,7 @@ class Findings:
         more = len(found) - MOST_MAPPERS
         named += f" and {more} more" if more > 0 else ""
         words = (
-            f"mapped by: found {len(found)} of {_many(most, 'mapping')}, "
+            f"mapped by: found {len(found)} of {many(most, 'mapping')}, "
             f"{format_ns(later)} later: {named}"
         )
         return Finding("mappers", value, words)
@@ -441,7 +441,7 @@ class Findings:
     def _size(o: Mapping[str, Any]) -> Finding | None:
         if o["nr_pages"] <= 1:
             return None
-        return Finding("size", o["nr_pages"], f"a folio of {o['nr_pages']:,} pages")
+        return Finding("size", o["nr_pages"], f"a folio of {many(o['nr_pages'], 'page')}")
 
     def _file(self, row: int, o: Mapping[str, Any]) -> Finding | None:
         if not o["seen"] & SEEN_FILE:
@@ -514,7 +514,7 @@ class Findings:
         if not counts:
             return None
         span = o["last_ns"] - o["first_ns"]
-        named = ", ".join(f"{name} {_times(count)}" for name, count in counts.items())
+        named = ", ".join(f"{name} {times(count)}" for name, count in counts.items())
         within = f" within {format_ns(span)}" if span > 0 else ""
         return Finding("passes", {**counts, "span_ns": span}, f"refused: {named}{within}")
 
@@ -528,7 +528,7 @@ class Findings:
         if not waits:
             return None
         named = " and ".join(
-            f"{format_ns(ns)} for {what} ({_times(count)})" for ns, count, what in waits.values()
+            f"{format_ns(ns)} for {what} ({times(count)})" for ns, count, what in waits.values()
         )
         value = {name: {"ns": ns, "count": count} for name, (ns, count, _) in waits.items()}
         return Finding("wait", value, f"the migration waited {named}")
@@ -579,11 +579,3 @@ def _answer(stage: int, rc: int) -> str:
 
 def _rc(rc: int) -> str:
     return f"{rc} {errno_name(-rc)}" if rc < 0 else str(rc)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{format_count(count)} {what}{'' if count == 1 else 's'}"
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{format_count(count)} times"

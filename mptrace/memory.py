@@ -25,7 +25,7 @@ import numpy.typing as npt
 from mptrace import addrspace, driver, protocol
 from mptrace.driver import PAGE_SIZE
 from mptrace.errors import HostError, MptraceError
-from mptrace.units import format_bytes
+from mptrace.units import format_bytes, many
 
 _MADV_COLLAPSE = 25  # since 6.1; not in Python's mmap
 _MAP_NORESERVE = 0x4000
@@ -146,8 +146,8 @@ class OwnMemory:
             got = self._huge_bytes()
             if got < self._bytes:
                 raise HostError(
-                    f"only {got // folio} of {request.folios} transparent huge pages could be "
-                    f"had on node {request.nid}",
+                    f"of {many(request.folios, 'transparent huge page')} wanted on node "
+                    f"{request.nid} only {got // folio} could be had",
                     "free memory there, or compact it: echo 1 > /proc/sys/vm/compact_memory",
                 )
         nids = driver.query(0, pages)
@@ -158,7 +158,7 @@ class OwnMemory:
                 for nid, count in zip(found.tolist(), counts.tolist(), strict=True)
             )
             raise HostError(
-                f"could not place {pages.size} pages of kind '{request.kind}' on node "
+                f"could not place {many(pages.size, 'page')} of kind '{request.kind}' on node "
                 f"{request.nid}: {told}",
                 "another tool may be moving pages (NUMA balancing?)",
             )
@@ -310,9 +310,10 @@ def check_room(kind: str, folios: int, nid: int) -> None:
             if (path / pool).exists()
         }
         if free.get(str(nid), 0) < folios:
-            told = ", ".join(f"{count} on node {nid}" for nid, count in free.items())
+            told = ", ".join(f"{count} on node {nid}" for nid, count in free.items()) or "none"
             raise HostError(
-                f"{folios} free hugetlb pages are needed on node {nid}; free are {told or 'none'}",
+                f"{many(folios, 'free hugetlb page')} {'is' if folios == 1 else 'are'} needed on "
+                f"node {nid}; free are {told}",
                 f"echo N > {node}/{pool}/nr_hugepages",
             )
         return

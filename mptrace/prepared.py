@@ -13,6 +13,7 @@ from mptrace.errors import HostError
 from mptrace.foreign import Survey
 from mptrace.memory import Memory, Request
 from mptrace.rounds import Calls
+from mptrace.units import many
 from mptrace.workloads import Workload, resolve
 
 # Where unmapped addresses are taken from: far below what mmap(2) hands out by
@@ -140,7 +141,7 @@ def _unmapped(pid: int, count: int) -> npt.NDArray[np.int64]:
         end = base + count * PAGE_SIZE
         if not any(int(low, 16) < end and int(high, 16) > base for low, high in mapped):
             return base + np.arange(count, dtype=np.int64) * PAGE_SIZE
-    raise HostError(f"no {count} pages of unmapped addresses were found in process {pid}")
+    raise HostError(f"no room for {many(count, 'unmapped page')} was found in process {pid}")
 
 
 def _maps(pid: int) -> list[str]:

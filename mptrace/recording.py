@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from mptrace.errors import RecordingError
 from mptrace.records import NOT_COUNTED, PADDING, SYSCALL_UNKNOWN, TABLES
+from mptrace.units import many
 
 #: The version of the format that this module writes.
 FORMAT_VERSION = 3
@@ -527,7 +528,7 @@ def _read_part(path: Path, file: pq.ParquetFile, table: str, rows: Table, *, old
         for name, value in defaults.items():
             rows[name] = value
         if content.num_rows != rows.size:
-            raise ValueError(f"it has {content.num_rows} rows, not {rows.size}")
+            raise ValueError(f"it has {many(content.num_rows, 'row')}, not {rows.size}")
         _fill(rows, content, without=(*PADDING, *defaults))
 
 

@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The numbers of a profile as text of at most 80 columns.  Returns, never prints."""
+"""The numbers of a profile as text of so many columns.  Returns, never prints."""
 
 from mptrace.rendering import calls as report_calls
 from mptrace.rendering import head as report_head
 from mptrace.rendering import paths as report_paths
 from mptrace.rendering import stalls as report_stalls
 from mptrace.rendering import time as report_time
-from mptrace.rendering.text import WIDTH, Numbers
+from mptrace.rendering.text import WIDTH, Numbers, columns
 
 __all__ = ["WIDTH", "render"]
 
 
-def render(profile: Numbers, *, histogram: bool = False) -> str:
+def render(profile: Numbers, *, histogram: bool = False, width: int = WIDTH) -> str:
     """The report of a profile (:func:`mptrace.profile.profile`).
 
     :param histogram: add a power-of-two histogram of each phase and of the blackout.
+    :param width: columns that there are, 80 at the least.
     """
+    with columns(width):
+        return _render(profile, histogram)
+
+
+def _render(profile: Numbers, histogram: bool) -> str:
     sections = [report_head.head(profile), report_head.coverage(profile)]
     if profile["calls"]["count"] or profile["entries"]["asked"]:
         sections += [

@@ -79,6 +79,19 @@ def format_count(count: int) -> str:
     return f"{count:,}"
 
 
+def many(count: int, what: str, plural: str = "") -> str:
+    """A count with its noun: ``1 page``, ``2 pages``, ``1 entry``, ``0 entries``.
+
+    :param plural: what isn't made by an ``s``.
+    """
+    return f"{format_count(count)} {what if count == 1 else plural or what + 's'}"
+
+
+def times(count: int) -> str:
+    """How often: ``once``, ``2 times``."""
+    return "once" if count == 1 else f"{format_count(count)} times"
+
+
 def _scaled(value: float, unit: str) -> str:
     """Three significant digits also after rounding; a whole number as it is."""
     if float(value).is_integer() or abs(value) >= 99.95:

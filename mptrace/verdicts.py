@@ -18,6 +18,7 @@ from mptrace.correlate import ENTRY_REASONS
 from mptrace.diagnose import cause_name
 from mptrace.evidence import Table
 from mptrace.records import OUTCOMES, WITNESSES
+from mptrace.units import many
 
 AS_DOCUMENTED, DIFFERENT, SURPRISE, SKIPPED, ERROR = VERDICTS = (
     "as_documented",
@@ -132,7 +133,9 @@ def judge(
         differences.append("the kernel's events show no such call")
     if wanted is None:
         named = sum(entry.times for entry in expected.entries)
-        differences.append(f"the scenario tells {named} entries, the call has {count}")
+        differences.append(
+            f"the scenario tells {many(named, 'entry', 'entries')}, the call has {count}"
+        )
     else:
         differences += _some(_of_statuses(wanted, made))
         if traced and seen is not None:

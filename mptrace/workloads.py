@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mptrace.errors import HostError, UsageError
+from mptrace.units import many
 
 KINDS = ("4k", "thp", "hugetlb", "shmem", "file")
 TARGETS = ("self", "child", "pid")
@@ -165,7 +166,7 @@ def _check_explicit(explicit: Explicit, pages: int) -> None:
     named = [page for page, _ in explicit.entries if page not in (UNMAPPED, HOLE)]
     for page in (*named, *explicit.pinned):
         if not 0 <= page < pages:
-            raise UsageError(f"page {page} is none of the {pages} pages")
+            raise UsageError(f"page {page} is none of the {many(pages, 'page')}")
 
 
 def _build(shape: type[_Shape], options: Mapping[str, Any]) -> _Shape:

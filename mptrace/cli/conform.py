@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mptrace.cli import terminal
 from mptrace.errors import EXIT_FAILURE, EXIT_INTERRUPTED, UsageError
 
 
@@ -69,18 +70,21 @@ def command(
 
     wanted = {find(name).name for name in only} or set(catalogue())
     scenarios = tuple(each for each in catalogue().values() if each.name in wanted)
+    width = terminal.width()
     if as_list:
         known = [described(each) for each in scenarios]
-        click.echo(json.dumps(known, indent=2) if as_json else report_conform.listing(known))
+        click.echo(
+            json.dumps(known, indent=2) if as_json else report_conform.listing(known, width=width)
+        )
         return
 
     def began(numbers: dict[str, Any]) -> None:
         if not as_json:
-            click.echo(report_conform.head(numbers))
+            click.echo(report_conform.head(numbers, width=width))
 
     def performed(number: int, result: dict[str, Any]) -> None:
         if not as_json:
-            click.echo(report_conform.scenario(number, result))
+            click.echo(report_conform.scenario(number, result, width=width))
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -90,7 +94,9 @@ def command(
         began,
         performed,
     )
-    click.echo(json.dumps(numbers, indent=1) if as_json else report_conform.tail(numbers))
+    click.echo(
+        json.dumps(numbers, indent=1) if as_json else report_conform.tail(numbers, width=width)
+    )
     if as_json and not numbers["traced"]:
         _progress(f"the kernel's events were not seen: {numbers['not_traced']}")
     if numbers["not_restored"]:

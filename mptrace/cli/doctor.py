@@ -6,6 +6,7 @@ import json
 import click
 
 from mptrace import candidates, doctor
+from mptrace.cli import terminal
 from mptrace.errors import EXIT_FAILURE
 from mptrace.kernel import facts
 from mptrace.rendering import doctor as report_doctor
@@ -33,6 +34,6 @@ def command(context: click.Context, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report_doctor.to_json(diagnosis, kernel, host), indent=2))
     else:
-        click.echo(report_doctor.render(diagnosis, kernel))
+        click.echo(report_doctor.render(diagnosis, kernel, width=terminal.width()))
     if not (diagnosis.can_trace and diagnosis.can_migrate):
         context.exit(EXIT_FAILURE)

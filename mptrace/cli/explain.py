@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from mptrace.cli import terminal
 from mptrace.cli.report import DEFAULT_RECORDING
 from mptrace.cli.types import ADDRESS, ENTRY
 from mptrace.errors import UsageError
@@ -48,6 +49,7 @@ def command(
     from mptrace.rendering import explain as report_explain
     from mptrace.rendering import explain_folios as report_explain_folios
 
+    width = terminal.width()
     data = Recording.open(recording)
     explainer = Explainer(data.tables(), data.meta)
     # an entry is a call's; pages of others have none
@@ -73,23 +75,25 @@ def command(
         if others and others.count:
             click.echo(report_explain_folios.nothing(others.count), err=as_json)
         if unrecorded:
-            click.echo(report_explain_folios.unrecorded(unrecorded), err=as_json)
+            click.echo(report_explain_folios.unrecorded(unrecorded, width=width), err=as_json)
         if own:
             click.echo(report_explain.left_out(own), err=as_json)
         return
 
     def texts() -> Iterator[str]:
         if every:
-            yield from (report_explain.explanation(one) for one in explainer.each(which))
+            for one in explainer.each(which):
+                yield report_explain.explanation(one, width=width)
             if others and folios is not None:
-                yield from (report_explain_folios.explanation(one) for one in others.each(folios))
+                for folio in others.each(folios):
+                    yield report_explain_folios.explanation(folio, width=width)
             return
         if which.size:
-            yield report_explain.render(explainer.blocks(which))
+            yield report_explain.render(explainer.blocks(which), width=width)
         if others and folios is not None and folios.size:
-            yield report_explain_folios.render(others.blocks(folios))
+            yield report_explain_folios.render(others.blocks(folios), width=width)
         if unrecorded:
-            yield report_explain_folios.unrecorded(unrecorded)
+            yield report_explain_folios.unrecorded(unrecorded, width=width)
         if own:
             yield report_explain.left_out(own)
 

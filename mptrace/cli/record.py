@@ -12,6 +12,7 @@ import click
 from mptrace.cli.types import NIDS, SIZE
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
 from mptrace.plan import Request
+from mptrace.units import many
 
 
 def _progress(message: str) -> None:
@@ -141,8 +142,8 @@ def command(
     result = record(request, _progress)
     rows = result.rows
     _progress(
-        f"{rows['calls']} calls, {rows['migrations']} migrations, {rows['folios']} folios,"
-        f" {rows['waits']} waits of threads"
+        f"{many(rows['calls'], 'call')}, {many(rows['migrations'], 'migration')}, "
+        f"{many(rows['folios'], 'folio')}, {many(rows['waits'], 'wait')} of threads"
     )
     lost = {cause: count for cause, count in result.lost.items() if count}
     for cause, count in lost.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mptrace.cli import terminal
 from mptrace.cli.types import TIME
 from mptrace.errors import EXIT_OK, EXIT_STRICT
 
@@ -61,5 +62,5 @@ def print_report(
     if as_json:
         click.echo(json.dumps(numbers, indent=2))
     else:
-        click.echo(render(numbers, histogram=histogram))
+        click.echo(render(numbers, histogram=histogram, width=terminal.width()))
     return EXIT_STRICT if strict and not is_clean(numbers) else EXIT_OK

@@ -13,6 +13,7 @@ from mptrace.cli.types import FRACTION, NIDS, RANGE, SIZE
 from mptrace.driver import PAGE_SIZE
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from mptrace.plan import Request
+from mptrace.units import many
 from mptrace.workloads import KINDS, PATTERNS, Workload
 
 
@@ -38,7 +39,13 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     help="Several targets: entry by entry, or one run of entries each.  [default: alternate]",
 )
 @click.option("--pages-per-call", type=click.IntRange(1), help="Entries of a call.  [default: all]")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Rounds; what tracing costs takes 3.",
+)
 @click.option("--move-all", is_flag=True, help="MPOL_MF_MOVE_ALL, not MPOL_MF_MOVE.")
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Calling at once."
@@ -181,7 +188,7 @@ def _show_what_would_move(workload: Workload) -> None:
 
     for mapping in preview(workload).would_move:
         click.echo(
-            f"{mapping['start']:#x}-{mapping['end']:#x}  {mapping['pages']} pages"
+            f"{mapping['start']:#x}-{mapping['end']:#x}  {many(mapping['pages'], 'page')}"
             f" on {mapping['nodes']}  {mapping['name']}"
         )
     click.echo("mptrace: nothing was moved\n  add --yes to move these pages", err=True)

@@ -5,6 +5,7 @@ import json
 
 import click
 
+from mptrace.cli import terminal
 from mptrace.errors import EXIT_INTERRUPTED, UsageError
 from mptrace.rendering.stat import VIEWS, Lines, to_json
 
@@ -87,7 +88,7 @@ def command(
             _progress(
                 "counting; Ctrl-C ends it" if duration is None and count is None else "counting"
             )
-        lines = Lines(view, sampler.reasons)
+        lines = Lines(view, sampler.reasons, terminal.width())
         for each in intervals(sampler, ending, interval, count, duration):
             if as_json:
                 click.echo(json.dumps(to_json(each, sampler.reasons, "interval", view)))

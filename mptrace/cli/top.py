@@ -5,6 +5,7 @@ import time
 
 import click
 
+from mptrace.cli import terminal
 from mptrace.cli.stat import TIER, seconds
 from mptrace.counting.counts import SORTS, Interval
 from mptrace.errors import EXIT_INTERRUPTED
@@ -33,14 +34,14 @@ def command(
     The counts are those of 'mptrace stat'. Keys: s sorts by pages, time,
     failed or stalls in turn; q quits. What was counted is printed at the end.
     """
-    from mptrace.counting import screen as terminal
+    from mptrace.counting import screen as curses_screen
     from mptrace.counting.plan import StatBounds
     from mptrace.counting.session import Ending, Sampler, clock
 
-    terminal.check()
+    curses_screen.check()
     with Ending() as ending, Sampler(pids, StatBounds(), _progress, tier) as sampler:
         quit_asked = False
-        with terminal.opened() as screen:
+        with curses_screen.opened() as screen:
             shown: Interval | None = None
             tick = sampler.start_ns + round(interval * 1e9)
             end = None if duration is None else sampler.start_ns + round(duration * 1e9)
@@ -67,7 +68,7 @@ def command(
                         shown, sampler.reasons, sort, screen.size, stamp, sampler.unseen
                     )
                     screen.draw(lines)
-        click.echo(render_total(sampler.total(), "process", sampler.reasons))
+        click.echo(render_total(sampler.total(), "process", sampler.reasons, terminal.width()))
         if ending.gone:
             _progress("the chosen processes have ended")
     if ending.interrupted:

@@ -5,6 +5,7 @@ import json
 
 import click
 
+from mptrace.cli import terminal
 from mptrace.units import parse_range
 
 
@@ -25,4 +26,7 @@ def command(pid: int, as_json: bool, ranges: tuple[str, ...]) -> None:
     from mptrace.where import where
 
     answer = where(pid, tuple(parse_range(text) for text in ranges))
-    click.echo(json.dumps(answer.to_dict(), indent=2) if as_json else render_where(answer))
+    if as_json:
+        click.echo(json.dumps(answer.to_dict(), indent=2))
+    else:
+        click.echo(render_where(answer, width=terminal.width()))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import LabError
+from ..units import many
 from .changes import bring_back
 from .guest import DEFAULT_PATH, Guest, LabTimeout, Sink, Size
 from .kernels import Kernel, Say, find_kernel
@@ -118,7 +119,7 @@ def run_in_guest(
 
 def _bring(guest: Guest, roots: Sequence[str], say: Say) -> None:
     if roots and (count := bring_back(guest, roots)):
-        say(f"lab: brought back {count} changed path{'s' if count != 1 else ''}")
+        say(f"lab: brought back {many(count, 'changed path')}")
 
 
 def _sink(target: int | Sink) -> Sink:

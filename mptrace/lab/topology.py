@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import UsageError
+from ..units import many
 
 _MIB = 1 << 20
 _SUFFIXES = {"": _MIB, "M": _MIB, "G": 1 << 30, "T": 1 << 40}
@@ -100,7 +101,7 @@ class Topology:
             for node in self.nodes
         )
         count = len(self.nodes)
-        return f"{count} node{'s' if count != 1 else ''} ({sizes}), {self.cpus} CPUs"
+        return f"{many(count, 'node')} ({sizes}), {many(self.cpus, 'CPU')}"
 
 
 def parse_size(text: str) -> int:

@@ -35,11 +35,15 @@ from mptrace.refusals import Fates, failed_migrations, fates
 from mptrace.refusals import outcomes as outcomes_of
 from mptrace.stalls import stalls_of
 from mptrace.sums import Numbers, Table, count_codes, distribution, span, without
+from mptrace.units import many
 
 __all__ = ["SCHEMA_VERSION", "distribution", "is_clean", "profile"]
 
 #: Version of the layout of what :func:`profile` returns.
 SCHEMA_VERSION = 1
+#: Rounds with and without tracing, of each, that a ratio of their medians needs; it is
+#: what `mptrace run` does by default.
+MIN_COST_ROUNDS = 3
 
 
 def profile(
@@ -204,6 +208,12 @@ def _cost(meta: Mapping[str, Any]) -> Numbers:
     bpf = list(cost.get("bpf") or ())
     with_ns = float(median(opened)) if opened else None
     without_ns = float(median(closed)) if closed else None
+    rounds = min(len(opened), len(closed))
+    unmeasured = ""
+    if rounds < MIN_COST_ROUNDS:
+        unmeasured = f"{many(rounds, 'round')} each, a ratio needs {MIN_COST_ROUNDS}"
+    elif not (with_ns and without_ns):
+        unmeasured = "the clock told no time"
     return {
         "measured": True,
         "reason": "",
@@ -212,7 +222,8 @@ def _cost(meta: Mapping[str, Any]) -> Numbers:
         "entries": cost.get("pages"),
         "median_open_ns": with_ns,
         "median_closed_ns": without_ns,
-        "ratio": with_ns / without_ns if with_ns and without_ns else None,
+        "ratio": with_ns / without_ns if with_ns and without_ns and not unmeasured else None,
+        "ratio_reason": unmeasured,
         "bpf": bpf,
         "bpf_run_ns": sum(int(handler.get("run_ns") or 0) for handler in bpf),
         "bpf_run_count": sum(int(handler.get("run_count") or 0) for handler in bpf),

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from mptrace.align import ranks
 from mptrace.evidence import FAILED, MOVED, Bytes
 from mptrace.records import NO_LOOKUP
-from mptrace.sums import Ints, Numbers, Table, distribution
+from mptrace.sums import Ints, Numbers, Table, distribution, summed_over_folios
 
 
 class FolioTimes:
@@ -85,7 +85,7 @@ class FolioTimes:
             "folios": int(whole.sum()),
             "open": int(((dark > 0) & ~whole).sum()),
             "windows": int(dark[whole].sum()),
-            "total_ns": int(total[whole].sum()),
+            **summed_over_folios(total[whole]),
             **distribution(total[whole]),
             "span": distribution(span[span >= 0]),
             "stayed": distribution(total[whole & self.failed]),

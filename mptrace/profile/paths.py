@@ -21,7 +21,15 @@ from mptrace.own import Own
 from mptrace.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.records import MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
 from mptrace.refusals import Fates, failed_migrations
-from mptrace.sums import Ints, Numbers, Table, distribution, members, span
+from mptrace.sums import (
+    Ints,
+    Numbers,
+    Table,
+    distribution,
+    members,
+    span,
+    summed_over_folios,
+)
 from mptrace.syscalls import syscall_name
 
 #: Processes named as owners of one row's pages; the rest is summed.
@@ -159,7 +167,7 @@ def _of_folios(mine: Table, folios: Table, every: Fates, processes: Processes, o
             "unit": "folio",
             "folios": int(whole.sum()),
             "open": int((dark & ~whole).sum()),
-            "total_ns": int(blackout[whole].sum()),
+            **summed_over_folios(blackout[whole]),
             **distribution(blackout[whole]),
         },
         "failures": _failures(folios, part),

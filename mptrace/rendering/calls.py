@@ -37,7 +37,7 @@ def counts(profile: Numbers) -> list[str]:
         returned.append(f"{format_count(count)} -{name}")
     if calls["without_end"]:
         returned.append(f"{format_count(calls['without_end'])} not seen to return")
-    threads = f" from {calls['threads']} threads" if calls["threads"] > 1 else ""
+    threads = f" from {many(calls['threads'], 'thread')}" if calls["threads"] > 1 else ""
     lines = item("calls", f"{format_count(calls['count'])}{threads}: {', '.join(returned)}")
     for name in calls["errors"]:
         meaning = next((code.meaning for code in RETURN_CODES if code.name == name), "")
@@ -50,10 +50,10 @@ def counts(profile: Numbers) -> list[str]:
         lines += item(
             "",
             f"{format_count(other['count'])} without a call ({other['name']}): "
-            f"{format_count(other['moved_pages'])} pages moved, {format_ns(other['time_ns'])}",
+            f"{many(other['moved_pages'], 'page')} moved, {format_ns(other['time_ns'])}",
         )
     sizes = [
-        f"{format_count(count)} of {size} page{'' if size == '1' else 's'}"
+        f"{format_count(count)} of {many(int(size), 'page')}"
         for size, count in folios["moved_by_size"].items()
     ]
     lines += item(
@@ -90,7 +90,7 @@ def agreement(profile: Numbers) -> list[str]:
     parts = []
     if agreement["checked"] or agreement["unknown"] or not agreement["not_asked"]:
         parts.append(
-            f"{format_count(agreement['checked'])} entries checked: "
+            f"{many(agreement['checked'], 'entry', 'entries')} checked: "
             f"{format_count(agreement['agree'])} agree, "
             f"{format_count(agreement['silent'])} silent (status untouched), "
             f"{format_count(agreement['disagree'])} disagree; "
@@ -126,8 +126,8 @@ def failures(profile: Numbers) -> list[str]:
     rows = [
         [
             short(group["count"]),
-            clip(group["cause"], 27),
-            clip(_told(group["statuses"]), 19),
+            group["cause"],
+            _told(group["statuses"]),
             group["example"]["address"],
         ]
         for group in groups
@@ -136,6 +136,7 @@ def failures(profile: Numbers) -> list[str]:
         rows,
         ["stayed", "cause", "status told", "example"],
         ("right", "left", "left", "left"),
+        {1: clip, 2: clip},
     )
     for group in groups:
         lines += wrapped("  ", f"{group['cause']}: {group['meaning']}")

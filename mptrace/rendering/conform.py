@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Results of `mptrace conform` as KTAP (80 columns) and as a page of docs.  Returns, never prints.
+"""Results of `mptrace conform` as KTAP and as a page of docs.  Returns, never prints.
 
 KTAP: https://docs.kernel.org/dev-tools/ktap.html.  Everything that is not a
 result is a diagnostic line, so that other harnesses can read the whole output.
@@ -12,15 +12,14 @@ from typing import Any
 from tabulate import tabulate
 
 from mptrace.causes import BY_NAME
-from mptrace.units import format_bytes
+from mptrace.rendering.text import WIDTH, columns, wide
+from mptrace.units import format_bytes, many
 from mptrace.verdicts import AS_DOCUMENTED, BAD, DIFFERENT, ERROR, SKIPPED, SURPRISE, VERDICTS
 
-WIDTH = 80
 _MARK = "# "
 _LABEL = 12
-#: Widths of the final table's columns beside the name; two blanks lie between columns.
+#: Width of the names in the final table.
 _NAME = 17
-_COLUMNS = 19
 #: Letters of a text in the final table; the whole stands above it.
 _MOST = 150
 
@@ -40,8 +39,13 @@ _SUBJECTS = {
 Numbers = Mapping[str, Any]
 
 
-def head(numbers: Numbers) -> str:
+def head(numbers: Numbers, *, width: int = WIDTH) -> str:
     """Version, plan, and what this run sees: the lines before the first scenario."""
+    with columns(width):
+        return _head(numbers)
+
+
+def _head(numbers: Numbers) -> str:
     kernel = numbers["kernel"]
     nodes = ", ".join(
         f"{node['nid']} ({format_bytes(node['memory_bytes'])})" for node in numbers["nodes"]
@@ -57,15 +61,20 @@ def head(numbers: Numbers) -> str:
     return "\n".join(lines)
 
 
-def scenario(number: int, result: Numbers) -> str:
+def scenario(number: int, result: Numbers, *, width: int = WIDTH) -> str:
     """What is documented, what was observed and the verdict; the result line is the last."""
+    with columns(width):
+        return _scenario(number, result)
+
+
+def _scenario(number: int, result: Numbers) -> str:
     name, kind = result["name"], result["verdict"]
     if kind == SKIPPED:
         line = f"ok {number} {name} # SKIP {_plain(result['reason'])}"
-        if len(line) <= WIDTH:
+        if len(line) <= wide():
             return line
         lines = _note(f"{name}: {_plain(result['reason'])}")
-        return "\n".join([*lines, textwrap.shorten(line, WIDTH, placeholder=" ...")])
+        return "\n".join([*lines, textwrap.shorten(line, wide(), placeholder=" ...")])
     lines = _note(f"{name}: {result['title']}")
     lines += _item("documented", result["documented"])
     observed = result["observed"]
@@ -91,12 +100,19 @@ def scenario(number: int, result: Numbers) -> str:
     return "\n".join(lines)
 
 
-def tail(numbers: Numbers) -> str:
+def tail(numbers: Numbers, *, width: int = WIDTH) -> str:
     """The table documented, observed, why; then the counts, and what was not restored."""
+    with columns(width):
+        return _tail(numbers)
+
+
+def _tail(numbers: Numbers) -> str:
     lines: list[str] = []
+    # three columns beside the names, two blanks before each
+    room = (wide() - len(_MARK) - _NAME) // 3 - 2
     for subject, title in _SUBJECTS.items():
         rows = [
-            [_cell(result["name"], _NAME), *(_cell(text) for text in _columns(result))]
+            [_cell(result["name"], _NAME), *(_cell(text, room) for text in _columns(result))]
             for result in numbers["scenarios"]
             if result["subject"] == subject
         ]
@@ -118,7 +134,7 @@ def tail(numbers: Numbers) -> str:
     lines += _note(f"{numbers['kernel']['release']}: {', '.join(counts) or 'no scenario ran'}")
     if numbers["interrupted"]:
         missing = numbers["planned"] - len(numbers["scenarios"])
-        lines += _note(f"interrupted: {missing} scenarios did not run")
+        lines += _note(f"interrupted: {many(missing, 'scenario')} did not run")
     lost = [f"{cause} {count}" for cause, count in numbers["lost"].items() if count]
     if lost:
         lines += _note(f"lost: {', '.join(lost)}")
@@ -127,24 +143,29 @@ def tail(numbers: Numbers) -> str:
     return "\n".join(lines)
 
 
-def listing(scenarios: Sequence[Numbers]) -> str:
+def listing(scenarios: Sequence[Numbers], *, width: int = WIDTH) -> str:
     """Every scenario: its name, subject, what is documented and what it changes of the host."""
+    with columns(width):
+        return _listing(scenarios)
+
+
+def _listing(scenarios: Sequence[Numbers]) -> str:
     lines: list[str] = []
     for each in scenarios:
         lines.append(f"{each['name']} ({each['subject']}): {each['title']}")
         lines += textwrap.wrap(
-            each["documented"], WIDTH, initial_indent="    ", subsequent_indent="    "
+            each["documented"], wide(), initial_indent="    ", subsequent_indent="    "
         )
         if each["changes"]:
             lines += textwrap.wrap(
                 f"changes {each['changes']}",
-                WIDTH,
+                wide(),
                 initial_indent="    ",
                 subsequent_indent="    ",
             )
     wrapped = (
-        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-        if len(line) > WIDTH
+        textwrap.wrap(line, wide(), subsequent_indent="  ", break_on_hyphens=False)
+        if len(line) > wide()
         else [line]
         for line in lines
     )
@@ -168,7 +189,7 @@ def page(runs: Sequence[Numbers], command: str) -> str:
         counts = [f"{run['counts'][kind]} {_KINDS[kind]}" for kind in VERDICTS]
         lines += ["", f"## {kernel['release']} ({kernel['machine']})", ""]
         where = f", under {run['hypervisor']}" if run["hypervisor"] else ""
-        lines.append(f"{len(run['nodes'])} nodes{where}: {', '.join(counts)}.")
+        lines.append(f"{many(len(run['nodes']), 'node')}{where}: {', '.join(counts)}.")
         if not run["traced"]:
             lines.append(f"The kernel's events were not seen: {run['not_traced']}.")
         for subject, title in _SUBJECTS.items():
@@ -225,11 +246,11 @@ def _item(label: str, text: str) -> list[str]:
 def _wrapped(first: str, text: str) -> list[str]:
     rest = _MARK + " " * (len(first) - len(_MARK))
     return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+        text, wide(), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     ) or [first.rstrip()]
 
 
-def _cell(text: str, width: int = _COLUMNS) -> str:
+def _cell(text: str, width: int) -> str:
     lines = textwrap.wrap(textwrap.shorten(text, _MOST, placeholder=" ..."), width)
     return "\n".join(lines)
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A diagnosis as text of 80 columns, or as a JSON-able dict.  Returns, never prints."""
+"""A diagnosis as text of so many columns, or as a JSON-able dict.  Returns, never prints."""
 
 import dataclasses
 import textwrap
 from typing import Any
 
-from tabulate import tabulate
-
 from mptrace.doctor import FAIL, OK, Diagnosis
 from mptrace.facts import HostFacts, KernelFacts
+from mptrace.rendering.text import WIDTH, clip, columns, table, wide
 
 SCHEMA_VERSION = 1
-WIDTH = 80
 
 #: With it migrations can be recorded even where no function can be traced.
 _BY_TRACEPOINTS = "migrate:mm_migrate_pages"
@@ -20,14 +18,19 @@ _STATE_WIDTH = 6
 _INDENT = " " * (_STATE_WIDTH + _NAME_WIDTH)
 
 
-def render(diagnosis: Diagnosis, kernel: KernelFacts) -> str:
+def render(diagnosis: Diagnosis, kernel: KernelFacts, *, width: int = WIDTH) -> str:
     """The checks, a line each with its remedy below; the phases; the verdict last."""
+    with columns(width):
+        return _render(diagnosis, kernel)
+
+
+def _render(diagnosis: Diagnosis, kernel: KernelFacts) -> str:
     lines = [f"kernel {kernel.release} ({kernel.machine})", ""]
     for check in diagnosis.checks:
         lines += _wrapped(f"{check.state:<{_STATE_WIDTH}}{check.name:<{_NAME_WIDTH}}", check.text)
         if check.remedy and check.state != OK:
             lines += _wrapped(_INDENT + "-> ", check.remedy)
-    lines += ["", _phase_table(diagnosis), *_phase_reasons(diagnosis), ""]
+    lines += ["", *_phase_table(diagnosis), *_phase_reasons(diagnosis), ""]
     if not diagnosis.can_trace and _BY_TRACEPOINTS in kernel.tracepoints:
         lines += _wrapped("", "`mptrace record` shows what tracepoints alone tell here.")
     lines += _verdict(diagnosis)
@@ -57,19 +60,20 @@ def to_json(diagnosis: Diagnosis, kernel: KernelFacts, host: HostFacts) -> dict[
 def _wrapped(head: str, text: str) -> list[str]:
     return textwrap.wrap(
         text,
-        WIDTH,
+        wide(),
         initial_indent=head,
         subsequent_indent=" " * len(head),
         break_on_hyphens=False,
     ) or [head.rstrip()]
 
 
-def _phase_table(diagnosis: Diagnosis) -> str:
+def _phase_table(diagnosis: Diagnosis) -> list[str]:
     rows = [
         (p.state, p.phase, p.unit, p.attach or "-", p.method.replace("tracepoint", "tp") or "-")
         for p in diagnosis.phases
     ]
-    return tabulate(rows, ("", "phase", "unit", "attach point", "method"), tablefmt="plain")
+    heads = ("", "phase", "unit", "attach point", "method")
+    return table(rows, heads, cuts={1: clip, 3: clip})
 
 
 # Where no method for functions works at all, the checks above have said so and
@@ -95,4 +99,4 @@ def _verdict(diagnosis: Diagnosis) -> list[str]:
         f"{line.removesuffix('.')} (failed: {', '.join(diagnosis.causes())}); "
         "`mptrace lab -- COMMAND` runs a command in a guest that can do both."
     )
-    return textwrap.wrap(line, WIDTH, break_on_hyphens=False)
+    return textwrap.wrap(line, wide(), break_on_hyphens=False)

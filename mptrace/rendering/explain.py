@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Explanations as text of at most 80 columns.  Returns, never prints."""
+"""Explanations as text of so many columns.  Returns, never prints."""
 
 from collections.abc import Mapping, Sequence
 
 from mptrace.explain import MOST_BLOCKS, Block, Explanation
 from mptrace.explain_folios import FolioBlock, FolioExplanation
-from mptrace.rendering.text import item, many, wrapped
+from mptrace.rendering.text import WIDTH, columns, item, many, wrapped
 from mptrace.statuses import status_text
 from mptrace.units import format_count
 
@@ -32,32 +32,38 @@ _WITNESSES = {
 }
 
 
-def render(blocks: Sequence[Block], *, most: int = MOST_BLOCKS) -> str:
+def render(blocks: Sequence[Block], *, most: int = MOST_BLOCKS, width: int = WIDTH) -> str:
     """Blocks of equal pages, those of most pages first.
 
     :param most: blocks shown; the rest is counted.
+    :param width: columns that there are, 80 at the least.
     """
-    return shortened([_block(block) for block in blocks[:most]], blocks[most:], "entries")
+    with columns(width):
+        parts = [_block(block) for block in blocks[:most]]
+        return shortened(parts, blocks[most:], "entry", "entries")
 
 
-def shortened(parts: list[list[str]], rest: Sequence[Block | FolioBlock], unit: str) -> str:
+def shortened(
+    parts: list[list[str]], rest: Sequence[Block | FolioBlock], unit: str, units: str = ""
+) -> str:
     """The blocks that are shown as lines each, and what is said of the ``rest``."""
     if rest:
-        count = format_count(sum(block.count for block in rest))
-        parts = [*parts, wrapped("", f"and {len(rest)} more kinds of {count} {unit}: --all")]
+        count = many(sum(block.count for block in rest), unit, units)
+        parts = [*parts, wrapped("", f"and {many(len(rest), 'more kind')} of {count}: --all")]
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
-def explanation(one: Explanation) -> str:
+def explanation(one: Explanation, *, width: int = WIDTH) -> str:
     """One entry by itself."""
-    return "\n".join(_block(Block(1, one, (), {})))
+    with columns(width):
+        return "\n".join(_block(Block(1, one, (), {})))
 
 
 def nothing(entries: int, unknown: int) -> str:
     """What is said where no page stayed."""
     if not entries:
         return "no entries: the recording has no call that asked for a move"
-    text = f"no page stayed: {format_count(entries)} entries, none failed, none left out"
+    text = f"no page stayed: {many(entries, 'entry', 'entries')}, none failed, none left out"
     if unknown:
         text += f"; {format_count(unknown)} unknown: mptrace report says why"
     return text
@@ -121,8 +127,8 @@ def _title(block: Block) -> str:
     reason = f" ({one.entry_reason.replace('_', ' ')})" if one.entry_reason else ""
     if block.count == 1:
         return f"{name} {_OUTCOMES[one.outcome]}{reason}{to}"
-    count = format_count(block.count)
-    return f"{count} entries {_OF_MANY[one.outcome]}{reason}; the first: {name}{to}"
+    count = many(block.count, "entry", "entries")
+    return f"{count} {_OF_MANY[one.outcome]}{reason}; the first: {name}{to}"
 
 
 def _status(one: Explanation) -> str:

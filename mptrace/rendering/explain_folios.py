@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Explanations of folios without a call as text of at most 80 columns.  Returns, never prints."""
+"""Explanations of folios without a call as text of so many columns.  Returns, never prints."""
 
 from collections.abc import Sequence
 
 from mptrace.explain import MOST_BLOCKS
 from mptrace.explain_folios import FolioBlock, FolioExplanation
 from mptrace.rendering.explain import evidence, shortened
-from mptrace.rendering.text import item, wrapped
+from mptrace.rendering.text import WIDTH, columns, item, many, wrapped
 from mptrace.units import format_count, format_ns
 
 _OUTCOMES = {"failed": "stayed", "moved": "moved", "unknown": "is unknown"}
@@ -14,31 +14,36 @@ _OF_MANY = {"failed": "stayed", "moved": "moved", "unknown": "are unknown"}
 _INDENT = "  "
 
 
-def render(blocks: Sequence[FolioBlock], *, most: int = MOST_BLOCKS) -> str:
+def render(blocks: Sequence[FolioBlock], *, most: int = MOST_BLOCKS, width: int = WIDTH) -> str:
     """Blocks of equal folios, those of most pages first.
 
     :param most: blocks shown; the rest is counted.
+    :param width: columns that there are, 80 at the least.
     """
-    return shortened([_block(block) for block in blocks[:most]], blocks[most:], "folios")
+    with columns(width):
+        return shortened([_block(block) for block in blocks[:most]], blocks[most:], "folio")
 
 
-def explanation(one: FolioExplanation) -> str:
+def explanation(one: FolioExplanation, *, width: int = WIDTH) -> str:
     """One folio by itself."""
-    return "\n".join(_block(FolioBlock(1, one.nr_pages, one, (), {})))
+    with columns(width):
+        return "\n".join(_block(FolioBlock(1, one.nr_pages, one, (), {})))
 
 
 def nothing(folios: int) -> str:
     """What is said where none of them stayed."""
-    return f"no page stayed: {format_count(folios)} folios migrated without a call, none failed"
+    return f"no page stayed: {many(folios, 'folio')} migrated without a call, none failed"
 
 
-def unrecorded(pages: int) -> str:
+def unrecorded(pages: int, *, width: int = WIDTH) -> str:
     """What is said of pages that the kernel counted and nobody saw."""
+    has, which = ("has", "it is") if pages == 1 else ("have", "they are")
     text = (
-        f"the kernel counted {format_count(pages)} more base pages as failed that have no record "
-        "here: which they are, and why, is unknown"
+        f"the kernel counted {many(pages, 'more base page')} as failed that {has} no record "
+        f"here: which {which}, and why, is unknown"
     )
-    return "\n".join(wrapped("", text))
+    with columns(width):
+        return "\n".join(wrapped("", text))
 
 
 def _block(block: FolioBlock) -> list[str]:
@@ -73,17 +78,14 @@ def _title(block: FolioBlock) -> str:
     where = f"folio {one.folio}"
     if one.owner_tgid:
         where += f", of {one.owner_comm or 'process'} ({one.owner_tgid})"
-    size = "" if one.nr_pages == 1 else f", {format_count(one.nr_pages)} pages"
+    size = "" if one.nr_pages == 1 else f", {many(one.nr_pages, 'page')}"
     nodes = "" if one.source_nid is None else f", on node {one.source_nid}"
     if one.target_nid is not None:
         nodes = f", from node {one.source_nid} to node {one.target_nid}"
     if block.count == 1:
         return f"{name} ({where}{size}) {_OUTCOMES[one.outcome]}{nodes}"
-    count, pages = format_count(block.count), format_count(block.pages)
-    return (
-        f"{count} folios ({pages} pages) {_OF_MANY[one.outcome]}; the first: "
-        f"{name} ({where}{size}){nodes}"
-    )
+    count, pages = many(block.count, "folio"), many(block.pages, "page")
+    return f"{count} ({pages}) {_OF_MANY[one.outcome]}; the first: {name} ({where}{size}){nodes}"
 
 
 def _initiator(one: FolioExplanation) -> str:

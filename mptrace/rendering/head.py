@@ -99,7 +99,7 @@ def _filters(filters: Numbers) -> list[str]:
 def _cpus(cpus: Sequence[int] | None) -> str:
     if cpus is None:
         return "CPUs unknown"
-    return f"{len(cpus)} CPU{'' if len(cpus) == 1 else 's'}"
+    return many(len(cpus), "CPU")
 
 
 def _when(started: Numbers | None) -> str:
@@ -150,12 +150,15 @@ def _cost(cost: Numbers) -> str:
         parts.append(
             f"{cost['ratio']:.2f} x the calls' time ({format_ns(cost['median_open_ns'])} with, "
             f"{format_ns(cost['median_closed_ns'])} without; medians of "
-            f"{len(cost['open_ns'])} and {len(cost['closed_ns'])} rounds in turn)"
+            f"{len(cost['open_ns'])} and {many(len(cost['closed_ns']), 'round')} in turn)"
         )
+    else:
+        parts.append(f"what it cost was not measured: {cost['ratio_reason']}")
     if cost["bpf"]:
         parts.append(
             f"BPF ran {format_ns(cost['bpf_run_ns'])} in "
-            f"{format_count(cost['bpf_run_count'])} runs of {len(cost['bpf'])} handlers per round"
+            f"{many(cost['bpf_run_count'], 'run')} of {many(len(cost['bpf']), 'handler')} "
+            "in one round"
         )
     return "; ".join(parts) or "what it cost was not measured"
 
@@ -172,13 +175,15 @@ def coverage(profile: Numbers) -> list[str]:
             proof += f" {phase['seen']}/{phase['expected']}"
         rows.append(
             [
-                clip(str(phase.get("phase", "")), 15),
-                clip(attach + (f" ({method})" if method else ""), 35),
-                clip(str(phase.get("unit", "")), 9),
-                clip(proof, 15),
+                str(phase.get("phase", "")),
+                attach + (f" ({method})" if method else ""),
+                str(phase.get("unit", "")),
+                proof,
             ]
         )
-    lines = table(rows, ["coverage", "attach point", "unit", "proof"])
+    lines = table(
+        rows, ["coverage", "attach point", "unit", "proof"], cuts={0: clip, 1: clip, 2: clip}
+    )
     reasons = [
         f"{phase['phase']}: {phase['reason']}"
         for phase in profile["coverage"]

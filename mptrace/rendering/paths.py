@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from mptrace.rendering.text import (
     Numbers,
     clip,
+    clip_process,
     item,
     many,
     ns_text,
@@ -19,7 +20,6 @@ from mptrace.units import format_count, format_ns
 #: Rows of a table, and names in one line, that a report shows; JSON has all.
 MOST_ROWS = 15
 _MOST_NAMED = 4
-_PATH, _BY, _CALLER = 24, 17, 17
 
 
 def paths(profile: Numbers) -> list[str]:
@@ -30,8 +30,8 @@ def paths(profile: Numbers) -> list[str]:
     lines = table(
         [
             [
-                clip(row["label"], _PATH),
-                _by(row, _BY),
+                row["label"],
+                _by(row),
                 short(row["migrations"]),
                 short(row["pages"]["moved"]),
                 short(row["pages"]["failed"]),
@@ -41,13 +41,14 @@ def paths(profile: Numbers) -> list[str]:
         ],
         ["path", "by", "count", "moved", "stayed", "time"],
         ("left", "left", *["right"] * 4),
+        {0: clip, 1: clip_process},
     )
     for row in rows[:MOST_ROWS]:
         lines += _wrapped_details(row)
     rest = rows[MOST_ROWS:]
     if rest:
-        count = format_count(sum(row["migrations"] for row in rest))
-        lines += wrapped("  ", f"and {len(rest)} more rows of {count} migrations: --json")
+        count = many(sum(row["migrations"] for row in rest), "migration")
+        lines += wrapped("  ", f"and {many(len(rest), 'more row')} of {count}: --json")
     strays = profile["folios_without_migration"]
     if strays["folios"]:
         lines += wrapped(
@@ -65,9 +66,9 @@ def _is_of_others(profile: Numbers) -> bool:
     return bool(profile["paths"]) and (strange or profile["scope"] is not None)
 
 
-def _by(row: Numbers, width: int = 0) -> str:
+def _by(row: Numbers) -> str:
     who = row["initiator"]
-    return process_name(who["comm"] or who["process"], who["tgid"], width)
+    return process_name(who["comm"] or who["process"], who["tgid"])
 
 
 def _wrapped_details(row: Numbers) -> list[str]:
@@ -91,8 +92,8 @@ def _wrapped_details(row: Numbers) -> list[str]:
         )
     more = row["failures"][_MOST_NAMED:]
     if more:
-        pages = format_count(sum(failure["pages"] for failure in more))
-        lines += wrapped("    ", f"and {len(more)} more causes of {pages} pages")
+        pages = many(sum(failure["pages"] for failure in more), "page")
+        lines += wrapped("    ", f"and {many(len(more), 'more cause')} of {pages}")
     return lines
 
 
@@ -103,7 +104,7 @@ def _details(row: Numbers) -> Iterator[str]:
     if who["comm"] and who["process"] != who["comm"]:
         yield f"of {who['process']}"
     if who["threads"] > 1:
-        yield f"{who['threads']} threads"
+        yield many(who["threads"], "thread")
     if who["cgroup"]:
         yield f"cgroup {who['cgroup']}"
     yield ", ".join(row["modes"])
@@ -144,7 +145,7 @@ def callers(profile: Numbers) -> list[str]:
     lines = table(
         [
             [
-                process_name(row["comm"] or row["process"], row["tgid"], _CALLER),
+                process_name(row["comm"] or row["process"], row["tgid"]),
                 short(row["calls"]),
                 short(row["entries"]),
                 short(row["returned_zero"]),
@@ -156,6 +157,7 @@ def callers(profile: Numbers) -> list[str]:
         ],
         ["caller", "calls", "entries", "ret 0", "ret > 0", "error", "untouched"],
         ("left", *["right"] * 6),
+        {0: clip_process},
     )
     for row in rows[:MOST_ROWS]:
         others = [each for each in row["targets"] if each["tgid"] not in (0, row["tgid"])]
@@ -168,7 +170,7 @@ def callers(profile: Numbers) -> list[str]:
             name = process_name(row["comm"] or row["process"], row["tgid"])
             lines += wrapped("  ", f"{name} moved pages of {named} (calls)", hang="    ")
     if len(rows) > MOST_ROWS:
-        lines += wrapped("  ", f"and {len(rows) - MOST_ROWS} more callers: --json")
+        lines += wrapped("  ", f"and {many(len(rows) - MOST_ROWS, 'more caller')}: --json")
     return lines
 
 
@@ -179,7 +181,7 @@ def misled(profile: Numbers) -> list[str]:
         for text in _misled(row):
             lines += item("" if lines else "misled?", text)
     if len(profile["misled"]) > MOST_ROWS:
-        lines += item("", f"and {len(profile['misled']) - MOST_ROWS} more callers: --json")
+        lines += item("", f"and {many(len(profile['misled']) - MOST_ROWS, 'more caller')}: --json")
     if lines:
         advice = "fill the array with an impossible value before, and query (nodes = NULL) after"
         lines += item("", f"-> {advice}")

@@ -5,6 +5,7 @@ from mptrace.budget import MIN_BATCHES, MIN_SAMPLES
 from mptrace.rendering.text import (
     Numbers,
     clip,
+    clip_process,
     item,
     many,
     ns_text,
@@ -16,7 +17,6 @@ from mptrace.rendering.text import (
 from mptrace.units import format_count, format_ns
 
 MOST_ROWS = 10
-_NAME, _BY = 24, 17
 _ALIGN = ("left", *["right"] * 6)
 _MEASURES = {
     "call_duration": "whole call",
@@ -36,27 +36,31 @@ def stalls(profile: Numbers) -> list[str]:
     joined += [f"{format_count(matches['time'])} by time"] if matches["time"] else []
     joined += [f"{format_count(matches['unknown'])} unknown"] if matches["unknown"] else []
     still = f", {many(found['open'], 'wait')} not seen to end" if found["open"] else ""
+    summed = "in all" if found["threads"] == 1 else "summed over threads"
     lines = item(
         "stalls",
         f"{many(found['count'], 'wait')} of {many(found['threads'], 'thread')} for pages under "
-        f"migration, {format_ns(found['total_ns'])} in all{still}; who migrated: "
+        f"migration, {format_ns(found['total_ns'])} {summed}{still}; who migrated: "
         + ", ".join(joined),
     )
     rows = [
-        [process_name(row["comm"], row["tgid"], _NAME), *_times(row), _dark(row)]
+        [process_name(row["comm"], row["tgid"]), *_times(row), _dark(row)]
         for row in found["by_victim"][:MOST_ROWS]
     ]
-    lines += table(rows, ["waited", "waits", "total", "p50", "p99", "max", "dark"], _ALIGN)
+    head = ["waited", "waits", "total", "p50", "p99", "max", "dark"]
+    lines += table(rows, head, _ALIGN, {0: clip_process})
     rows = [
         [*_who(row["initiator"]), *(cell for at, cell in enumerate(_times(row)) if at != 2)]
         for row in found["by_initiator"][:MOST_ROWS]
     ]
     head = ["migrated by path", "by", "waits", "total", "p99", "max"]
-    lines += table(rows, head, ("left", "left", *["right"] * 4))
-    for name, what in (("by_victim", "processes that waited"), ("by_initiator", "initiators")):
+    lines += table(rows, head, ("left", "left", *["right"] * 4), {0: clip, 1: clip_process})
+    for name, what in (("by_victim", "waited"), ("by_initiator", "migrated")):
         more = len(found[name]) - MOST_ROWS
         if more > 0:
-            lines += wrapped("  ", f"and {more} more {what}: --json")
+            lines += wrapped(
+                "  ", f"and {many(more, 'more process', 'more processes')} that {what}: --json"
+            )
     lines += wrapped("  ", "dark: p99 of the blackout of the folios that it maps")
     for each in found["longest"]:
         lines += wrapped("  ", _sentence(each), hang="    ")
@@ -78,8 +82,7 @@ def _dark(row: Numbers) -> str:
 def _who(initiator: Numbers | None) -> list[str]:
     if initiator is None:
         return ["unknown", "unknown"]
-    name = process_name(initiator["comm"], initiator["tgid"], _BY)
-    return [clip(initiator["label"], _NAME), name]
+    return [str(initiator["label"]), _name(initiator)]
 
 
 def _name(initiator: Numbers) -> str:
@@ -123,7 +126,7 @@ def budget(profile: Numbers) -> list[str]:
             pages = f"{'>= ' if each['state'] == 'at_least' else ''}{format_count(each['pages'])}"
         rows.append(
             [
-                clip(each["label"], 24),
+                each["label"],
                 _MEASURES[each["measure"]],
                 pages,
                 ns_text(each["p99_ns"]),
@@ -140,20 +143,20 @@ def budget(profile: Numbers) -> list[str]:
     if profile["emulated"] is not False:
         notes += wrapped("  ", "measured under emulation: no figure for real hardware")
     head = [f"batch below {limit}", "p99 of", "pages", "p99", "samples"]
-    return [*table(rows, head, ("left", "left", *["right"] * 3)), *notes]
+    return [*table(rows, head, ("left", "left", *["right"] * 3), {0: clip}), *notes]
 
 
 def _note(each: Numbers) -> str:
     name = f"{each['label']}, {_MEASURES[each['measure']]}"
     beyond = each["extrapolated_pages"]
-    guess = "" if beyond is None else f"; extrapolated, not measured: about {beyond:,} pages"
+    guess = "" if beyond is None else f"; extrapolated, not measured: about {many(beyond, 'page')}"
     if each["state"] == "none":
         least = each["next"]
         return (
-            f"{name}: the smallest measured, {many(least['pages'], 'page')}, has "
+            f"{name}: the smallest measured, {many(least['pages'], 'page')}, had "
             f"{format_ns(least['p99_ns'])}{guess}"
         )
     if each["state"] == "at_least":
         return f"{name}: {each['pages']:,} is the largest that was measured{guess}"
     over = each["next"]
-    return f"{name}: {over['pages']:,} pages have {format_ns(over['p99_ns'])}"
+    return f"{name}: {many(over['pages'], 'page')} had {format_ns(over['p99_ns'])}"

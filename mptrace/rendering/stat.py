@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Counts of `mptrace stat` and `mptrace top` as text of 80 columns and as values for JSON."""
+"""Counts of `mptrace stat` and `mptrace top` as text and as values for JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,27 +16,29 @@ from mptrace.counting.counts import (
     ranked,
     total,
 )
+from mptrace.rendering.text import WIDTH, clip
+from mptrace.units import many
 
 VIEWS = ("reason", "process")
 #: Lines after which the heading is printed again: one screen's.
 _HEADING_EVERY = 20
-#: What 80 columns leave for the reason of a process.
-_WHY = 12
-# docs/stat.md says what the columns are.
+# docs/stat.md says what the columns are.  The longest reason of any kernel has 17
+# letters, a command 15.  Heads of a process's numbers, each one blank from the
+# next, are as long as the numbers below them are wide.
 _REASON_HEADING = (
-    f"{'time':8} {'reason':<15} {'migr':>7} {'moved/s':>8} {'failed':>7} {'spent':>7}"
-    f" {'99%<':>7} {'waits':>6} {'waited':>7}"
+    f"{'time':8} {'reason':<18} {'migr':>7} {'moved/s':>8} {'failed':>7} {'spent':>6}"
+    f" {'99%<':>6} {'waits':>6} {'waited':>6}"
 )
-_PROCESS_HEADING = (
-    f"{'pid':>7} {'command':<15} {'migr':>6} {'moved/s':>7} {'failed':>6} {'spent':>7}"
-    f" {'waits':>5} {'waited':>7} why"
-)
+_PROCESS_HEADING = f"{'pid':>7} {'command':<15} migr moved/s failed spent waits waited why"
+#: Columns before the reason of a process, which gets the rest.
+_BEFORE_WHY = _PROCESS_HEADING.index("why")
 
 
 class Lines:
     """Text of an interval at a time, the heading where it is due."""
 
-    def __init__(self, view: str, reasons: Mapping[int, str]) -> None:
+    def __init__(self, view: str, reasons: Mapping[int, str], width: int = WIDTH) -> None:
+        self._width = max(width, WIDTH)
         self._view = view
         self._reasons = reasons
         self._since_heading: int | None = None
@@ -47,28 +49,34 @@ class Lines:
         if self._since_heading is None or self._since_heading >= _HEADING_EVERY:
             lines.append(_heading(self._view, "moved/s"))
             self._since_heading = 0
-        body = _table(interval, self._view, self._reasons, stamp)
+        body = _table(interval, self._view, self._reasons, stamp, self._width)
         body += _notes(interval)
         self._since_heading += len(body)
         return "\n".join(lines + body)
 
     def total(self, interval: Interval) -> str:
         """The lines of everything together, with what is known of it beside."""
-        return render_total(interval, self._view, self._reasons)
+        return render_total(interval, self._view, self._reasons, self._width)
 
 
-def render_total(interval: Interval, view: str, reasons: Mapping[int, str]) -> str:
-    """Everything that was counted, its heading and what else is known of it."""
+def render_total(
+    interval: Interval, view: str, reasons: Mapping[int, str], width: int = WIDTH
+) -> str:
+    """Everything that was counted, its heading and what else is known of it.
+
+    :param width: columns that there are, 80 at the least.
+    """
+    width = max(width, WIDTH)
     lines = [f"total of {_seconds(interval.seconds)} s", _heading(view, "moved", time="")]
-    lines += _table(interval, view, reasons, None)
+    lines += _table(interval, view, reasons, None, width)
     groups = by_reason(interval.rows, reasons)
     if len(groups) > 1 or view == "process":
-        lines.append(_line(total(interval.rows), view, None, stamp=""))
+        lines.append(_line(total(interval.rows), view, None, width, stamp=""))
     lines += _notes(interval)
     if interval.kernel_pages is not None:
         moved, failed = interval.kernel_pages
         everything = total(combined(interval.rows, interval.own))
-        line = f"/proc/vmstat counted {moved:,} pages moved, {failed:,} failed"
+        line = f"/proc/vmstat counted {many(moved, 'page')} moved, {failed:,} failed"
         if (moved, failed) != (everything.succeeded, everything.failed):
             line += ",\n  from a moment before the first until one after the last"
         lines.append(line)
@@ -81,7 +89,7 @@ def _heading(view: str, moved: str, time: str = "time") -> str:
 
 
 def _table(
-    interval: Interval, view: str, reasons: Mapping[int, str], stamp: str | None
+    interval: Interval, view: str, reasons: Mapping[int, str], stamp: str | None, width: int
 ) -> list[str]:
     """A line per group; without ``stamp`` of a total, which has pages, not pages a second."""
     seconds = None if stamp is None else interval.seconds
@@ -90,19 +98,19 @@ def _table(
         if not groups:
             return [f"{stamp or '':8} -"]
         return [
-            _line(group, view, seconds, stamp="" if number else stamp or "")
+            _line(group, view, seconds, width, stamp="" if number else stamp or "")
             for number, group in enumerate(groups)
         ]
     groups = ranked(by_process(interval.rows, reasons), "pages")
-    lines = [_line(group, view, seconds, stamp="") for group in groups]
+    lines = [_line(group, view, seconds, width, stamp="") for group in groups]
     return lines if stamp is None else [f"{stamp} {_processes(len(groups))}", *lines]
 
 
 def _processes(count: int) -> str:
-    return "1 process" if count == 1 else f"{count} processes"
+    return many(count, "process", "processes")
 
 
-def _line(group: Group, view: str, seconds: float | None, *, stamp: str) -> str:
+def _line(group: Group, view: str, seconds: float | None, width: int, *, stamp: str) -> str:
     """A group as a line; pages a second, or all of them where ``seconds`` is None."""
     moved = group.succeeded if seconds is None else group.succeeded / seconds
     spent = "?" if group.time_ns is None else short_ns(group.time_ns)
@@ -110,25 +118,25 @@ def _line(group: Group, view: str, seconds: float | None, *, stamp: str) -> str:
     if view == "reason":
         below = bound_ns(group.histogram, 0.99)
         cells = [
-            f"{stamp:8} {group.name:<15.15}",
+            f"{stamp:8} {group.name:<18.18}",
             f"{short(group.migrations, 7) if migrations else '-':>7}",
             f"{short(moved, 8) if migrations else '-':>8}",
             f"{short(group.failed, 7) if migrations else '-':>7}",
-            f"{spent if migrations else '-':>7}",
-            f"{short_ns(below) if below else '-':>7}",
+            f"{spent if migrations else '-':>6}",
+            f"{short_ns(below) if below else '-':>6}",
             f"{short(group.waits, 6) if group.waits else '-':>6}",
-            f"{short_ns(group.wait_ns) if group.waits else '-':>7}",
+            f"{short_ns(group.wait_ns) if group.waits else '-':>6}",
         ]
         return " ".join(cells)
     cells = [
         f"{'' if group.tgid is None else group.tgid:>7} {_command(group):<15.15}",
-        f"{short(group.migrations, 6) if migrations else '-':>6}",
-        f"{short(moved, 7) if migrations else '-':>7}",
-        f"{short(group.failed, 6) if migrations else '-':>6}",
-        f"{spent if migrations else '-':>7}",
+        f"{short(group.migrations, 5) if migrations else '-':>5}",
+        f"{short(moved, 6) if migrations else '-':>6}",
+        f"{short(group.failed, 5) if migrations else '-':>5}",
+        f"{spent if migrations else '-':>6}",
         f"{short(group.waits, 5) if group.waits else '-':>5}",
-        f"{short_ns(group.wait_ns) if group.waits else '-':>7}",
-        _why(group),
+        f"{short_ns(group.wait_ns) if group.waits else '-':>6}",
+        _why(group, width - _BEFORE_WHY),
     ]
     return " ".join(cells).rstrip()
 
@@ -139,12 +147,14 @@ def _command(group: Group) -> str:
     return f"[{name}]"[:15] if group.is_kthread else name
 
 
-def _why(group: Group) -> str:
+def _why(group: Group, room: int) -> str:
     """The reason of most of a process's pages, and how many more there are."""
     if not group.reasons:
         return ""
-    more = f" +{len(group.reasons) - 1}" if len(group.reasons) > 1 else ""
-    return group.reasons[0][0][: _WHY - len(more)] + more
+    more = f"+{len(group.reasons) - 1}" if len(group.reasons) > 1 else ""
+    name = group.reasons[0][0]
+    gap = " " if more and len(name) + len(more) < room else ""
+    return clip(name, room - len(more)) + gap + more
 
 
 def _notes(interval: Interval) -> list[str]:
@@ -189,7 +199,7 @@ def short(number: float, width: int) -> str:
 
 
 def short_ns(ns: float) -> str:
-    """A time in at most 7 characters: 870ns, 12.3us, 1.23ms, 45.6s, 12345s, 23.4d."""
+    """A time in at most 6 characters: 870ns, 12.3us, 1.23ms, 45.6s, 12345s, 417d."""
     if ns < 1000:
         return f"{ns:.0f}ns"
     for unit in ("us", "ms", "s"):
@@ -225,7 +235,7 @@ def top_lines(
         f"mptrace top  {stamp}  over {_seconds(interval.seconds)} s"
         f"  sorted by {sort} (s)  quit (q)",
         _heading("reason", "moved/s"),
-        *_table(interval, "reason", reasons, stamp),
+        *_table(interval, "reason", reasons, stamp, width),
         *_notes(interval),
         *(f"  ! {note}" for note in notes),
         "",
@@ -234,7 +244,9 @@ def top_lines(
     groups = ranked(by_process(interval.rows, reasons), sort)
     room = max(0, height - len(lines))
     shown = groups if len(groups) <= room else groups[: max(0, room - 1)]
-    lines += [_line(group, "process", interval.seconds, stamp="") for group in shown]
+    lines += [
+        _line(group, "process", interval.seconds, max(width, WIDTH), stamp="") for group in shown
+    ]
     if len(shown) < len(groups):
         lines.append(f"{'':7} and {_processes(len(groups) - len(shown))} more")
     if not everything.migrations and not everything.waits:

@@ -2,19 +2,65 @@
 """Pieces of reports: labelled lines, wrapped text, tables, short numbers.  Pure."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-from tabulate import tabulate
+from tabulate import simple_separated_format, tabulate
 
 from mptrace.statuses import status_text
-from mptrace.units import format_count, format_ns
+from mptrace.units import format_count, format_ns, many
 
+__all__ = [
+    "LABEL",
+    "WIDTH",
+    "Numbers",
+    "big",
+    "clip",
+    "clip_process",
+    "columns",
+    "item",
+    "many",
+    "ns_text",
+    "place",
+    "process_name",
+    "quantiles",
+    "short",
+    "table",
+    "wide",
+    "wrapped",
+]
+
+#: Columns of text where nobody asked for more: off a terminal, and the least that is laid out.
 WIDTH = 80
 #: Width of the labels at the left.
 LABEL = 11
 
+#: One blank between columns, where two of all leave too little.
+_NARROWEST = simple_separated_format(" ")
+#: A flexible column of a table is never narrower, nor than its head.
+_LEAST = 6
+
 Numbers = Mapping[str, Any]
+Cutter = Callable[[str, int], str]
+# Set by columns() for the time of one rendering, so that each piece needn't be handed it.
+_width = ContextVar("width", default=WIDTH)
+
+
+@contextmanager
+def columns(width: int) -> Iterator[None]:
+    """Lay out what is rendered inside in ``width`` columns, :data:`WIDTH` at the least."""
+    token = _width.set(max(width, WIDTH))
+    try:
+        yield
+    finally:
+        _width.reset(token)
+
+
+def wide() -> int:
+    """Columns that the text being rendered may take."""
+    return _width.get()
 
 
 def item(label: str, text: str, *, indent: str = "") -> list[str]:
@@ -26,11 +72,11 @@ def wrapped(
     head: str, text: str, *, keep_spaces: bool = False, hang: str | None = None
 ) -> list[str]:
     """Text behind a head, its further lines behind ``hang`` (by default below the text)."""
-    if keep_spaces and len(head) + len(text) <= WIDTH:
+    if keep_spaces and len(head) + len(text) <= wide():
         return [(head + text).rstrip()]
     return textwrap.wrap(
         text,
-        WIDTH,
+        wide(),
         initial_indent=head,
         subsequent_indent=" " * len(head) if hang is None else hang,
         break_on_hyphens=False,
@@ -38,19 +84,56 @@ def wrapped(
 
 
 def table(
-    rows: Sequence[Sequence[str]], headers: Sequence[str], align: Sequence[str] = ()
+    rows: Sequence[Sequence[str]],
+    headers: Sequence[str],
+    align: Sequence[str] = (),
+    cuts: Mapping[int, Cutter] | None = None,
 ) -> list[str]:
+    """A table of whole cells, narrowed only where it would be wider than the text may be.
+
+    :param cuts: how cells of a column are cut, by its number: of no other is anything
+        cut.  First the blanks around heads go, then the widest of these columns shrink,
+        and where that is not enough one of the two blanks between columns goes.
+    """
+    aligned = tuple(align) or ("left",) * len(headers)
     text = tabulate(
-        rows,
-        headers=headers,
-        tablefmt="plain",
-        disable_numparse=True,
-        colalign=tuple(align) or ("left",) * len(headers),
+        rows, headers=headers, tablefmt="plain", disable_numparse=True, colalign=aligned
     )
+    if _widest(text) > wide():
+        text = _narrow(rows, headers, aligned, cuts or {})
     return [line.rstrip() for line in text.splitlines()]
 
 
+def _narrow(
+    rows: Sequence[Sequence[str]],
+    headers: Sequence[str],
+    aligned: Sequence[str],
+    cuts: Mapping[int, Cutter],
+) -> str:
+    cells = [list(headers), *(list(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    over = sum(widths) + 2 * (len(widths) - 1) - wide()
+    loosest = sum(max(0, widths[at] - max(_LEAST, len(headers[at]))) for at in cuts)
+    form = _NARROWEST if over > loosest else simple_separated_format("  ")
+    over -= (len(widths) - 1) * (form is _NARROWEST)
+    for _ in range(over):
+        loose = [at for at in cuts if widths[at] > max(_LEAST, len(headers[at]))]
+        if not loose:
+            break
+        widths[max(loose, key=lambda at: widths[at])] -= 1
+    for row in cells[1:]:
+        for at, cut in cuts.items():
+            row[at] = cut(row[at], widths[at])
+    # heads as a row of their own: tabulate puts two more blanks around real ones
+    return tabulate(cells, tablefmt=form, disable_numparse=True, colalign=aligned)
+
+
+def _widest(text: str) -> int:
+    return max((len(line.rstrip()) for line in text.splitlines()), default=0)
+
+
 def clip(text: str, width: int) -> str:
+    """Text cut at its end, and marked so, where it is longer than ``width``."""
     return text if len(text) <= width else text[: width - 1] + "~"
 
 
@@ -81,8 +164,8 @@ def ns_text(value: int | None) -> str:
     return "" if value is None else format_ns(value)
 
 
-def process_name(comm: str, tgid: int | None, width: int = 0, *, gone: bool = False) -> str:
-    """``comm/tgid`` of a process, the name cut where that is wider than ``width`` (0: never).
+def process_name(comm: str, tgid: int | None, *, gone: bool = False) -> str:
+    """``comm/tgid`` of a process.
 
     Of one without a name its number, and that it was ``gone`` when it was asked.
     """
@@ -90,12 +173,12 @@ def process_name(comm: str, tgid: int | None, width: int = 0, *, gone: bool = Fa
         return comm
     if not comm:
         return f"{tgid} (gone)" if gone else f"process {tgid}"
-    number = f"/{tgid}"
-    if width and len(comm) + len(number) > width:
-        comm = clip(comm, max(width - len(number), 1))
-    return comm + number
+    return f"{comm}/{tgid}"
 
 
-def many(count: int, what: str, plural: str = "") -> str:
-    """A count with its noun: ``1 page``, ``2 pages``."""
-    return f"{format_count(count)} {what if count == 1 else plural or what + 's'}"
+def clip_process(name: str, width: int) -> str:
+    """What :func:`process_name` gives, its comm cut: the number stays whole."""
+    comm, slash, number = name.rpartition("/")
+    if not slash or len(name) <= width:
+        return clip(name, width)
+    return clip(comm, max(width - len(number) - 1, 1)) + slash + number

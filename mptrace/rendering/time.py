@@ -3,7 +3,17 @@
 
 from collections.abc import Iterable
 
-from mptrace.rendering.text import Numbers, item, ns_text, quantiles, short, table, wrapped
+from mptrace.rendering.text import (
+    Numbers,
+    item,
+    many,
+    ns_text,
+    quantiles,
+    short,
+    table,
+    wide,
+    wrapped,
+)
 from mptrace.units import format_bytes, format_count, format_ns
 
 _BAR = 40
@@ -19,7 +29,7 @@ def time(profile: Numbers) -> list[str]:
         [
             "calls",
             "call",
-            format_count(profile["calls"]["count"]),
+            short(profile["calls"]["count"]),
             format_ns(total),
             "100",
             *quantiles(profile["calls"]),
@@ -45,7 +55,8 @@ def time(profile: Numbers) -> list[str]:
                 "blackout",
                 "folio",
                 short(blackout["folios"]),
-                format_ns(blackout["total_ns"]),
+                # of many folios at once: the sum is no time that passed
+                "",
                 "",
                 *quantiles(blackout),
             ]
@@ -61,7 +72,7 @@ def time(profile: Numbers) -> list[str]:
         lines += wrapped("  ", "unattributed is negative: phases overlap, or calls were lost")
     if blackout["folios"]:
         text = (
-            f"a folio was inaccessible in {format_count(blackout['windows'])} windows; "
+            f"a folio was inaccessible in {many(blackout['windows'], 'window')}; "
             f"from first to last p50 {ns_text(blackout['span']['p50'])}, "
             f"max {ns_text(blackout['span']['max'])}"
         )
@@ -77,7 +88,7 @@ def movement(profile: Numbers) -> list[str]:
         return []
     lines = item(
         "moved",
-        f"{format_count(rates['pages'])} pages ({format_bytes(rates['bytes'])})"
+        f"{many(rates['pages'], 'page')} ({format_bytes(rates['bytes'])})"
         + (
             f" in {format_ns(rates['call_ns'])} of calls: "
             f"{format_count(round(rates['pages_per_s']))} pages/s, "
@@ -100,8 +111,10 @@ def movement(profile: Numbers) -> list[str]:
         for source in sorted({source for source, _ in cells})
     ]
     # Many nodes: as many columns as fit, then the next ones below.
-    for first in range(1, len(head), 5):
-        part = slice(first, first + 5)
+    cell = 2 + max(len(text) + 2 * (row is head) for row in (head, *rows) for text in row)
+    step = max((wide() - cell) // cell, 1)
+    for first in range(1, len(head), step):
+        part = slice(first, first + step)
         lines += table(
             [[row[0], *row[part]] for row in rows],
             [head[0], *head[part]],

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The table of ``mptrace where``: pages per node and state, 80 columns wide.  Pure."""
+"""The table of ``mptrace where``: pages per node and state.  Pure."""
 
 from tabulate import tabulate
 
 from mptrace.places import Place, Where
+from mptrace.rendering.text import WIDTH, columns, wide
 from mptrace.units import format_count
 
-_WIDTH = 80
 _LEAST_NAME = 20
 
 _MEANINGS = {
@@ -15,13 +15,18 @@ _MEANINGS = {
 }
 
 
-def render_where(answer: Where) -> str:
+def render_where(answer: Where, *, width: int = WIDTH) -> str:
     """Return the answer as text: the mappings with their counts, the sums below.
 
-    A column per node and state, or where these don't fit into 80 columns a line
-    per count.  A mapping without a page on any node is left out and counted in
-    a line of its own; the sums hold it.
+    A column per node and state, or where these don't fit into ``width`` columns (80
+    at the least) a line per count.  A mapping without a page on any node is left out
+    and counted in a line of its own; the sums hold it.
     """
+    with columns(width):
+        return _render(answer)
+
+
+def _render(answer: Where) -> str:
     total = answer.total()
     shown = [place for place in answer.mappings if place.nodes or place.unread]
     nids = tuple(sorted({*answer.nids, *total.nodes}))
@@ -68,18 +73,18 @@ def _long(places: list[Place], nids: tuple[int, ...]) -> list[str]:
 
 
 def _table(headers: list[str], rows: list[list[str]], least: int) -> list[str]:
-    """Lay out the table, names cut to what 80 columns leave; [] where that is under ``least``."""
-    columns = list(zip(headers, *rows, strict=True))[:-1]
-    room = _WIDTH - sum(max(map(len, column)) + 2 for column in columns)
+    """Lay out the table, names cut to what is left; [] where that is under ``least``."""
+    others = list(zip(headers, *rows, strict=True))[:-1]
+    room = wide() - sum(max(map(len, column)) + 2 for column in others)
     # tabulate keeps two blanks between columns and widens each to its header plus two.
-    room -= sum(max(len(column[0]) + 2 - max(map(len, column)), 0) for column in columns)
+    room -= sum(max(len(column[0]) + 2 - max(map(len, column)), 0) for column in others)
     if room < least:
         return []
     text = tabulate(
         [[*row[:-1], _cut(row[-1], room)] for row in rows],
         headers,
         tablefmt="plain",
-        colalign=["right"] * len(columns) + ["left"],
+        colalign=["right"] * len(others) + ["left"],
         disable_numparse=True,
     )
     return [line.rstrip() for line in text.splitlines()]

@@ -10,6 +10,7 @@ from mptrace.candidates import CANDIDATES
 from mptrace.facts import HostFacts
 from mptrace.records import MAX_ENTRIES
 from mptrace.tracepoints.formats import POINTS, Format
+from mptrace.units import many
 
 #: The architecture whose page table entries are decoded.
 _DECODED = "x86_64"
@@ -143,8 +144,9 @@ def unseen(
     sentences += [f"{what} ({'; '.join(why)})" for what, why in lacking.items()]
     if outside:
         sentences.append(
-            f"{outside} page table entries were taken away outside a migration (a large folio is "
-            "split, or a migration had begun before): not recorded"
+            f"{many(outside, 'page table entry was', 'page table entries were')} taken away "
+            "outside a migration (a large folio is split, or a migration had begun before): not "
+            "recorded"
         )
     if cpus:
         sentences.append(f"CPUs that came online during the session: {', '.join(map(str, cpus))}")

@@ -148,7 +148,7 @@ def test_the_report_says_which_and_marks_what_was_not_measured(tmp_path: Any) ->
     result = runner.invoke(main, ["report", "--budget", "20ms", str(tmp_path / "r")])
     assert result.exit_code == 0
     assert "batch below 20 ms" in result.output
-    assert "move_pages(2), whole call: 4,096 pages have 60 ms" in result.output
+    assert "move_pages(2), whole call: 4,096 pages had 60 ms" in result.output
     wide = runner.invoke(main, ["report", "--budget", "100 ms", str(tmp_path / "r")]).output
     wide = " ".join(wide.split())
     assert ">= 4,096" in wide

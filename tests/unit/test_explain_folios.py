@@ -90,7 +90,7 @@ def test_equal_ones_are_shown_once() -> None:
     assert len(blocks[1].others) == 4
     text = render(blocks, most=2)
     assert "23 folios (23 pages) stayed; the first: 0x7f" in text
-    assert "and 1 more kinds of 23 folios: --all" in text
+    assert "and 1 more kind of 23 folios: --all" in text
 
 
 def test_the_allocator_is_the_paths_own() -> None:

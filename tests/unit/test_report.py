@@ -264,9 +264,42 @@ def test_one_cause_may_have_been_told_in_several_ways() -> None:
     result = profile(kernel.tables(), kernel.meta())
     result["failure_causes"][0]["statuses"].append({"status": None, "count": 1})
     text = render(result)
-    assert "2  shared            -13 EACCES 2, unto~" in text
+    assert "2  shared            -13 EACCES 2, untouched 1" in text
     assert "  -13 EACCES 2: mapped more than once -> MPOL_MF_MOVE_ALL" in text
     assert "mptrace explain" in text
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_what_tracing_costs_takes_three_rounds(rounds: int) -> None:
+    """Fewer give no figure: what is missing is said, and what each round took stays in JSON."""
+    cost = {**recorded.META["cost"], "open_ns": [2_000] * rounds, "closed_ns": [1_000] * rounds}
+    result = numbers(cost=cost)
+    assert result["cost"]["ratio"] is None
+    assert result["cost"]["open_ns"] == [2_000] * rounds
+    text = " ".join(render(result).split())
+    noun = "round" if rounds == 1 else "rounds"
+    assert (
+        f"tracing what it cost was not measured: {rounds} {noun} each, a ratio needs 3; BPF ran"
+        in text
+    )
+    assert "x the calls' time" not in text
+    assert numbers()["cost"]["ratio"] == 2
+    assert numbers()["cost"]["ratio_reason"] == ""
+
+
+def test_a_sum_of_blackouts_is_no_time() -> None:
+    """Folios are dark at once: the sum is in JSON, under a name that says so, and in no text."""
+    result = numbers()
+    assert result["blackout"]["summed_over_folios_ns"] == 21 * 90
+    assert result["blackout"]["total_ns"] == 21 * 90
+    (own, _) = result["paths"]
+    assert own["blackout"]["summed_over_folios_ns"] == 21 * 90
+    for blackout in (result["blackout"], own["blackout"]):
+        blackout["summed_over_folios_ns"] = blackout["total_ns"] = 2_606 * 10**9
+    text = render(result)
+    assert "2606 s" not in text
+    (line,) = (line for line in text.splitlines() if line.startswith("blackout"))
+    assert line.split() == ["blackout", "folio", "21", *["90", "ns"] * 4]
 
 
 def test_the_phases_add_up_to_the_calls_time() -> None:
