@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..lab.kernels import SERIES, find_kernel
 from ..lab.runner import run_in_guest
 from ..lab.topology import parse_nodes
+from .types import amount, whole
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -32,11 +33,11 @@ from ..lab.topology import parse_nodes
     help="A number of equal nodes, or a size for each: 1G,512M or 1G/cpus=0-1,512M; "
     "1G,1G/slow has a second tier of memory, without CPU.",
 )
-@click.option("--cpus", type=click.IntRange(1), help="CPUs, dealt out to the nodes in turn.")
+@click.option("--cpus", type=whole(1), help="CPUs, dealt out to the nodes in turn.")
 @click.option("--memory", metavar="SIZE", help="Memory of all nodes together  [default: 1G each]")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=amount(0.001),
     metavar="S",
     help="Kill COMMAND after S seconds.",
 )

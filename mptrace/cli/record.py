@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from mptrace.cli.types import NIDS, SIZE
+from mptrace.cli.types import NIDS, SIZE, amount, whole
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
 from mptrace.plan import Request
 from mptrace.units import many
@@ -26,20 +26,18 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 @click.command(name="record", context_settings={"max_content_width": 80})
 @click.option("-a", "--all", "everybody", is_flag=True, help="Everybody on this host.")
 @click.option(
-    "-p", "--pid", "pids", type=click.IntRange(1), multiple=True, help="This process, its threads."
+    "-p", "--pid", "pids", type=whole(1), multiple=True, help="This process, its threads."
 )
 @click.option("-u", "--user", help="Processes of this user (name or number).")
 @click.option("--cgroup", default="", help="Processes of this cgroup (v2) and those below it.")
 @click.option("--as", "run_as", help="Run COMMAND as this user.  [default: who called sudo]")
-@click.option("-d", "--duration", type=click.FloatRange(0.1), help="Seconds after which it ends.")
+@click.option("-d", "--duration", type=amount(0.1), help="Seconds after which it ends.")
 @click.option(
     "--reason", "reasons", multiple=True, help="Only migrations for this reason: compaction, ..."
 )
 @click.option("--from", "source", type=NIDS, default=(), help="Only folios from these nodes.")
 @click.option("--to", "target", type=NIDS, default=(), help="Only folios to these nodes.")
-@click.option(
-    "--min-us", type=click.FloatRange(0, 1e12), default=0.0, help="Only what took that long."
-)
+@click.option("--min-us", type=amount(0, 10**12), default=0.0, help="Only what took that long.")
 @click.option("--failed", is_flag=True, help="Only what failed.")
 @click.option(
     "-o",
@@ -51,12 +49,12 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 )
 @click.option("--force", is_flag=True, help="Replace an existing recording.")
 @click.option("--rotate-size", type=SIZE, help="Begin a new recording after so much.")
-@click.option("--rotate-time", type=click.FloatRange(1), help="... after so many seconds.")
-@click.option("--keep", type=click.IntRange(1), help="Keep only the last so many of them.")
+@click.option("--rotate-time", type=amount(1), help="... after so many seconds.")
+@click.option("--keep", type=whole(1), help="Keep only the last so many of them.")
 @click.option(
     "--buffer", type=SIZE, default=Request.folio_ring_bytes, help="Ring of folio records."
 )
-@click.option("--max-folios", type=click.IntRange(1), help="Folios tracked at once.")
+@click.option("--max-folios", type=whole(1), help="Folios tracked at once.")
 @click.option(
     "--tier",
     type=click.Choice(("auto", "bpf", "tracepoints")),

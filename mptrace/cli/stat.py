@@ -6,6 +6,7 @@ import json
 import click
 
 from mptrace.cli import terminal
+from mptrace.cli.types import amount, whole
 from mptrace.errors import EXIT_INTERRUPTED, UsageError
 from mptrace.rendering.stat import VIEWS, Lines, to_json
 
@@ -14,13 +15,8 @@ def _progress(message: str) -> None:
     click.echo(f"mptrace: {message}", err=True)
 
 
-def seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """A number of seconds that a session can wait for; not NaN."""
-    if value is not None and not 0.1 <= value <= 1e9:
-        raise click.BadParameter(f"{value:g} is not in the range 0.1<=x<=1e9.", ctx, param)
-    return value
-
-
+#: What a session can wait for.
+SECONDS = amount(0.1, 10**9)
 TIER = click.option(
     "--tier",
     type=click.Choice(("auto", "bpf", "tracepoints")),
@@ -31,12 +27,10 @@ TIER = click.option(
 
 
 @click.command(name="stat", context_settings={"max_content_width": 80})
-@click.argument("interval", type=float, required=False, callback=seconds)
-@click.argument("count", type=click.IntRange(1), required=False)
-@click.option(
-    "-p", "--pid", "pids", type=click.IntRange(1), multiple=True, help="Only this process."
-)
-@click.option("-d", "--duration", type=float, callback=seconds, help="End after so many seconds.")
+@click.argument("interval", type=SECONDS, required=False)
+@click.argument("count", type=whole(1), required=False)
+@click.option("-p", "--pid", "pids", type=whole(1), multiple=True, help="Only this process.")
+@click.option("-d", "--duration", type=SECONDS, help="End after so many seconds.")
 @click.option(
     "--by",
     "view",
@@ -48,10 +42,10 @@ TIER = click.option(
 @click.option("--json", "as_json", is_flag=True, help="A JSON object per line.")
 @click.option(
     "--max-rows",
-    type=click.IntRange(64, 1 << 20),
+    type=whole(64, 1 << 20),
     default=4096,
     show_default=True,
-    help="Room in the kernel, for a reason and a process each.",
+    help="Room in the kernel, for a reason and a process each: from 64 to 1,048,576.",
 )
 @TIER
 def command(

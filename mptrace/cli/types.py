@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Option types that several commands share."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -81,6 +82,45 @@ class _Fraction(_Parsed):
         if not 0 <= fraction <= 1:
             raise ValueError(text)
         return fraction
+
+
+class _Whole(_Parsed):
+    def __init__(self, least: int, most: int | None) -> None:
+        super().__init__("N", f"a whole number {_between(least, most)}")
+        self._least, self._most = least, most
+
+    def parse(self, text: str) -> int:
+        number = int(text)
+        if number < self._least or (self._most is not None and number > self._most):
+            raise ValueError(text)
+        return number
+
+
+class _Number(_Parsed):
+    def __init__(self, least: float, most: float | None) -> None:
+        super().__init__("NUMBER", f"a number {_between(least, most)}")
+        self._least, self._most = least, math.inf if most is None else most
+
+    def parse(self, text: str) -> float:
+        number = float(text)
+        # so is NaN refused, which no comparison holds for
+        if not (self._least <= number <= self._most and math.isfinite(number)):
+            raise ValueError(text)
+        return number
+
+
+def _between(least: float, most: float | None) -> str:
+    return f"of {least:,} or more" if most is None else f"from {least:,} to {most:,}"
+
+
+def whole(least: int, most: int | None = None) -> _Parsed:
+    """Whole numbers in a range, which help doesn't show and the message for another does."""
+    return _Whole(least, most)
+
+
+def amount(least: float, most: float | None = None) -> _Parsed:
+    """Numbers in a range, likewise; neither NaN nor infinite."""
+    return _Number(least, most)
 
 
 SIZE = _Size("SIZE", "a size such as 64K, 8M or 1G")
