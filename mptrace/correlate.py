@@ -102,7 +102,8 @@ class Correlation:
     the call_id of each ordinal; ``call_row`` its row in ``calls``, -1 where the
     call's record is missing.  ``beyond_bound`` counts entries of calls longer
     than what is read of one; they have no row and are unknown.  ``split`` holds
-    rows of ``folios`` whose large folio was split.
+    rows of ``folios`` whose large folio was split.  ``queued`` tells of each row whether
+    its own lookup isolated a folio for a migration.
     """
 
     rows: Table
@@ -110,6 +111,7 @@ class Correlation:
     call_row: Ints
     beyond_bound: int
     split: Ints
+    queued: Bools
 
 
 def correlate(tables: Tables, meta: Mapping[str, Any]) -> Correlation:
@@ -124,7 +126,9 @@ def correlate(tables: Tables, meta: Mapping[str, Any]) -> Correlation:
     lookups = Lookups.of(tables, calls, entries)
     replay = replay_loop(tables, calls, entries, lookups)
     rows = _judge(tables, meta, calls, entries, lookups, replay)
-    return Correlation(rows, calls.ids, calls.row, calls.beyond_bound, lookups.split_rows)
+    queued = lookups.of_entry >= 0
+    queued[queued] = lookups.queued[lookups.of_entry[queued]]
+    return Correlation(rows, calls.ids, calls.row, calls.beyond_bound, lookups.split_rows, queued)
 
 
 def _judge(

@@ -2,6 +2,7 @@
 """The numbers of a profile as text of so many columns.  Returns, never prints."""
 
 from mptrace.rendering import calls as report_calls
+from mptrace.rendering import groups as report_groups
 from mptrace.rendering import head as report_head
 from mptrace.rendering import paths as report_paths
 from mptrace.rendering import stalls as report_stalls
@@ -28,6 +29,7 @@ def _render(profile: Numbers, histogram: bool) -> str:
             report_calls.counts(profile),
             report_calls.agreement(profile),
             report_paths.callers(profile),
+            report_groups.groups(profile),
             report_paths.misled(profile),
             report_time.time(profile),
             report_time.movement(profile),

@@ -28,6 +28,7 @@ from mptrace.profile.calls import (
     unknown_reasons_of,
 )
 from mptrace.profile.folio_times import FolioTimes
+from mptrace.profile.groups import groups_of
 from mptrace.profile.paths import paths_of
 from mptrace.profile.phases import phases_of
 from mptrace.records import OUTCOMES
@@ -114,6 +115,7 @@ def profile(
         "paths": paths_of(tables, meta, fate, processes, own),
         "folios_without_migration": _strays(fate, own),
         "callers": callers_of(tables, found, processes),
+        "groups": groups_of(tables, found, processes),
         "misled": misled_of(tables, meta, found, processes),
         "stalls": stalls_of(tables, meta, fate, processes, own),
         "cost_curve": curves,

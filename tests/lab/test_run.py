@@ -195,20 +195,37 @@ def test_interrupted(guest: Guest, guest_dir: str, kernel: str, fetch: Fetch) ->
 
 
 def test_two_at_once(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
-    """Two sessions at the same time see their own calls only, and all of them."""
+    """Two sessions at the same time see their own calls only, and all of them.
+
+    Entries of the second alternate between the nodes, of which one has the pages: of
+    509 each of the 254 that move is a group of its own, three rounds there.
+    """
     done = sh(
         guest,
         """
         mptrace run --pages 509 --no-cost -o one --strict >one.out 2>&1 & first=$!
-        mptrace run --pages 509 --no-cost -o two --strict >two.out 2>&1 & second=$!
+        mptrace run --pages 509 --source 0 --target 0,1 --no-cost -o two --strict \\
+            >two.out 2>&1 & second=$!
         wait $first && wait $second || { cat one.out two.out; exit 1; }
+        cat two.out
         """,
         guest_dir,
     )
     assert done.returncode == 0, done.text
-    for name in ("one", "two"):
-        agreement = report_of(fetch(f"{guest_dir}/{name}"))["agreement"]
+    reports = [report_of(fetch(f"{guest_dir}/{name}")) for name in ("one", "two")]
+    for report in reports:
+        agreement = report["agreement"]
         assert agreement["checked"] == agreement["agree"] == 6 * 509
+    assert reports[0]["groups"] == []
+    (row,) = reports[1]["groups"]
+    assert (row["calls"], row["groups"], row["pages"]) == (3, 3 * 254, 3 * 254)
+    assert (row["sorted_groups"], row["unknown_calls"]) == (3, 0)
+    assert row["ns_per_page"] > 0
+    text = " ".join(done.text.split())
+    assert (
+        "entries alternate between nodes in 3 calls: 762 groups of 1 page; sorted by node it "
+        "would be 3."
+    ) in text
 
 
 VICTIM = """
