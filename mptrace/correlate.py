@@ -257,6 +257,7 @@ def _causes(
             lookups.fail_rc[call],
             entries.ordinal[left] == replay.first_left[call],
             replay.refused[call],
+            calls.began[call],
         )
     return cause
 

@@ -362,16 +362,21 @@ def causes_of_failure(evidence: Evidence) -> Codes:
     return codes.astype(np.uint16)
 
 
-def causes_of_no_attempt(ret: Ints, fail_rc: Ints, first: Bools, refused: Bools) -> Codes:
+def causes_of_no_attempt(
+    ret: Ints, fail_rc: Ints, first: Bools, refused: Bools, began: Bools
+) -> Codes:
     """Cause of each entry that the kernel's loop never came to.
 
     :param ret: return value of the entry's call.
     :param fail_rc: return value of the migration that failed in it, 0 for none.
     :param first: the entry is the first one that was not processed.
     :param refused: the call was refused before its loop began.
+    :param began: its loop began, as events say.
     """
     tests: list[tuple[Bools, int | Ints]] = [
         (refused, _CALL_REFUSED - ret),
+        # a node outside the cpuset, or a security module that let nobody in
+        (~began & (ret == -errno.EACCES), _CODE["cant_tell"]),
         (first & (ret == -errno.ENODEV), _CODE["bad_node"]),
         (first & (ret == -errno.EACCES), _CODE["node_not_allowed"]),
         ((ret == -errno.ENODEV), _CODE["aborted_by_bad_node"]),

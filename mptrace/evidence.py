@@ -75,6 +75,8 @@ class Calls:
     n_lookups: Ints
     n_migrations: Ints
     reason: npt.NDArray[np.uint16]  # cause that makes every entry unknown, 0: none
+    began: Bools  # the loop was entered, by the drain before it or a lookup in it
+    never_began: Bools  # the drain is seen, and there was none
     returns_missed: Bools  # in the shadow of one lookups may have gone uncounted
     lost_code: int
     memory_nodes: Ints
@@ -120,6 +122,14 @@ class Calls:
         no_events = not (tables["folios"]["call_id"] != 0).any()
         if no_events:
             reason[(column("n_lookups") > 0) & (reason == 0)] = cause_code("no_events")
+        returns_missed = (column("lost") > 0) & ("return_missed" in lost)
+        # lru_cache_disable() or lru_add_drain_all(): the first thing that do_pages_move()
+        # does, and that find_mm_struct() before it does not.
+        drains = {"phase": "drain", "state": "proved"}
+        sees_drains = any(
+            drains.items() <= dict(phase).items() for phase in meta.get("coverage") or ()
+        )
+        began = (column("n_drain") > 0) | (column("n_lookups") > 0) | (column("n_migrations") > 0)
         return cls(
             ids=ids,
             row=row,
@@ -129,7 +139,9 @@ class Calls:
             n_lookups=column("n_lookups"),
             n_migrations=column("n_migrations"),
             reason=reason,
-            returns_missed=(column("lost") > 0) & ("return_missed" in lost),
+            began=began,
+            never_began=~began & has & sees_drains & ~returns_missed,
+            returns_missed=returns_missed,
             lost_code=cause_code("no_events" if no_events else "lost"),
             memory_nodes=np.array(
                 [
@@ -379,6 +391,9 @@ class Lookups:
         )
         self._join_migrations(tables["migrations"], folios["migration_id"][row], calls)
         self._derive_flushes(entries)
+        # Whoever looks up more after the flush of a group has moved it.
+        moved = self.queued & (self.flush < calls.n_lookups[self.call])
+        self.group_known |= moved
         self._join_splits(folios)
         return self
 
@@ -424,10 +439,6 @@ class Lookups:
             self.flush[queued[found]] = before[which[found]]
             self.group_rc[queued[found]] = rc[which[found]]
             self.group_known[queued[found]] = True
-        # A call that returned 0 had no group that failed (since 6.1).
-        fine = self.queued & (calls.ret[self.call] == 0) & (calls.row[self.call] >= 0)
-        fine &= ~self.group_known
-        self.group_known |= fine
 
     def _derive_flushes(self, entries: Entries) -> None:
         # Where the record of a migration was lost, the loop itself says when the

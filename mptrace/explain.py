@@ -373,11 +373,13 @@ class Explainer:
             yield STORIES[reason].format(status=status_text(status))
         elif status is not None and (status, cause) in MISLEADING:
             yield MISLEADING[status, cause]
-        if state == "untouched" and ret is not None and ret > 0:
+        if state == "untouched" and ret is not None and ret >= 0:
             rc, _ = self._failed_group(call)
             if rc is not None and rc > 0:
+                never = int((self._rows["outcome"][self._of_call(call)] == NOT_ATTEMPTED).sum())
                 rest = ret - rc
-                yield STORIES["positive"].format(ret=ret, rc=rc, rest=max(rest, 0))
+                story = "positive" if rest >= never else "count_too_small"
+                yield STORIES[story].format(ret=ret, rc=rc, rest=max(rest, never))
         elif state == "untouched" and ret is not None and ret < 0 and row["outcome"] == MOVED:
             name = f"{ret} {errno_name(-ret)}"
             yield STORIES["error_hides"].format(ret=name)

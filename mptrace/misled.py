@@ -43,7 +43,8 @@ def misled_of(
     untouched = open_to_doubt & (rows["written"] == UNTOUCHED)
     nids = [int(node["nid"]) for node in meta.get("nodes") or ()]
     looks = untouched & is_known & np.isin(value, np.array(nids, np.int64))
-    unsure = open_to_doubt & (rows["written"] == CANT_TELL) & (ret[rows["call"]] > 0)
+    # whatever was returned: up to 6.0 also 0 may leave some untouched
+    unsure = open_to_doubt & (rows["written"] == CANT_TELL) & ~_changed(rows)
     # without the host's nodes no value can be told from one
     unsure |= untouched & (~is_known | (not nids))
     callers = []
@@ -77,6 +78,13 @@ def _left_there(rows: Table) -> tuple[Ints, Bools]:
     before, after = rows["unread_before"] == 0, (rows["unread"] & READ_STATUS) == 0
     value = np.where(before, rows["status_before"], rows["status_after"]).astype(np.int64)
     return value, before | after
+
+
+def _changed(rows: Table) -> Bools:
+    """Whether somebody was seen to write the status: it differs from what was there before."""
+    both = (rows["unread_before"] == 0) & ((rows["unread"] & READ_STATUS) == 0)
+    changed: Bools = both & (rows["status_before"] != rows["status_after"])
+    return changed
 
 
 def _example(rows: Table, own: Ints, stayed: Bools, value: Ints, ret: Ints) -> Numbers:

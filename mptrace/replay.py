@@ -93,11 +93,11 @@ def replay_loop(tables: Tables, calls: Calls, entries: Entries, lookups: Lookups
     expected = np.where(special, entries.after, expected)
     there &= ~special
 
-    end, refused = _loop_ends(calls, entries, lookups, expected)
+    end, doubtful, refused = _loop_ends(calls, entries, lookups, expected)
     sure_end = end >= 0
     # Without a lookup: passed over before the loop's end, and before the last lookup.
     last = _last_lookup(lookups, calls.count) - entries.start[:-1]
-    passed = (ordinal < end[call]) | (ordinal < last[call])
+    passed = (ordinal < (end - doubtful)[call]) | (ordinal < last[call])
     processed = has | passed
     left = sure_end[call] & (ordinal >= end[call]) & ~has
     known = has | (passed & whole) | left
@@ -170,9 +170,9 @@ def _last_lookup(lookups: Lookups, calls: int) -> Ints:
 
 def _loop_ends(
     calls: Calls, entries: Entries, lookups: Lookups, expected: Ints
-) -> tuple[Ints, Bools]:
-    """Number of entries that each call's loop processed, -1 where unknown; and
-    whether the call was refused before its loop began."""
+) -> tuple[Ints, Ints, Bools]:
+    """Number of entries that each call's loop processed, -1 where unknown; of how
+    many before that it is unknown; whether the call was refused before its loop began."""
     count = calls.count
     size = np.diff(entries.start)
     start = entries.start[:-1]
@@ -180,29 +180,25 @@ def _loop_ends(
     end = np.full(count, -1, np.int64)
     last_row = _last_lookup(lookups, count)
     last = np.where(last_row >= 0, last_row - start, -1)
+    doubtful = np.zeros(count, np.int64)
 
     refused = np.isin(ret, _REFUSALS) & (calls.n_lookups == 0) & (calls.n_migrations == 0)
+    # Any other error, by a security module: the loop begins with a drain.
+    refused |= (ret < 0) & calls.never_began
     end[refused] = 0
-    # The loop ran to the end of the arrays.
-    through = (ret == 0) & (fail_rc == 0)
+    # The loop ran to the end of the arrays: wherever it stops before that, its count
+    # is positive.  (0 does not say that every group moved: up to 6.0, see below.)
+    through = ret == 0
     end[through] = size[through]
-    # A positive return value adds the entries that were never processed to what
-    # the migration returned, less one where an entry's own status came first
-    # ("We have accounted for page i"): it names the place exactly.
-    counted = (ret > 0) & (fail_rc > 0)
-    place = calls.nr_pages.astype(np.int64) + fail_rc - ret
-    counted &= (place > last) & (place <= calls.nr_pages.astype(np.int64))
-    end[counted] = place[counted]
 
-    # Errors: nothing but the records tells where, so all of them must be there.
-    whole = lookups.complete & ~lookups.misfit & lookups.migrations_complete
+    # 1. A group failed: its flush was caused by the end, by another node, or by
+    #    the status of the entry behind it, in this order of the loop.
+    sound = lookups.complete & ~lookups.misfit
+    whole = sound & lookups.migrations_complete
     whole[entries.call[~entries.readable]] = False
-    error = (ret < 0) & ~refused & whole
     next_row = start + last + 1
     inside = last + 1 < size
     safe = np.minimum(next_row, max(entries.count - 1, 0))
-    # 1. A group failed: its flush was caused by the end, by another node, or by
-    #    the status of the entry behind it.
     queued_last = np.zeros(count, np.bool_)
     target_last = np.full(count, -1, np.int64)
     some = last_row >= 0
@@ -211,17 +207,47 @@ def _loop_ends(
         queued_last[some] = lookups.queued[look[some]]
         target_last[some] = entries.target[last_row[some]]
         same = inside & (entries.target[safe] == target_last) & entries.readable[safe]
+        known = ~inside | (entries.readable[safe] & entries.readable[np.maximum(last_row, 0)])
+        known |= some & ~queued_last
     else:
         same = np.zeros(count, np.bool_)
-    failed = error & (fail_rc != 0)
-    end[failed] = (last + 1 + (queued_last & same))[failed]
+        known = same
+    # Nothing is looked up once a group has failed: the last lookup says where that was.
+    by_events = (ret != 0) & (fail_rc != 0) & ~refused & sound & known & (whole | (ret > 0))
+    end[by_events] = (last + 1 + (queued_last & same))[by_events]
+
+    # Where lookups are missing, a positive return value has the count of those that
+    # were never processed: to what the migration returned it adds the entries from the
+    # one at which the group was flushed on, less one where that entry's own status
+    # came first ("We have accounted for page i").  Up to 6.0 it is one less in any
+    # case (a7504ed14f9b, "migrate: fix syscall move_pages() return value for failure",
+    # in 6.1): the entry before the place may be processed or not, unless it is of the
+    # node of the one before it, for then only its own status can have flushed.
+    counted = (ret > 0) & (fail_rc > 0) & ~by_events
+    nr_pages = calls.nr_pages.astype(np.int64)
+    place = nr_pages + fail_rc - ret
+    counted &= (place > last) & (place <= nr_pages + 1)
+    end[counted] = np.minimum(place, nr_pages)[counted]
+    if entries.count:
+        at = np.clip(start + place - 1, 0, entries.count - 1)
+        before = np.maximum(at - 1, 0)
+        settled = (place > nr_pages) | (last == place - 1) | (place <= 1)
+        settled |= (
+            (entries.target[at] == entries.target[before])
+            & entries.readable[at]
+            & entries.readable[before]
+        )
+        doubtful[counted & ~settled] = 1
+
+    # Errors: nothing but the records tells where, so all of them must be there.
+    error = (ret < 0) & ~refused & whole
 
     # 2. An entry's node or the arrays are bad.
     rest = error & (fail_rc == 0)
     tail = np.flatnonzero(rest)
     if tail.size and entries.count:
         _ends_by_error(calls, entries, lookups, tail, last, queued_last & same, expected, end)
-    return end, refused
+    return end, doubtful, refused
 
 
 def _ends_by_error(

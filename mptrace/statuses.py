@@ -228,6 +228,9 @@ STORIES: dict[str, str] = {
     "split": "its large folio was split on the way, and its parts had fates of their own",
     "positive": "move_pages() returned {ret}: {rc} that migrate_pages() left behind, and "
     "{rest} never attempted; the count does not say which",
+    # a7504ed14f9b, "migrate: fix syscall move_pages() return value for failure", 6.1
+    "count_too_small": "move_pages() returned {ret}, which is too small, as this kernel's count "
+    "can be: migrate_pages() left {rc} behind, and {rest} were never attempted",
     "error_hides": "move_pages() returned {ret}: that is not about this entry, and says nothing of "
     "what was done before",
 }

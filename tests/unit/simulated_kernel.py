@@ -3,7 +3,8 @@
 
 It shares no code with the correlator, which never loops per page: it really moves
 modelled folios, so it knows what became of each page, and writes down what BPF
-would have seen.  `generation` is "6.1" (follow_page()) or "6.12" (folio_walk).
+would have seen.  `generation` is "5.10" (whose positive count is one too small),
+"6.1" (follow_page()) or "6.12" (folio_walk).
 """
 
 import errno
@@ -286,7 +287,8 @@ class _Call:
                 break
             err = self.flush(current, start, i, total)
             if err:
-                return (err - 1 if err > 0 else err), processed
+                accounted = err > 0 and kernel.generation != "5.10"
+                return (err - 1 if accounted else err), processed
             current = None
             i += 1
         if not aborted:
@@ -324,7 +326,7 @@ class _Call:
         }
         self.lookups += 1
         folio = kernel.pages[page]
-        old = kernel.generation == "6.1"
+        old = kernel.generation != "6.12"
         if folio is None or (folio.zero and old):
             zero = {"seen": SEEN_PTE | SEEN_ZERO, "pte": PRESENT_PTE}
             entry = {"pte_level": 1} | ({"seen": SEEN_PTE} if folio is None else zero)
@@ -385,7 +387,9 @@ class _Call:
         assert node is not None
         err = self.migrate(node, i)
         if err:
-            return err + total - i if err > 0 else err
+            # one less up to 6.0, as if entry i had always been accounted for
+            accounted = self.kernel.generation == "5.10"
+            return err + total - i - accounted if err > 0 else err
         for entry in range(start, i):
             failed = self.store(entry, node)
             if failed:

@@ -69,7 +69,7 @@ def random_kernel(random: np.random.Generator) -> Kernel:
     """An address space of a few folios of all kinds."""
     nodes = int(random.integers(2, 5))
     cpuset = tuple(range(nodes)) if random.random() < 0.8 else tuple(range(nodes - 1))
-    kernel = Kernel(str(random.choice(["6.1", "6.12"])), nodes, cpuset)
+    kernel = Kernel(str(random.choice(["5.10", "6.1", "6.12"])), nodes, cpuset)
     kernel.reuse = bool(random.random() < 0.7)
     trouble = random.choice([0.0, 0.02, 0.1, 0.3])
 
@@ -318,6 +318,85 @@ def test_entries_after_a_failed_group_are_not_attempted() -> None:
     assert words(rows) == ["moved", "failed", "not_attempted", "not_attempted"]
     assert causes(rows)[2:] == ["aborted_by_earlier_group"] * 2
     assert witnesses(rows) == ["silent"] * 4
+
+
+@pytest.mark.parametrize("generation", ["5.10", "6.1", "6.12"])
+def test_lookups_say_where_a_failed_group_ended_the_call(generation: str) -> None:
+    """5.10 returns one less: the entry whose node flushed was never attempted all the same."""
+    kernel = plain(4, nodes=3, generation=generation)
+    kernel.folio(BASE + 1, 0, trait="pinned")
+    truth = kernel.move_pages([address(page) for page in range(4)], [1, 1, 2, 2])
+    assert truth.ret == (2 if generation == "5.10" else 3)
+    rows = run(kernel)
+    assert words(rows) == ["moved", "failed", "not_attempted", "not_attempted"]
+    assert rows["written"].tolist() == [UNTOUCHED] * 4
+    assert causes(rows)[2:] == ["aborted_by_earlier_group"] * 2
+    assert witnesses(rows) == ["silent"] * 4
+
+
+def test_zero_returned_is_no_success_of_the_last_group() -> None:
+    """5.10 returns 0 when one page of the last group stayed: its statuses are untouched."""
+    kernel = plain(5, generation="5.10")
+    kernel.folio(BASE + 3, 0, trait="pinned")
+    # one without a mapping before it, and behind it one that was looked at
+    pages = [address(0), address(9), *(address(page) for page in (1, 2, 3))]
+    assert kernel.move_pages(pages, [1] * 5).ret == 0
+    rows = run(kernel)
+    assert words(rows) == ["moved", "failed", "moved", "moved", "failed"]
+    assert rows["written"].tolist() == [WRITTEN, WRITTEN, UNTOUCHED, UNTOUCHED, UNTOUCHED]
+    # and where that migration's record is lost nobody knows what it returned
+    tables = kernel.tables()
+    tables["migrations"] = tables["migrations"][:1]
+    rows = correlate(tables, {**kernel.meta(), "lost": {"ring": 1}}).rows
+    assert rows["written"].tolist() == [WRITTEN, WRITTEN] + [CANT_TELL] * 3
+    assert rows["has_status"].tolist() == [1, 1, 0, 0, 0]
+
+
+def test_a_group_moved_where_the_loop_went_on() -> None:
+    """Its migration's record is lost; a lookup after it says that it returned 0."""
+    kernel = plain(4, nodes=3)
+    kernel.move_pages([address(page) for page in range(4)], [1, 1, 2, 2])
+    tables = kernel.tables()
+    tables["migrations"] = tables["migrations"][:0]
+    rows = correlate(tables, {**kernel.meta(), "lost": {"ring": 1}}).rows
+    assert words(rows) == ["moved"] * 4
+    assert rows["written"].tolist() == [WRITTEN, WRITTEN, CANT_TELL, CANT_TELL]
+
+
+@pytest.mark.parametrize(("generation", "fourth"), [("5.10", "unknown"), ("6.1", "not_attempted")])
+def test_a_count_that_may_be_too_small_leaves_an_entry_open(generation: str, fourth: str) -> None:
+    """A lookup is lost: 5.10's count says that the fourth entry was looked at, which is not so."""
+    kernel = Kernel(generation, 3)
+    pages = [1000 * page for page in range(5)]
+    for page in pages:
+        kernel.folio(BASE + page, 0, trait="pinned" if page == 1000 else "")
+    kernel.move_pages([address(page) for page in pages], [1, 1, 1, 2, 2])
+    tables = kernel.tables()
+    tables["folios"] = tables["folios"][tables["folios"]["lookup_seq"] != 2]
+    rows = correlate(tables, {**kernel.meta(), "lost": {"ring": 1}}).rows
+    assert words(rows) == ["moved", "failed", "unknown", fourth, "not_attempted"]
+
+
+@pytest.mark.parametrize(
+    ("coverage", "n_drain", "cause"),
+    [
+        ("proved", 0, "call_refused_EACCES"),
+        ("proved", 1, "node_not_allowed"),
+        ("missing", 0, "cant_tell"),
+    ],
+)
+def test_a_security_module_and_a_cpuset_are_told_apart(
+    coverage: str, n_drain: int, cause: str
+) -> None:
+    """Both return -EACCES; the loop, which looks at the cpuset, drains first."""
+    kernel = Kernel("6.1", 2, cpuset=(0,))
+    kernel.folio(BASE, 0)
+    assert kernel.move_pages([address(0)], [1]).ret == -errno.EACCES
+    tables, meta = kernel.tables(), kernel.meta()
+    tables["calls"]["n_drain"] = n_drain
+    meta["coverage"] += [{"phase": "drain", "state": coverage}]
+    rows = correlate(tables, meta).rows
+    assert (words(rows), causes(rows)) == (["not_attempted"], [cause])
 
 
 def test_a_bad_node_ends_the_call() -> None:

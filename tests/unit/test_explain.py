@@ -160,6 +160,24 @@ def test_the_group_that_failed_is_named() -> None:
         assert "move_pages() returned 2: 1 that migrate_pages() left behind, and 1 never" in story
 
 
+@pytest.mark.parametrize(
+    ("targets", "ret", "words"),
+    [
+        ([1, 1, 1], 0, "1 behind, and 0 were never attempted"),
+        ([1, 1, 2], 1, "1 behind, and 1 were never attempted"),
+    ],
+)
+def test_a_count_that_is_too_small_is_called_so(targets: list[int], ret: int, words: str) -> None:
+    """5.10 does not count the entry at which a group was flushed, nor the end of the array."""
+    kernel = Kernel("5.10", 3)
+    for page in range(1, 4):
+        kernel.folio(page, 0, trait="pinned" if page == 2 else "")
+    assert kernel.move_pages([page * PAGE for page in range(1, 4)], targets).ret == ret
+    story = " ".join(one_of(kernel, 0, 0).status_story)
+    assert f"move_pages() returned {ret}, which is too small" in story
+    assert words in story
+
+
 def test_what_was_never_attempted() -> None:
     """It has no evidence, and the story names what ended the call."""
     one = one_of(kernel_with_everything(), 0, 8)
