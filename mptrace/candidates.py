@@ -513,4 +513,4 @@ def candidate_variables() -> tuple[str, ...]:
 
 def candidate_sizes() -> tuple[str, ...]:
     """Types whose sizes the plan may need."""
-    return ("nodemask_t", "page")
+    return ("nodemask_t", "page", "fred_frame")

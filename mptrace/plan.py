@@ -350,6 +350,11 @@ def _add_initiator_macros(facts: KernelFacts, defines: dict[str, int | str]) -> 
         defines.update(found)
     if "OFF_TASK_STACK" in defines:
         defines["THREAD_SIZE"] = _THREAD_SIZE
+        # TOP_OF_KERNEL_STACK_PADDING in arch/x86/include/asm/thread_info.h: room for the end
+        # of a struct fred_frame wherever the kernel can enter by FRED, on any CPU
+        # (65c9cc9e2c14 in 6.9, "x86/fred: Reserve space for the FRED stack frame")
+        fred_frame = facts.sizes.get("fred_frame", _PT_REGS_BYTES)
+        defines["STACK_PADDING"] = fred_frame - _PT_REGS_BYTES
         defines["OFF_TASK_STATUS"] = (
             facts.offsets["task_struct.thread_info"] + (facts.offsets["thread_info.status"])
         )
@@ -367,6 +372,8 @@ def _add_initiator_macros(facts: KernelFacts, defines: dict[str, int | str]) -> 
 
 #: Bytes of a kernel stack of x86-64 (16 KiB unless built with KASAN).
 _THREAD_SIZE = 16384
+#: Of struct pt_regs of x86-64, with which a struct fred_frame begins.
+_PT_REGS_BYTES = 168
 _WITHOUT = {
     "owner": "whose page it is can't be told: the kernel keeps no owner of an address space",
     "fork": "children of a process can't be followed",

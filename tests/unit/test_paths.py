@@ -134,12 +134,34 @@ def test_many_migrations_are_named_by_their_kinds() -> None:
 
 
 def test_names_of_system_calls() -> None:
-    """By the table of the number; unknown numbers keep their number, on every machine."""
+    """By the table of the number, as the kernel's headers have it."""
     assert syscall_name(16, is_compat=False) == "ioctl"
     assert syscall_name(54, is_compat=True) == "ioctl"
+    assert syscall_name(318, is_compat=False) == syscall_name(355, is_compat=True) == "getrandom"
     assert syscall_name(0x40000000 + 514, is_compat=False) == "ioctl"
     assert syscall_name(0x40000000 + 256, is_compat=False) == "migrate_pages"
-    assert syscall_name(9999, is_compat=False) == "syscall 9999"
-    assert syscall_name(16, is_compat=False, machine="aarch64") == "syscall 16"
+    assert [syscall_name(n, is_compat=False) for n in (0, 1, 51, 237, 279, 334, 424, 462)] == [
+        *("read", "write", "getsockname", "mbind", "move_pages", "rseq"),
+        *("pidfd_send_signal", "mseal"),
+    ]
+    assert [syscall_name(n, is_compat=True) for n in (3, 4, 294, 317, 386, 416, 462)] == [
+        *("read", "write", "migrate_pages", "move_pages", "rseq", "io_pgetevents_time64"),
+        "mseal",
+    ]
+    assert syscall_name(239, is_compat=False, machine="aarch64") == "move_pages"
     assert syscall_name(SYSCALL_NONE, is_compat=False) == ""
-    assert syscall_name(SYSCALL_UNKNOWN, is_compat=False) is None
+
+
+@pytest.mark.parametrize("number", [337, 423, 471, 4095, 9999, 0x40000000 + 548, SYSCALL_UNKNOWN])
+def test_a_number_that_no_table_has_is_unknown(number: int) -> None:
+    """It is no call: who migrates is told as where the number could not be read."""
+    assert syscall_name(number, is_compat=False) is None
+    assert path("compaction", syscall=number, mode=1) == "compaction"
+    assert path("memory_failure", syscall=number) == "soft_offline"
+
+
+def test_a_number_is_of_the_machines_table() -> None:
+    """What reads like a call of x86 is none on a machine whose table is not known."""
+    assert syscall_name(16, is_compat=False, machine="aarch64") is None
+    assert syscall_name(279, is_compat=False, machine="riscv32") is None
+    assert syscall_name(317, is_compat=False, machine="i686") == "move_pages"

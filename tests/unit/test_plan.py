@@ -7,7 +7,13 @@ import pytest
 from recorded_facts import facts_of
 
 from mptrace.bpf_source import source_of
-from mptrace.candidates import CANDIDATES, ESSENTIAL, PHASES, PHASES_FOR_OTHERS
+from mptrace.candidates import (
+    CANDIDATES,
+    ESSENTIAL,
+    PHASES,
+    PHASES_FOR_OTHERS,
+    candidate_sizes,
+)
 from mptrace.facts import Prototype
 from mptrace.plan import PhasePlan, Plan, Request, make_plan
 
@@ -142,3 +148,16 @@ def test_room_for_sleepers_is_made_where_others_are_traced() -> None:
     facts = facts_of("6.1")
     assert make_plan(facts).defines["MAX_WAITING"] == 1
     assert make_plan(facts, Request(others=True)).defines["MAX_WAITING"] == Request().max_waiting
+
+
+@pytest.mark.parametrize(("fred_frame", "padding"), [(None, 0), (184, 16)])
+def test_where_fred_is_built_in_the_registers_lie_lower(
+    fred_frame: int | None, padding: int
+) -> None:
+    """The kernel leaves room behind them for the rest of a struct fred_frame, as BTF has it."""
+    facts = facts_of("6.12")
+    sizes = {**facts.sizes, **({"fred_frame": fred_frame} if fred_frame else {})}
+    plan = make_plan(dataclasses.replace(facts, sizes=sizes), Request(others=True))
+    assert plan.defines["STACK_PADDING"] == padding
+    assert plan.notes == ()
+    assert "fred_frame" in candidate_sizes()

@@ -81,13 +81,28 @@ static __always_inline void note_target(struct thread *t, u64 vma)
 #define X32_SYSCALL_BIT	0x40000000
 #define PT_REGS_SIZE	168
 #define PT_REGS_ORIG_AX	120
+#define PT_REGS_IP	128
+#define PT_REGS_CS	136
+#define USER_RPL	3	/* the privilege level in a selector of user space's */
+#define NOT_THERE	(1LL << 62)	/* no number of a call, of none of the ABIs */
 
 #ifdef OFF_TASK_STACK
-/* The system call that a task is in, by the registers at the end of its kernel stack. */
+/*
+ * The system call that a task is in, by the registers at the end of its kernel stack:
+ * task_pt_regs().  STACK_PADDING bytes lie behind them.
+ */
 static __always_inline s64 syscall_of(u64 task)
 {
-	return read_word(read_word(task + OFF_TASK_STACK) + THREAD_SIZE - PT_REGS_SIZE +
-			 PT_REGS_ORIG_AX);
+	u64 regs = read_word(task + OFF_TASK_STACK) + THREAD_SIZE - STACK_PADDING - PT_REGS_SIZE;
+	u16 cs = read_word(regs + PT_REGS_CS);
+
+	/* not where they were looked for: every thread of a process came from user space */
+	if ((cs & USER_RPL) != USER_RPL || cs == 0xffff)
+		return NOT_THERE;
+	/* io_uring's workers never return there; they have their parent's number */
+	if (!read_word(regs + PT_REGS_IP))
+		return SYSCALL_NONE;
+	return read_word(regs + PT_REGS_ORIG_AX);
 }
 #endif
 
