@@ -22,6 +22,7 @@ from mptrace.evidence import (
     ENTRY_REASONS,
     FAILED,
     MOVED,
+    MOVED_LATER,
     NOT_ATTEMPTED,
     UNKNOWN,
     UNTOUCHED,
@@ -35,6 +36,7 @@ from mptrace.evidence import (
     Table,
     Tables,
 )
+from mptrace.later import NO_END, explaining_moves
 from mptrace.records import (
     NO_LOOKUP,
     READ_STATUS,
@@ -90,6 +92,7 @@ ROW = np.dtype(
         ("final_nid", "<i4"),
         ("expected_nid", "<i4"),  # where the page's last move in the call took it, -1: none
         ("folio", "<i8"),  # row of `folios` that decided the outcome, -1: none
+        ("later", "<i8"),  # row of `folios` that took the page on to final_nid, -1: none
     ]
 )
 
@@ -160,7 +163,7 @@ def _judge(
     rows["has_status"] = shown
     rows["cause"] = _causes(tables, meta, calls, entries, lookups, replay)
     is_asked = _of_driver(tables, calls)[entries.call]
-    has_location, before, final = _locations(tables, calls, entries)
+    has_location, before, final, asked_before = _locations(tables, calls, entries)
     rows["has_location"] = has_location
     rows["before_nid"] = before
     rows["final_nid"] = final
@@ -181,6 +184,25 @@ def _judge(
         [final == ends, final == target, (final != target) | (final == before)],
         final == before,
     )
+    # Elsewhere: others may have moved it again before it was asked for.
+    left_on = np.select(
+        [ends >= 0, (outcome == MOVED) | (outcome == ALREADY_THERE)], [ends, target], before
+    )
+    rows["later"] = -1
+    away = np.flatnonzero(has_location & (outcome != UNKNOWN) & (final >= 0) & (final != left_on))
+    rows["later"][away] = explaining_moves(
+        tables,
+        calls,
+        entries,
+        replay,
+        away,
+        left_on=left_on[away],
+        seen_on=final[away],
+        asked_before=asked_before[entries.call[away]],
+    )
+    explained = rows["later"] >= 0
+    rows["entry_reason"][explained & (replay.reason == 0)] = MOVED_LATER
+    in_place |= explained
     # Where a lost lookup may have moved the page again the location judges nothing.
     judged = has_location & (in_place | (lookups.complete & ~lookups.misfit)[entries.call])
     rows["witnesses"] = np.select(
@@ -289,14 +311,20 @@ def _of_driver(tables: Tables, calls: Calls) -> Bools:
     return found
 
 
-def _locations(tables: Tables, calls: Calls, entries: Entries) -> tuple[Bools, Ints, Ints]:
-    """Where each entry's page was before and after, as the driver's queries said."""
+def _locations(
+    tables: Tables, calls: Calls, entries: Entries
+) -> tuple[Bools, Ints, Ints, npt.NDArray[np.uint64]]:
+    """Where each entry's page was before and after, as the driver's queries said.
+
+    And of each call a time before which the query after it was made: its thread's next call.
+    """
     none = np.zeros(entries.count, np.bool_)
     nowhere = np.full(entries.count, -1, np.int64)
+    asked_before = np.full(calls.count, NO_END)
     driver, locations = tables["driver_calls"], tables["locations"]
     records = np.flatnonzero(calls.row >= 0)
     if not driver.size or not locations.size or not records.size:
-        return none, nowhere, nowhere.copy()
+        return none, nowhere, nowhere.copy(), asked_before
     # The traced call of the driver's thread inside the driver's interval.
     table = tables["calls"]
     own = table[calls.row[records]]
@@ -320,6 +348,10 @@ def _locations(tables: Tables, calls: Calls, entries: Entries) -> tuple[Bools, I
     fits &= uses[which] == 1
     driver_call = np.full(calls.count, -1, np.int64)
     driver_call[records[fits]] = driver["driver_call"][which[fits]]
+    following = np.minimum(place + 1, order.size - 1)
+    same = (following > place) & (driver_thread[order[following]] == thread)
+    same &= fits
+    asked_before[records[same]] = driver["before_ns"][order[following[same]]]
 
     place_key = (locations["driver_call"].astype(np.int64) << 32) + locations["entry"]
     order = np.arange(locations.size)
@@ -333,4 +365,4 @@ def _locations(tables: Tables, calls: Calls, entries: Entries) -> tuple[Bools, I
     hit &= entries.readable & (locations["address"][row] == entries.address)
     before = np.where(hit, locations["before_nid"][row], -1).astype(np.int64)
     final = np.where(hit, locations["final_nid"][row], -1).astype(np.int64)
-    return hit, before, final
+    return hit, before, final, asked_before

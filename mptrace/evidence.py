@@ -41,8 +41,9 @@ Bytes = npt.NDArray[np.uint8]
 UNKNOWN, MOVED, ALREADY_THERE, FAILED, NOT_ATTEMPTED = range(len(OUTCOMES))
 
 #: Why an entry was told something else than what became of its page.
-ENTRY_REASONS = ("", "duplicate", "same_folio", "moved_again", "split")
-DUPLICATE, SAME_FOLIO, MOVED_AGAIN, SPLIT = range(1, len(ENTRY_REASONS))
+#: The last: nothing but that somebody else moved the page again before it was asked for.
+ENTRY_REASONS = ("", "duplicate", "same_folio", "moved_again", "split", "moved_later")
+DUPLICATE, SAME_FOLIO, MOVED_AGAIN, SPLIT, MOVED_LATER = range(1, len(ENTRY_REASONS))
 
 #: `written`: the kernel stored a status, left it untouched, or the records don't tell.
 WRITTEN, UNTOUCHED, CANT_TELL = 1, 0, -1

@@ -29,6 +29,7 @@ from mptrace.correlate import (
 from mptrace.diagnose import cause_code, cause_meaning, cause_name
 from mptrace.errors import UsageError
 from mptrace.findings import Finding, Findings, line
+from mptrace.history import Histories, History, Step
 from mptrace.obstacles import Ints, Tables
 from mptrace.own import own_of
 from mptrace.places import Mappings
@@ -63,6 +64,7 @@ class Which:
 
     entry: tuple[int, int] | None = None  # call's ordinal, index in its arrays
     address: int | None = None
+    pid: int | None = None  # with an address: whose
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Explanation:
 
     ``status`` is None where the kernel stored none; ``status_state`` says whether
     it is ``written``, ``untouched`` or ``unknown``.  ``gap`` says why there is no
-    evidence, where there is none of a page that stayed.  All values are JSON-able.
+    evidence, where there is none of a page that stayed.  ``later`` is the move by
+    somebody else that took the page on to ``final_nid``.  All values are JSON-able.
     """
 
     call: int
@@ -95,6 +98,7 @@ class Explanation:
     before_nid: int | None
     final_nid: int | None
     witnesses: str
+    later: Step | None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the address in hexadecimal, as everywhere."""
@@ -146,6 +150,7 @@ class Explainer:
         out = own_of(tables, meta).of_calls(tables["calls"], self._found.call_ids)
         self._is_own = out[self._rows["call"]]
         self._findings = Findings(tables, meta)
+        self._histories = Histories(tables, meta, self._found)
         self._mappings = Mappings(meta.get("mappings") or ())
         self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
         calls = np.arange(self._found.call_ids.size + 1)
@@ -162,7 +167,7 @@ class Explainer:
         if which.entry is not None:
             return self._one(*which.entry)
         if which.address is not None:
-            return self._at(which.address)
+            return self._at(which.address, which.pid)
         stayed = np.isin(self._rows["outcome"], (FAILED, NOT_ATTEMPTED))
         return np.flatnonzero(stayed & ~self._is_own)
 
@@ -182,7 +187,7 @@ class Explainer:
             hint += "; those beyond it are not read"
         raise UsageError(f"call {call} has no entry {entry}", hint)
 
-    def _at(self, address: int) -> Ints:
+    def _at(self, address: int, pid: int | None) -> Ints:
         rows, folios = self._rows, self._tables["folios"]
         known = (rows["unread"] & READ_PAGES) == 0
         pages = np.ones(rows.size, np.uint64)
@@ -191,14 +196,29 @@ class Explainer:
         # A large folio lies at a multiple of its size, in the process, too.
         size = pages * np.uint64(self._page)
         same = (rows["address"] // size) == (np.uint64(address) // size)
+        if pid is not None:
+            same &= np.isin(self._targets[rows["call"]], (pid, 0))
         found = np.flatnonzero(known & same)
         if not found.size:
             hint = "the recording has no entries"
             if known.any():
                 low, high = rows["address"][known].min(), rows["address"][known].max()
                 hint = f"its addresses lie in {low:#x}..{high:#x}: mptrace dump"
-            raise UsageError(f"no entry names a page that contains '{address:#x}'", hint)
+            whose = "" if pid is None else f" of process {pid}"
+            raise UsageError(f"no entry names a page{whose} that contains '{address:#x}'", hint)
         return found
+
+    @property
+    def _targets(self) -> Ints:
+        """The process that each call is about, 0: unknown."""
+        known = self._found.call_row >= 0
+        targets = np.zeros(known.size, np.int64)
+        targets[known] = self._tables["calls"]["target_tgid"][self._found.call_row[known]]
+        return targets
+
+    def histories(self, address: int, pid: int | None = None) -> list[History]:
+        """What was done to the page at an address, by process: see `history`."""
+        return self._histories.of(address, pid)
 
     def _of_call(self, call: int) -> slice:
         return slice(int(self._starts[call]), int(self._starts[call + 1]))
@@ -326,6 +346,7 @@ class Explainer:
             before_nid=int(row["before_nid"]) if has_location else None,
             final_nid=int(row["final_nid"]) if has_location else None,
             witnesses=WITNESSES[row["witnesses"]],
+            later=self._histories.step(int(row["later"])) if row["later"] >= 0 else None,
         )
 
     def _of_the_call(self, row: Any, cause: str) -> tuple[Finding, ...]:

@@ -13,10 +13,10 @@ from mptrace.diagnose import cause_name
 from mptrace.evidence import FAILED, MOVED, UNKNOWN, Ints, Tables
 from mptrace.explain import MOST_NAMED, cause_of
 from mptrace.findings import Finding, Findings
-from mptrace.initiators import Processes, text
+from mptrace.initiators import Initiator, Processes, initiator_of
 from mptrace.own import own_of
 from mptrace.paths import PATHS, Path, mode_name, of_migrations, reason_name
-from mptrace.records import MIGRATION_KTHREAD, NOT_COUNTED, OUTCOMES
+from mptrace.records import NOT_COUNTED, OUTCOMES
 from mptrace.refusals import Fates, fates
 from mptrace.sums import members
 
@@ -28,17 +28,6 @@ _ALLOCATE = {
     "damon": "alloc_demotion",
     "mbind": "alloc_policy",
 }
-
-
-@dataclass(frozen=True)
-class Initiator:
-    """Who migrated: a thread of a process, or of the kernel."""
-
-    tgid: int
-    tid: int
-    comm: str
-    kernel_thread: bool
-    cgroup: str | None
 
 
 @dataclass(frozen=True)
@@ -134,14 +123,19 @@ class FolioExplainer:
         lacking = migrations["failed"].astype(np.int64) - of_each
         return int(np.maximum(lacking[counted], 0).sum())
 
-    def select(self, address: int | None = None) -> Ints:
-        """Those at an address, else all that stayed but for mptrace's own; may be empty."""
+    def select(self, address: int | None = None, pid: int | None = None) -> Ints:
+        """Those at an address (of a process), else all that stayed but for mptrace's own.
+
+        May be empty.
+        """
         if address is None:
             return np.flatnonzero((self._fates.outcome == FAILED) & ~self._is_own)
         folios = self._tables["folios"][self._fates.row]
         # A large folio lies at a multiple of its size, in the process, too.
         size = np.maximum(folios["nr_pages"], 1).astype(np.uint64) * np.uint64(self._page)
         same = folios["address"] // size == np.uint64(address) // size
+        if pid is not None:
+            same &= np.isin(folios["owner_tgid"], (pid, 0))
         return np.flatnonzero(same & (folios["address"] != 0))
 
     @property
@@ -222,7 +216,7 @@ class FolioExplainer:
             path=path,
             reason="" if migration is None else reason_name(self._meta, int(migration["reason"])),
             mode="" if migration is None else mode_name(self._meta, int(migration["mode"])),
-            initiator=None if migration is None else self._initiator(migration),
+            initiator=None if migration is None else initiator_of(migration, self._processes),
             source_nid=nids[0] if nids[0] >= 0 else None,
             target_nid=nids[1] if nids[1] >= 0 and folio["dst"] else None,
             outcome=OUTCOMES[outcome],
@@ -232,13 +226,4 @@ class FolioExplainer:
             delay=None if outcome == FAILED else self._findings.delay(obstacle),
             start_ns=int(folio["start_ns"]),
             blackout_ns=int(folio["blackout_ns"].astype(np.int64)),
-        )
-
-    def _initiator(self, migration: Any) -> Initiator:
-        return Initiator(
-            int(migration["tgid"]),
-            int(migration["tid"]),
-            text(migration["comm"]) or self._processes.thread(int(migration["tid"])),
-            bool(migration["flags"] & MIGRATION_KTHREAD),
-            self._processes.cgroup(int(migration["cgroup_id"])),
         )

@@ -2,12 +2,24 @@
 """Who migrates, who owns, who waits: processes of a recording by number.  Pure."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mptrace.evidence import Table, Tables
-from mptrace.records import PROCESS
+from mptrace.records import MIGRATION_KTHREAD, PROCESS
+
+
+@dataclass(frozen=True)
+class Initiator:
+    """Who migrated: a thread of a process, or of the kernel."""
+
+    tgid: int
+    tid: int
+    comm: str
+    kernel_thread: bool
+    cgroup: str | None
 
 
 class Processes:
@@ -65,6 +77,18 @@ class Processes:
     def cgroup(self, cgroup_id: int) -> str | None:
         """Path of a cgroup, None where it is not known."""
         return self._cgroups.get(str(cgroup_id))
+
+
+def initiator_of(record: Any, processes: Processes) -> Initiator:
+    """Who made a migration or a call, by its record."""
+    names = record.dtype.names
+    return Initiator(
+        int(record["tgid"]),
+        int(record["tid"]),
+        text(record["comm"]) or processes.thread(int(record["tid"])),
+        "cgroup_id" in names and bool(record["flags"] & MIGRATION_KTHREAD),
+        processes.cgroup(int(record["cgroup_id"])) if "cgroup_id" in names else None,
+    )
 
 
 def text(comm: Any) -> str:

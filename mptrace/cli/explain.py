@@ -17,7 +17,17 @@ from mptrace.errors import UsageError
 
 @click.command("explain")
 @click.option("--entry", type=ENTRY, help="One entry: number of its call, and its index there.")
-@click.option("--address", type=ADDRESS, help="What became of the page (also a huge one) at ADDR.")
+@click.option(
+    "--address",
+    type=ADDRESS,
+    help="History of the page (also a huge one) at ADDR, and what became of it.",
+)
+@click.option(
+    "--pid",
+    type=click.IntRange(min=1),
+    metavar="PID",
+    help="Of --address: in this process.",
+)
 @click.option("--failed", is_flag=True, help="Every page that stayed; so it is without an option.")
 @click.option("--all", "every", is_flag=True, help="Each page by itself, equal ones, too.")
 @click.option(
@@ -27,6 +37,7 @@ from mptrace.errors import UsageError
 def command(
     entry: tuple[int, int] | None,
     address: int | None,
+    pid: int | None,
     failed: bool,
     every: bool,
     as_json: bool,
@@ -39,28 +50,33 @@ def command(
     file), where the page is, the remedy; and why its status is silent or says
     something else. Of pages that no call asked for (compaction, NUMA balancing,
     ...): who wanted to move them, by which path. Equal ones are shown once, with
-    their number. Numbers of calls, entries and folios are those of `mptrace dump`.
+    their number. With --address first the page's history: every recorded attempt to
+    move it, by whom, when, from where to where, for each process that has a page
+    there. Numbers of calls, entries and folios are those of `mptrace dump`.
     """
     if sum((entry is not None, address is not None, failed)) > 1:
         raise UsageError("--entry, --address and --failed exclude each other")
+    if pid is not None and address is None:
+        raise UsageError("--pid goes with --address")
     from mptrace.explain import Explainer, Which
     from mptrace.explain_folios import FolioExplainer
     from mptrace.recording import Recording
     from mptrace.rendering import explain as report_explain
     from mptrace.rendering import explain_folios as report_explain_folios
+    from mptrace.rendering.history import history
 
     width = terminal.width()
     data = Recording.open(recording)
     explainer = Explainer(data.tables(), data.meta)
     # an entry is a call's; pages of others have none
     others = None if entry is not None else FolioExplainer(data.tables(), data.meta)
-    folios = None if others is None else others.select(address)
+    folios = None if others is None else others.select(address, pid)
     unrecorded = others.unrecorded_pages if others and address is None else 0
     own = 0
     if entry is None and address is None:
         own = explainer.own_stayed + (others.own_stayed if others else 0)
     try:
-        which = explainer.select(Which(entry, address))
+        which = explainer.select(Which(entry, address, pid))
     except UsageError as error:
         if folios is None or not folios.size:
             if address is None or others is None or not others.count:
@@ -80,7 +96,10 @@ def command(
             click.echo(report_explain.left_out(own), err=as_json)
         return
 
+    histories = [] if address is None else explainer.histories(address, pid)
+
     def texts() -> Iterator[str]:
+        yield from map(history, histories)
         if every:
             for one in explainer.each(which):
                 yield report_explain.explanation(one, width=width)
@@ -99,6 +118,7 @@ def command(
 
     def lines() -> Iterator[str]:
         if as_json:
+            yield from (json.dumps(one.as_dict()) for one in histories)
             yield from (json.dumps(one.as_dict()) for one in explainer.each(which))
             if others and folios is not None:
                 yield from (json.dumps(one.as_dict()) for one in others.each(folios))

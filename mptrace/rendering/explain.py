@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from mptrace.explain import MOST_BLOCKS, Block, Explanation
 from mptrace.explain_folios import FolioBlock, FolioExplanation
+from mptrace.rendering.history import later_move
 from mptrace.rendering.text import WIDTH, columns, item, many, wrapped
 from mptrace.statuses import status_text
 from mptrace.units import format_count
@@ -144,7 +145,8 @@ def _location(one: Explanation) -> str:
         asked = "not known" if one.witnesses == "unknown" else "not asked"
         return f"{asked}; {_WITNESSES[one.witnesses]}"
     before = "" if one.before_nid is None else f", {_place(one.before_nid)} before"
-    return f"{_place(one.final_nid)} after the call{before}; {_WITNESSES[one.witnesses]}"
+    later = "" if one.later is None else f"; {later_move(one.later)}"
+    return f"{_place(one.final_nid)} after the call{before}{later}; {_WITNESSES[one.witnesses]}"
 
 
 def _place(nid: int) -> str:

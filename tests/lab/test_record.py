@@ -32,6 +32,7 @@ from test_run import LEFTOVERS, Mptrace, assert_error, assert_nothing_left, sh
 
 from mptrace.cli import main
 from mptrace.lab.guest import Guest
+from mptrace.paths import PATHS, of_migrations
 from mptrace.recording import Recording
 from mptrace.records import FOLIO_CHOSEN, READ_STATUS
 
@@ -171,6 +172,61 @@ def test_a_targets_pages_are_followed_on_every_path(run: Run) -> None:
     for case in ("pid_of_caller", "user", "cgroup"):
         rows = run.recording(case).table("folios")
         assert not np.isin(rows["address"], base).any()
+
+
+@pytest.mark.parametrize("page", [0, 1])
+def test_a_pages_history_has_every_move_by_whoever_made_it(run: Run, page: int) -> None:
+    """A call by one program, and back by another one: each move hides the one before it.
+
+    Page 0 was held whenever migratepages(8) was to take it to node 1 for a session with filters.
+    """
+    pids = run.about["pids"]
+    address = int(run.told("pid_of_target-victim").address[page])
+    options = ["--address", hex(address + 17), "--pid", str(pids["victim"]), "--json"]
+    done = CliRunner().invoke(main, ["explain", *options, str(run.path / "all")])
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    (history,) = [
+        line
+        for line in lines
+        if line.get("kind") == "history" and line["owner_tgid"] == pids["victim"]
+    ]
+    # compaction may have moved it within its node
+    steps = [step for step in history["steps"] if step["path"]["key"] != "compaction_sysctl"]
+    stranger, other = (pids["stranger"], "move_pages"), ("migratepages", "migrate_pages")
+    there, back = (0, 1, "moved"), (1, 0, "moved")
+    expected = [(*stranger, *there), (*other, *back)] * 4
+    expected += [(*other, *there), (*other, *back)] * 5 if page else [(*other, 0, 1, "failed")] * 5
+    told = []
+    for step in steps:
+        who = step["initiator"]
+        name = who["comm"] if who["comm"] == "migratepages" else who["tgid"]
+        told.append(
+            (name, step["path"]["key"], step["source_nid"], step["target_nid"], step["outcome"])
+        )
+    assert told == expected
+    times = [step["since_start_ns"] for step in history["steps"]]
+    assert times == sorted(times)
+    started = run.whole.meta["started"]
+    calls = [case["calls"][-1] for case in run.about["cases"].values()][:4]
+    for call, step in zip(calls, steps[::2], strict=False):
+        assert call["before_ns"] <= step["start_ns"] <= call["after_ns"]
+        assert step["wall_ns"] - started["wall_ns"] == step["start_ns"] - started["monotonic_ns"]
+
+
+def test_the_system_call_of_an_initiator(run: Run) -> None:
+    """As the programs made them: migrate_pages(2) and write(2), and no other number."""
+    migrations = run.whole.tables["migrations"]
+    others = migrations[migrations["call_id"] == 0]
+    assert set(others["syscall"][others["comm"] == b"migratepages"]) == {256}
+    paths = np.array([PATHS[code].key for code in of_migrations(others, run.whole.meta)])
+    written = others[paths == "compaction_sysctl"]
+    assert written.size
+    assert set(written["syscall"]) == {1}
+    calls = migrations[(migrations["call_id"] != 0) & (migrations["flags"] == 0)]
+    assert set(
+        calls["syscall"][calls["reason"] == others["reason"][paths == "migrate_pages"][0]]
+    ) == {279}
 
 
 def test_who_they_are_is_recorded(run: Run) -> None:
