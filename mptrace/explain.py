@@ -7,6 +7,7 @@ those entries that somebody asks about.
 """
 
 import errno
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -150,7 +151,6 @@ class Explainer:
         out = own_of(tables, meta).of_calls(tables["calls"], self._found.call_ids)
         self._is_own = out[self._rows["call"]]
         self._findings = Findings(tables, meta)
-        self._histories = Histories(tables, meta, self._found)
         self._mappings = Mappings(meta.get("mappings") or ())
         self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
         calls = np.arange(self._found.call_ids.size + 1)
@@ -219,6 +219,10 @@ class Explainer:
     def histories(self, address: int, pid: int | None = None) -> list[History]:
         """What was done to the page at an address, by process: see `history`."""
         return self._histories.of(address, pid)
+
+    @functools.cached_property
+    def _histories(self) -> Histories:
+        return Histories(self._tables, self._meta, self._found)
 
     def _of_call(self, call: int) -> slice:
         return slice(int(self._starts[call]), int(self._starts[call + 1]))
