@@ -116,8 +116,8 @@ RETURN_CODES: tuple[Status, ...] = (
     Status(
         "success",
         0,
-        "every entry has a status",
-        "every group moved, or had nothing to move",
+        "the kernel came to every entry; each has a status (since 6.1)",
+        "every group moved, or had nothing to move; up to 6.0 one folio of the last may stay",
         "look at the statuses: they may hold errors",
         "move_pages(2), return value",
     ),

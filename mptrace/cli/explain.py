@@ -23,6 +23,7 @@ from mptrace.errors import UsageError
     help="History of the page (also a huge one) at ADDR, and what became of it.",
 )
 @click.option(
+    "-p",
     "--pid",
     type=click.IntRange(min=1),
     metavar="PID",
