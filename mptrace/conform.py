@@ -22,7 +22,7 @@ from mptrace import __version__, mappers
 from mptrace.arrays import EntryMerger
 from mptrace.correlate import correlate
 from mptrace.driver import PAGE_SIZE, SENTINEL
-from mptrace.errors import HostError
+from mptrace.errors import HostError, OutputError
 from mptrace.facts import HostFacts
 from mptrace.kernel.access import allowed_nodes
 from mptrace.kernel.facts import read_host_facts
@@ -395,9 +395,12 @@ class _Run:
         except KeyboardInterrupt:
             numbers["interrupted"] = True
             progress("interrupted: restoring what was changed")
-        except BaseException:
+        except BaseException as error:
             with _undisturbed():
                 self._restored()
+                # what could not be printed is in the recording all the same
+                if isinstance(error, OutputError) and self._watch is not None:
+                    self._watch.finish(interrupted=True)
             raise
         with _undisturbed():
             numbers["not_restored"] = self._restored()

@@ -46,6 +46,23 @@ class RecordingError(MptraceError):
     """A recording can't be written or read: exists, damaged, unknown version."""
 
 
+class OutputError(MptraceError):
+    """Standard output can't be written; ``is_unwanted`` where its reader has gone away."""
+
+    def __init__(self, message: str, *, is_unwanted: bool = False) -> None:
+        super().__init__(message)
+        self.is_unwanted = is_unwanted
+
+    @classmethod
+    def of(cls, error: OSError) -> "OutputError":
+        """The error for what a write returned."""
+        why = error.strerror or str(error)
+        return cls(
+            f"can't write to standard output: {why}",
+            is_unwanted=isinstance(error, BrokenPipeError),
+        )
+
+
 class LabError(MptraceError):
     """The lab guest could not be built, booted or reached."""
 

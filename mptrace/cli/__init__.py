@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The command line: a file for each command, loaded when it is called.
 
-Exit statuses: 0; 1 failure; 2 usage; 3 under --strict when something was lost or
-unknown; 130 interrupted; of `mptrace lab` those of its command.
+Exit statuses: 0; 1 failure, also where the output can't be written; 2 usage; 3 under
+--strict when something was lost or unknown; 130 interrupted; of `mptrace lab` those of
+its command.
 """
 
 import importlib
-import os
 from typing import Any
 
 import click
 
 from .. import __version__
-from ..errors import EXIT_INTERRUPTED, MptraceError
+from ..errors import EXIT_INTERRUPTED, MptraceError, OutputError
+from .output import guarded
 
 #: Each is a module of this package with a click command called `command`.
 COMMANDS = (
@@ -45,10 +46,17 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line; output that can't be written is an error, too, at its very end."""
+        with guarded():
+            return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an MptraceError or Ctrl-C becomes its exit status."""
         try:
             return super().invoke(ctx)
+        except OutputError:
+            raise
         except MptraceError as error:
             click.echo(f"mptrace: {error.message}", err=True)
             if error.hint:
@@ -62,11 +70,3 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="mptrace")
 def main() -> None:
     """Tell the truth about page migration: outcomes, costs and causes, page by page."""
-    _fill_standard_descriptors()
-
-
-def _fill_standard_descriptors() -> None:
-    """Open /dev/null where 0, 1 or 2 is closed, lest a file or socket of ours gets that number."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)

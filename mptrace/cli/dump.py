@@ -3,7 +3,6 @@
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,18 +68,13 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     rows = Rows(table, data.tables(), data.meta, failed=failed)
     if not rows.count:
         click.echo(_why_none(table, rows.total, failed=failed), err=True)
-    try:
-        if form == "csv":
-            writer = csv.writer(sys.stdout, lineterminator="\n")
-            writer.writerow(rows.columns)
-            writer.writerows(rows)
-        else:
-            for line in _json_lines(rows) if form == "jsonl" else _text_lines(rows):
-                sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has enough; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(rows.columns)
+        writer.writerows(rows)
+    else:
+        for line in _json_lines(rows) if form == "jsonl" else _text_lines(rows):
+            sys.stdout.write(line + "\n")
 
 
 _NONE = {

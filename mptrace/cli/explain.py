@@ -2,7 +2,6 @@
 """`mptrace explain`: why a page stayed, and why the kernel told of it what it told."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,10 +126,5 @@ def command(
         for number, one in enumerate(texts()):
             yield f"{'' if not number else chr(10)}{one}"
 
-    try:
-        for text in lines():
-            sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has enough; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for text in lines():
+        sys.stdout.write(text + "\n")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import LabError
+from ..errors import LabError, OutputError
 from . import wire
 from .image import initramfs
 from .kernels import Kernel
@@ -196,8 +196,9 @@ class Guest:
         can't be executed with 126.  What the command leaves running keeps running
         until the guest ends.
 
-        Raises LabTimeout after ``timeout`` seconds, when the command's session was
-        killed (the guest stays usable), LabError where the guest dies.
+        Raises LabTimeout after ``timeout`` seconds, and what a sink raised (an
+        OutputError): the command's session was killed, the guest stays usable.
+        LabError where the guest dies.
         """
         collected: tuple[list[bytes], list[bytes]] = ([], [])
         sinks = {
@@ -216,25 +217,32 @@ class Guest:
         source = _Input(stdin)
         deadline = None if timeout is None else time.monotonic() + timeout
         timed_out = False
+        failure: OutputError | None = None
         while True:
             try:
                 kind, payload = self._receive(deadline, source, terminal, size)
             except TimeoutError:
-                if timed_out:
+                if timed_out or failure:
                     error = self._death("the guest does not answer any more")
                     self.close(at_once=True)
                     raise error from None
                 timed_out, deadline = True, time.monotonic() + _KILL_S
                 self._send(wire.KILL)
                 continue
-            if kind in sinks:
-                sinks[kind](payload)
+            if kind in sinks and failure is None:
+                try:
+                    sinks[kind](payload)
+                except OutputError as full:
+                    failure, deadline = full, time.monotonic() + _KILL_S
+                    self._send(wire.KILL)
             elif kind == wire.READY:
                 source.wanted = True
             elif kind == wire.EXIT:
                 break
         returncode = json.loads(payload)["returncode"]
         completed = Completed(returncode, b"".join(collected[0]), b"".join(collected[1]))
+        if failure is not None:
+            raise failure
         if timed_out:
             raise LabTimeout(f"{argv[0]!r} ran longer than {timeout:g} s and was killed", completed)
         return completed

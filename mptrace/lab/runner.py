@@ -9,7 +9,7 @@ import tty
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import LabError
+from ..errors import LabError, OutputError
 from ..units import many
 from .changes import bring_back
 from .guest import DEFAULT_PATH, Guest, LabTimeout, Sink, Size
@@ -106,10 +106,10 @@ def run_in_guest(
                     timeout=timeout,
                     stdin=stdin,
                     stdout=_sink(stdout),
-                    stderr=_sink(stderr),
+                    stderr=_sink(stderr, is_result=False),
                     terminal=terminal,
                 )
-        except LabTimeout:
+        except (LabTimeout, OutputError):
             _bring(guest, roots, say)
             raise
         _bring(guest, roots, say)
@@ -122,15 +122,20 @@ def _bring(guest: Guest, roots: Sequence[str], say: Say) -> None:
         say(f"lab: brought back {many(count, 'changed path')}")
 
 
-def _sink(target: int | Sink) -> Sink:
+def _sink(target: int | Sink, *, is_result: bool = True) -> Sink:
+    """Where output goes; what can't be written there is dropped unless it is a result."""
     if not isinstance(target, int):
         return target
     descriptor = target
 
     def write(data: bytes) -> None:
         left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
+        try:
+            while left:
+                left = left[os.write(descriptor, left) :]
+        except OSError as error:
+            if is_result:
+                raise OutputError.of(error) from error
 
     return write
 
