@@ -12,6 +12,7 @@ O_NOFOLLOW, and nothing is removed that is not a recording's file.
 """
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mptrace.errors import RecordingError
+from mptrace.meta import MetaError, check, parse
 from mptrace.records import NOT_COUNTED, PADDING, SYSCALL_UNKNOWN, TABLES
 from mptrace.units import many
 
@@ -52,6 +54,8 @@ META = "meta.json"
 PART_ROWS = 1 << 18
 PART_SECONDS = 1.0
 _FIRST_ROWS = 256
+#: Missing parts of a table that are named one by one.
+_MOST_NAMED = 100
 
 Table = npt.NDArray[np.void]
 
@@ -300,11 +304,12 @@ class Recording:
         expected = self.meta.get("parts") or {}
         gone = []
         for table, parts in self._parts.items():
-            last = max(parts, default=-1) + 1
-            count = expected.get(table, 0)
-            for number in range(max(last, count if isinstance(count, int) else 0)):
-                if number not in parts:
-                    gone.append(f"{table}-{number:06d}.parquet")
+            count = max(max(parts, default=-1) + 1, expected.get(table, 0)) - len(parts)
+            absent = (number for number in itertools.count() if number not in parts)
+            named = itertools.islice(absent, min(count, _MOST_NAMED))
+            gone += [f"{table}-{number:06d}.parquet" for number in named]
+            if count > _MOST_NAMED:
+                gone.append(f"{count - _MOST_NAMED} more of {table}")
         return gone
 
 
@@ -453,10 +458,10 @@ def _is_ours(fd: int) -> bool:
     try:
         file = os.open(META, _OLD_FILE, dir_fd=fd)
         with open(file, encoding="utf-8") as stream:
-            meta = json.load(stream)
-    except (OSError, ValueError):
+            found = json.load(stream)
+    except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(meta, dict) and isinstance(meta.get("format_version"), int)
+    return isinstance(found, dict) and type(found.get("format_version")) is int
 
 
 def _is_part_of_recording(fd: int, name: str) -> bool:
@@ -472,15 +477,15 @@ def _read_meta(where: Path) -> dict[str, Any]:
     with _explained(path, "read"):
         content = path.read_bytes()
     try:
-        meta = json.loads(content)
-    except ValueError as error:
+        meta = parse(content)
+        if meta.get("format_version") in _READABLE:
+            check(meta)
+        return meta
+    except MetaError as error:
         raise RecordingError(
-            f"can't read '{path}': {_first_line(error)}",
+            f"can't read '{path}': {error}",
             "the file is damaged and the recording can't be read without it",
         ) from error
-    if not isinstance(meta, dict):
-        raise RecordingError(f"can't read '{path}': it is not an object")
-    return meta
 
 
 def _plain(value: Any) -> Any:

@@ -31,6 +31,7 @@ LAYERS = (
         "history",
         "initiators",
         "later",
+        "meta",
         "misled",
         "obstacles",
         "own",

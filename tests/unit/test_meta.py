@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What meta.json may say, key by key; and what is said of one that says something else."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import others
+import pytest
+import recorded
+from samples import formats_of
+
+from mptrace.errors import RecordingError
+from mptrace.facts import HostFacts, Node
+from mptrace.meta import SHAPES, MetaError, check, parse
+from mptrace.recording import Recording, RecordingWriter
+from mptrace.scope import Filters, Scope
+from mptrace.tracepoints.tier import Kernel, first_meta
+from mptrace.wanted import Wanted, WantedFilters, meta_of
+from mptrace.workloads import Workload
+
+#: Everything that a session writes: with a driver, for everybody, for a command, by tracepoints.
+WHOLE: dict[str, Any] = {
+    **others.META,
+    **recorded.META,
+    "format_version": 3,
+    "complete": True,
+    "settings": {"thp": "madvise"},
+    "modes": others.META["modes"],
+    "cgroups": {"77": "/system.slice"},
+    "rotation": {"number": 3, "of": "night.data"},
+    "end_reason": "the disk is full",
+    "tier": "tracepoints",
+    "tier_reason": "no BTF",
+    "unseen": ["who waited"],
+    "symbols": {"0xffffffff81000000": "ext4_aops"},
+    "parts": {"calls": 1},
+    "workload": Workload().to_dict(),
+    "scope": {
+        "kind": "command",
+        "pids": [4711],
+        "uid": 0,
+        "cgroup": "/a",
+        "command": ["make"],
+        "as": "me",
+        "exit_status": 0,
+    },
+    "filters": {"reasons": ["compaction"], "from": [0], "to": [1], "min_ns": 5, "failed": False},
+}
+#: A value of each type that JSON has, and numbers that no column holds.
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    1 << 63,
+    -(1 << 80),
+    10**400,
+    0.5,
+    "",
+    "x",
+    [],
+    [1],
+    ["a"],
+    [["a"]],
+    [None],
+    {},
+    {"a": 1},
+    {"1": "a"},
+    {"a": {"b": []}},
+)
+
+
+def replaced(value: Any, path: tuple[Any, ...], other: Any) -> Any:
+    """A copy of a JSON value with ``other`` at a place in it."""
+    if not path:
+        return other
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], other)
+    return copy
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value; of a list the first and the last element."""
+    yield path
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from places(one, (*path, key))
+    elif isinstance(value, list):
+        for number in sorted({0, len(value) - 1} & set(range(len(value)))):
+            yield from places(value[number], (*path, number))
+
+
+def test_all_that_sessions_write_is_expected() -> None:
+    """Each key of every kind of session has a shape, and what is written has that shape."""
+    assert set(WHOLE) == set(SHAPES)
+    formats = formats_of("6.12")
+    end = formats["migrate:mm_migrate_pages"]
+    kernel = Kernel("x", "x86_64", 4096, end.symbols("reason"), end.symbols("mode"), formats)
+    host = HostFacts((Node(0, (0, 1), 1 << 30, 1 << 29, (10,)),), "KVM", False, {"thp": "never"})
+    tracepoints = first_meta(kernel, host, {"wall_ns": 1, "monotonic_ns": 2}, "all")
+    asked = meta_of(Wanted(pids=(7,)), WantedFilters(min_ns=3), Scope("pids", (7,), Filters()))
+    for meta in (WHOLE, recorded.META, others.META, tracepoints, asked):
+        meta = json.loads(json.dumps(meta))
+        assert set(meta) <= set(SHAPES)
+        check(meta)
+
+
+def test_the_documented_keys_are_those_with_a_shape() -> None:
+    """docs/architecture.md and SHAPES name the same keys."""
+    text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    rows = text.split("Keys of `meta.json`:")[1].split("\n\n")[1].splitlines()[2:]
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])} == set(SHAPES)
+
+
+def test_a_key_may_be_absent_and_others_may_be_there() -> None:
+    """Older versions write less, newer ones more, also below a key."""
+    check({})
+    check({"new": [{"a": 1}], "kernel": {"new": 1}, "scope": {"kind": "all", "new": []}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("nodes", "x", 'nodes is "x", expected is a list'),
+        ("nodes", [{}], "nodes[0] is an empty object, expected is an object with 'nid'"),
+        ("nodes", [{"nid": -7}], "nodes[0].nid is -7, expected is a whole number from 0 to"),
+        ("nodes", [{"nid": True}], "nodes[0].nid is true, expected is a whole number from 0 to"),
+        ("settings", [1], "settings is a list of 1, expected is an object"),
+        ("mappings", [["a"]], "mappings[0] is a list of 1, expected is a list of 3"),
+        ("mappings", [[0, 1.5, ""]], "mappings[0][1] is 1.5, expected is a whole number from 0"),
+        ("started", {"wall_ns": 10**400}, "started.wall_ns is a number of 1329 bits, expected"),
+        ("started", [], "started is an empty list, expected is an object"),
+        ("command", ["run", None], "command[1] is null, expected is text"),
+        ("complete", 1, "complete is 1, expected is true or false"),
+        ("page_flags", {"PG_a": 64}, "page_flags.PG_a is 64, expected is a whole number from 0 to"),
+        ("symbols", {"main": "x"}, 'a key of symbols is "main", expected is a kernel address'),
+        ("lost", {"ring": -1}, "lost.ring is -1, expected is a whole number from 0 to"),
+        ("kernel", {"page_size": 0}, "kernel.page_size is 0, expected is a whole number from 1 to"),
+        ("tier", "x" * 99, ""),
+        ("tier", ["x"] * 99, "tier is a list of 99, expected is text"),
+        ("hypervisor", None, "hypervisor is null, expected is text"),
+    ],
+)
+def test_the_message_names_the_key_and_both(key: str, value: Any, message: str) -> None:
+    """Where it is, what is there, and what was expected."""
+    if not message:
+        check({key: value})
+        return
+    with pytest.raises(MetaError) as caught:
+        check({key: value})
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value)) < 160
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Expecting value"),
+        (b'{"format_ver', "Unterminated string"),
+        (b"\xff\xfe{", "codec can't decode"),
+        (b"[]", "it is not an object but an empty list"),
+        (b"3", "it is not an object but 3"),
+        (b"[" * 100_000, "it is nested too deep"),
+        (b'{"cost": NaN}', "NaN is no number in JSON"),
+        (b'{"new": -Infinity}', "-Infinity is no number in JSON"),
+        (b'{"new": 1e999}', "the number 1e999 is too large"),
+        (b'{"new": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+        (b'{"format_version": []}', "format_version is an empty list"),
+        (b'{"format_version": 3.0}', "format_version is 3.0"),
+        (b'{"format_version": true}', "format_version is true"),
+    ],
+)
+def test_what_is_no_meta_at_all(tmp_path: Path, content: bytes, message: str) -> None:
+    """Not JSON, or no object: one line that names the file."""
+    with pytest.raises(MetaError, match=re.escape(message)):
+        parse(content)
+    (tmp_path / "meta.json").write_bytes(content)
+    with pytest.raises(RecordingError, match=re.escape(message)) as caught:
+        Recording.open(tmp_path)
+    assert caught.value.message.startswith(f"can't read '{tmp_path}/meta.json': ")
+    assert "\n" not in caught.value.message
+    with pytest.raises(RecordingError, match="not a recording"):
+        RecordingWriter(tmp_path, force=True, meta={})
+
+
+def test_a_version_that_is_not_read_may_have_other_shapes(tmp_path: Path) -> None:
+    """The version is judged first: the message is about it."""
+    (tmp_path / "meta.json").write_text('{"format_version": 4, "nodes": {}, "tool_version": "9"}')
+    with pytest.raises(RecordingError, match="format version 4") as caught:
+        Recording.open(tmp_path)
+    assert caught.value.hint.endswith("that wrote it (9)")
+
+
+def test_no_list_of_missing_parts_is_endless(tmp_path: Path) -> None:
+    """A part numbered very high, or a count of parts: some are named, the others counted."""
+    (tmp_path / "meta.json").write_text('{"format_version": 3, "parts": {"calls": 999999}}')
+    (tmp_path / "folios-000000999999999999.parquet").write_text("")
+    missing = Recording.open(tmp_path).missing_parts
+    assert missing[:2] == ("calls-000000.parquet", "calls-000001.parquet")
+    assert missing[99:102] == (
+        "calls-000099.parquet",
+        "999899 more of calls",
+        "folios-000000.parquet",
+    )
+    assert missing[-1] == "999999999899 more of folios"
