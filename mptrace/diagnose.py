@@ -44,11 +44,14 @@ Bools = npt.NDArray[np.bool_]
 #: Causes by number; :func:`cause_name` adds those that carry an errno.
 CAUSES = tuple(cause.name for cause in causes.CAUSES)
 #: Added to an errno: the kernel's move was refused with it, or the whole call was.
-_MOVE_REFUSED = 1000
-_CALL_REFUSED = 2000
-_LOOKUP_REFUSED = 3000
+_MOVE_REFUSED = 10_000
+_CALL_REFUSED = 20_000
+_LOOKUP_REFUSED = 30_000
+#: Stands for every number that is no errno: they end at MAX_ERRNO, 4095 (linux/err.h).
+_NO_ERRNO = 4096
 _FAMILIES = ((_LOOKUP_REFUSED, "lookup"), (_CALL_REFUSED, "call_refused"), (_MOVE_REFUSED, "move"))
 
+_ERRNO_NAMES = {**errno.errorcode, _NO_ERRNO: "no_errno"}
 _CODE = {name: code for code, name in enumerate(CAUSES)}
 _MPOL_MF_MOVE_ALL = 4
 _EHWPOISON = 133
@@ -66,7 +69,7 @@ def cause_name(code: int) -> str:
     for base, family in _FAMILIES:
         if code > base:
             number = code - base
-            return f"{family}_{errno.errorcode.get(number, number)}"
+            return f"{family}_{_ERRNO_NAMES.get(number, number)}"
     return CAUSES[code]
 
 
@@ -79,6 +82,11 @@ def cause_meaning(name: str) -> str:
     if name.startswith("lookup_"):
         return f"the lookup failed: {name.removeprefix('lookup_')}"
     return causes.BY_NAME[name].meaning
+
+
+def _errno_of(rc: Ints) -> Ints:
+    """The errno of each negative return value."""
+    return -np.maximum(rc, -_NO_ERRNO)
 
 
 def _mask(values: Any) -> Bools:
@@ -351,8 +359,8 @@ def causes_of_failure(evidence: Evidence) -> Codes:
     e = evidence
     tests: list[tuple[Bools, int | Ints]] = [
         *((_mask(rule.test(e)), _CODE[rule.cause]) for rule in RULES),
-        (e.absent & (e.lookup_rc < 0), _LOOKUP_REFUSED - e.lookup_rc),
-        (e.queued & (e.move_rc < 0), _MOVE_REFUSED - e.move_rc),
+        (e.absent & (e.lookup_rc < 0), _LOOKUP_REFUSED + _errno_of(e.lookup_rc)),
+        (e.queued & (e.move_rc < 0), _MOVE_REFUSED + _errno_of(e.move_rc)),
     ]
     codes = np.select(
         [test for test, _ in tests],
@@ -374,7 +382,7 @@ def causes_of_no_attempt(
     :param began: its loop began, as events say.
     """
     tests: list[tuple[Bools, int | Ints]] = [
-        (refused, _CALL_REFUSED - ret),
+        (refused, _CALL_REFUSED + _errno_of(ret)),
         # a node outside the cpuset, or a security module that let nobody in
         (~began & (ret == -errno.EACCES), _CODE["cant_tell"]),
         (first & (ret == -errno.ENODEV), _CODE["bad_node"]),

@@ -304,6 +304,10 @@ class Findings:
             if known is None:
                 return None
             stage, rc = known
+        if stage >= len(STAGE_NAMES):
+            value = {"stage": f"stage {stage}", "function": "", "rc": rc}
+            words = f"refused at stage {stage}, which this mptrace does not know: {_rc(rc)}"
+            return Finding("refusal", value, words)
         phase = STAGE_NAMES[stage]
         if stage == STAGE_ISOLATE and hugetlb:
             phase = "isolate_hugetlb"

@@ -56,6 +56,8 @@ PART_SECONDS = 1.0
 _FIRST_ROWS = 256
 #: Missing parts of a table that are named one by one.
 _MOST_NAMED = 100
+# More than any part has: an append of one ring's drain at once is far below.
+_MOST_ROWS = 1 << 32
 
 Table = npt.NDArray[np.void]
 
@@ -286,7 +288,7 @@ class Recording:
         if name not in self._tables:
             paths = [self.path / part for _, part in sorted(self._parts[name].items())]
             files = [_open_part(path) for path in paths]
-            rows = np.zeros(sum(file.metadata.num_rows for file in files), TABLES[name])
+            rows = _room_for(paths, files, TABLES[name])
             start = 0
             old = self.meta.get("format_version") != FORMAT_VERSION
             for path, file in zip(paths, files, strict=True):
@@ -523,13 +525,38 @@ def _to_arrow(table: str, rows: Table) -> pa.Table:
 
 def _open_part(path: Path) -> pq.ParquetFile:
     with _undamaged(path):
+        if not path.is_file():
+            raise ValueError("it is not a file")
         return pq.ParquetFile(path, memory_map=True)
+
+
+def _room_for(paths: list[Path], files: list[pq.ParquetFile], layout: np.dtype[Any]) -> Table:
+    """Zeros for the rows of all parts; a part that claims more rows than can be is damaged."""
+    rows = 0
+    for path, file in zip(paths, files, strict=True):
+        with _undamaged(path):
+            count = file.metadata.num_rows
+            if not 0 <= count <= _MOST_ROWS:
+                raise ValueError(f"it says that it has {count} rows")
+            rows += count
+    try:
+        return np.zeros(rows, layout)
+    except MemoryError as error:
+        raise RecordingError(
+            f"there is not enough memory for the {rows} rows of {len(paths)} parts, "
+            f"the first of which is '{paths[0]}'",
+            "read it on a larger machine, or move parts out of the recording",
+        ) from error
 
 
 def _read_part(path: Path, file: pq.ParquetFile, table: str, rows: Table, *, old: bool) -> None:
     with _undamaged(path):
         defaults = _NEW_COLUMNS.get(table, {}) if old else {}
-        content = file.read(columns=[n for n in stored_fields(table) if n not in defaults])
+        wanted = [name for name in stored_fields(table) if name not in defaults]
+        for name in wanted:
+            if name not in file.schema_arrow.names:
+                raise ValueError(f"it has no column {name!r}")
+        content = file.read(columns=wanted)
         for name, value in defaults.items():
             rows[name] = value
         if content.num_rows != rows.size:
@@ -541,7 +568,7 @@ def _read_part(path: Path, file: pq.ParquetFile, table: str, rows: Table, *, old
 def _undamaged(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, MemoryError, pa.ArrowException) as error:
         raise RecordingError(
             f"can't read '{path}': {_first_line(error)}",
             "the file is damaged; move it out of the recording to read the rest "
@@ -559,6 +586,8 @@ def _fill(rows: Table, content: pa.Table, *, without: tuple[str, ...]) -> None:
         if column.null_count:
             raise ValueError(f"column {name!r} has {column.null_count} nulls")
         if kind.kind == "S":
+            if not pa.types.is_string(column.type):
+                raise ValueError(f"column {name!r} has type {column.type}, not string")
             # One dictionary for the whole column, whatever its chunks.
             coded = column.combine_chunks().dictionary_encode()
             texts = [str(text).encode() for text in coded.dictionary.to_pylist()]

@@ -28,7 +28,7 @@ class FolioTimes:
         left_out: npt.NDArray[np.bool_],
     ) -> None:
         inside = (folios["call_id"] != 0) & ~left_out
-        if not inside.all() or closed.size < np.unique(folios["call_id"]).size:
+        if not inside.all() or not np.isin(np.unique(folios["call_id"]), closed).all():
             inside &= np.isin(folios["call_id"], closed)
         self._all = folios
         self._rows = np.flatnonzero(inside)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mptrace.diagnose import RULES, Evidence, cause_name, causes_of_failure
+from mptrace.diagnose import RULES, Evidence, cause_name, causes_of_failure, causes_of_no_attempt
 from mptrace.obstacles import (
     PTE_HUGE,
     PTE_NONE,
@@ -281,6 +281,26 @@ def test_nothing_is_claimed_without_records() -> None:
     assert diagnosed(QUEUED) == "cant_tell"
     assert diagnosed(AGAIN) == "references_or_buffers"
     assert diagnosed(moved(errno.ENOSPC)) == "move_ENOSPC"
+
+
+@pytest.mark.parametrize(
+    ("rc", "named"),
+    [
+        (-errno.EIO, "EIO"),
+        (-1500, "1500"),
+        (-4095, "4095"),
+        (-4096, "no_errno"),
+        (-(1 << 31), "no_errno"),
+    ],
+)
+def test_an_answer_stays_in_its_family(rc: int, named: str) -> None:
+    """Whatever number the kernel's function returned: who returned it is not mixed up."""
+    assert diagnosed({**FOUND, "queued": True, "move_rc": rc}) == f"move_{named}"
+    assert diagnosed({**FOUND, "lookup_rc": rc}) == f"lookup_{named}"
+    one = np.ones(1, np.bool_)
+    for ret in (rc, rc if named != "no_errno" else -(1 << 63)):
+        codes = causes_of_no_attempt(np.array([ret]), np.zeros(1, np.int64), one, one)
+        assert cause_name(int(codes[0])) == f"call_refused_{named}"
 
 
 def test_many_at_once() -> None:

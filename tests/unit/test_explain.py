@@ -314,6 +314,13 @@ def test_references_are_made_up_in_words() -> None:
     assert findings(row)["references"].value == {"seen": 3, "expected": None}
 
 
+def test_a_stage_that_nobody_knows_is_said_by_number() -> None:
+    """A damaged record, or a newer tracer's: no function is named, the answer is there."""
+    found = findings({"stage": 250, "rc": -errno.EAGAIN})["refusal"]
+    assert found.words == "refused at stage 250, which this mptrace does not know: -11 EAGAIN"
+    assert found.value == {"stage": "stage 250", "function": "", "rc": -errno.EAGAIN}
+
+
 def test_before_a_migration_no_references_are_expected() -> None:
     """A lookup compares none: only what was seen is said."""
     row = {"stage": STAGE_SHARED, "refcount": 3, "mapcount": 2}

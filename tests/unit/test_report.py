@@ -109,6 +109,18 @@ def test_the_first_lines_say_what_was_traced() -> None:
     assert "lost       ring 7" in render(numbers(lost={"ring": 7, "map": 0}))
 
 
+def test_folios_of_a_call_that_did_not_end_are_in_no_sum() -> None:
+    """Also where there are as many calls without folios as calls that did not end."""
+    tables = recorded.tables()
+    first, second, third = tables["calls"]["call_id"].tolist()
+    tables["calls"]["exit_ns"][0] = 0
+    folios = tables["folios"]
+    tables["folios"] = folios[folios["call_id"] != second]
+    seen = profile(tables, recorded.META)["folios"]
+    assert (folios["call_id"] == first).any()
+    assert seen["lookups"] == (folios["call_id"] == third).sum() > 0
+
+
 def test_the_numbers_of_the_known_story() -> None:
     """Outcomes, agreement, failures and the matrix are exact."""
     result = numbers()
