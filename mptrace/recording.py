@@ -115,7 +115,14 @@ class RecordingWriter:
         self.rows = dict.fromkeys(TABLES, 0)
         self._fd = -1
         self._fd = _create_directory(self.path, force, self._owner)
-        self._write_meta()
+        try:
+            self._write_meta()
+        except RecordingError:
+            # a directory without its meta.json is no recording, and would not be replaced
+            self.close()
+            with suppress(OSError):
+                os.rmdir(self.path)
+            raise
 
     def append(self, table: str, rows: Table) -> None:
         """Append structured rows with the layout of ``records.TABLES[table]``.

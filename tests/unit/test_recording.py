@@ -262,6 +262,22 @@ def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert Recording.open(tmp_path / "r").table("calls").size == 3
 
 
+def test_a_full_disk_at_the_start_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory is gone again: the same name can be used once there is room."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.os, "write", full)
+        with pytest.raises(RecordingError, match=r"meta.json.*No space"):
+            RecordingWriter(tmp_path / "r", meta=META)
+    assert not (tmp_path / "r").exists()
+    RecordingWriter(tmp_path / "r", meta=META).close()
+
+
 def test_no_recording_is_an_error(tmp_path: Path) -> None:
     """Neither a missing path nor any other directory is a recording."""
     with pytest.raises(RecordingError, match="can't read"):
