@@ -29,10 +29,12 @@ from mptrace.tracer import Tracer
 from mptrace.workerclient import Worker
 from mptrace.workloads import Explicit, Workload
 
-#: Plans tried before the session goes on with what is proved.
-_MAX_PLANS = 4
+#: Calibrations made before the session goes on with what is proved.
+_MAX_CALIBRATIONS = 4
 
 Progress = Callable[[str], None]
+#: (phase, function, method) -> why it is not used.
+_Excluded = dict[tuple[str, str, str], str]
 
 
 def read_facts() -> KernelFacts:
@@ -82,21 +84,27 @@ def calibrated(
     worker: Worker | None,
     nodes: tuple[int, ...],
     progress: Progress,
+    make: Callable[[Plan, str], Tracer] = Tracer,
 ) -> tuple[Tracer, tuple[Coverage, ...]]:
     """A tracer whose phases were proved as far as they can be, open, with its gate closed.
 
-    A phase that fires another number of times than it must falls back to its
-    next candidate; where there is none left, the first is used and unproved.
-    Without a ``worker``, or with memory on one node only, nothing can be proved.
+    A phase that fires another number of times than it must falls back to its next
+    candidate.  Where none is left, or after so many calibrations, the session goes on:
+    the phase stays attached, and unproved, with the reason.  Without a ``worker``, or
+    with memory on one node only, nothing can be proved.  Raises HostError where an
+    essential phase can't be attached at all.
     """
-    excluded: dict[tuple[str, str, str], str] = {}
-    for _ in range(_MAX_PLANS):
-        plan = make_plan(facts, bounds, excluded)
+    # the kernel's refusals are final; what was refuted may still be the best there is
+    refused: _Excluded = {}
+    refuted: _Excluded = {}
+    calibrations = 0
+    while True:
+        plan = _planned(facts, bounds, refused, refuted)
         _check_essentials(plan)
         progress("attaching the probes")
-        tracer = Tracer(plan, facts.release)
-        if refused := tracer.open():
-            excluded.update(refused)
+        tracer = make(plan, facts.release)
+        if found := tracer.open():
+            refused.update(found)
             tracer.close()
             continue
         if worker is None or len(nodes) < 2:
@@ -104,35 +112,43 @@ def calibrated(
         try:
             progress(f"calibrating: {calibrate.PAGES} pages there and back")
             coverage = _calibrate(tracer, worker, nodes)
+            calibrations += 1
+            wrong = calibrate.refuted(coverage)
             # what has no other candidate stays attached, and unproved
-            refuted = {
+            found = {
                 key: reason
-                for key, reason in calibrate.refuted(coverage).items()
-                if _has_alternative(key, reason, facts, bounds, excluded)
+                for key, reason in wrong.items()
+                if _has_alternative(key, reason, facts, bounds, {**refused, **refuted})
             }
         except BaseException:
             tracer.close()
             raise
-        if not refuted:
+        if not found or calibrations == _MAX_CALIBRATIONS:
+            for (phase, function, _), reason in wrong.items():
+                progress(f"not proved: {phase} by {function}: {reason}")
             return tracer, coverage
-        excluded.update(refuted)
+        refuted.update(found)
         tracer.close()
-    raise HostError(
-        f"no set of attach points worked in {_MAX_PLANS} tries: "
-        + "; ".join(
-            f"{phase} by {function}: {why}" for (phase, function, _), why in excluded.items()
-        ),
-        "run 'mptrace doctor', or 'mptrace lab' for a guest that can be traced",
-    )
+
+
+def _planned(facts: KernelFacts, bounds: Request, refused: _Excluded, refuted: _Excluded) -> Plan:
+    """The next plan; takes back what was refuted last where the kernel refused all else."""
+    while True:
+        plan = make_plan(facts, bounds, {**refused, **refuted})
+        without = {phase.phase for phase in plan.phases if not phase.method}
+        last = {key[0]: key for key in refuted if key[0] in without}
+        if not last:
+            return plan
+        for key in last.values():
+            del refuted[key]
 
 
 def _check_essentials(plan: Plan) -> None:
     missing = plan.missing_essentials()
     if missing:
         raise HostError(
-            "this kernel can't be traced: no attach point for "
-            + "; ".join(f"{p.phase} ({p.reason})" for p in missing),
-            "run 'mptrace doctor' for each check, or 'mptrace lab' for a guest that can",
+            "no usable attach point for " + ", ".join(p.phase for p in missing),
+            "'mptrace doctor' says for each why; 'mptrace lab' boots a guest that can be traced",
         )
 
 
@@ -141,7 +157,7 @@ def _has_alternative(
     reason: str,
     facts: KernelFacts,
     bounds: Request,
-    excluded: dict[tuple[str, str, str], str],
+    excluded: _Excluded,
 ) -> bool:
     other = make_plan(facts, bounds, {**excluded, key: reason})
     return any(p.method for p in other.phases if p.phase == key[0])

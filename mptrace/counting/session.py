@@ -34,7 +34,6 @@ from mptrace.proved import Progress, check_privileges
 
 #: After the gate has closed: for handlers that were under way.
 _SETTLE_SECONDS = 0.01
-_MAX_PLANS = 4
 
 
 class Sampler:
@@ -286,7 +285,8 @@ def clock(wall_ns: int) -> str:
 def _open(facts: KernelFacts, bounds: StatBounds) -> StatTracer:
     """A tracer with everything attached that this kernel lets it, its gate closed."""
     excluded: dict[tuple[str, str, str], str] = {}
-    for _ in range(_MAX_PLANS):
+    # each refusal leaves one candidate less
+    while True:
         plan = make_stat_plan(facts, bounds, excluded)
         _check(plan)
         tracer = StatTracer(plan, facts.release)
@@ -295,20 +295,14 @@ def _open(facts: KernelFacts, bounds: StatBounds) -> StatTracer:
             return tracer
         excluded.update(refused)
         tracer.close()
-    raise HostError(
-        f"no set of attach points worked in {_MAX_PLANS} tries: "
-        + "; ".join(f"{phase} by {name}: {why}" for (phase, name, _), why in excluded.items()),
-        "run 'mptrace doctor', or 'mptrace lab' for a guest that can be traced",
-    )
 
 
 def _check(plan: StatPlan) -> None:
     end = plan.phase(ESSENTIAL)
     if not end.method:
         raise HostError(
-            f"this kernel can't count migrations for mptrace: {end.reason}",
-            "'mptrace doctor' says what it allows; 'mptrace record -a' gets along with "
-            "tracepoints alone",
+            "no usable attach point for the end of a migration",
+            "'mptrace doctor' says why; '--tier tracepoints' counts by tracepoints alone",
         )
 
 

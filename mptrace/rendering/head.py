@@ -3,10 +3,12 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from textwrap import shorten
 
 from mptrace.rendering.text import Numbers, clip, item, many, table, wrapped
 from mptrace.units import format_bytes, format_count, format_ns
+
+#: A longer reason is no sentence: older recordings have each attach point that was tried.
+_REASON_LENGTH = 160
 
 
 def head(profile: Numbers) -> list[str]:
@@ -56,8 +58,9 @@ def _scope(profile: Numbers) -> list[str]:
         rotation = profile["rotation"]
         lines += item("part", f"{rotation.get('number')} of {rotation.get('of')}")
     if profile["tier"] == "tracepoints":
-        # each attach point that was tried, or what a verifier says: meta.json has it all
-        why = shorten(str(profile["tier_reason"]), 160, placeholder=" ...")
+        why = str(profile["tier_reason"])
+        if len(why) > _REASON_LENGTH:
+            why = "'mptrace doctor' says why on that host, meta.json has it all"
         why = f": {why}" if why else ""
         lines += item("tier", f"tracepoints only, no probes in the kernel's functions{why}")
     label = "not seen"
@@ -187,10 +190,16 @@ def coverage(profile: Numbers) -> list[str]:
     reasons = [
         f"{phase['phase']}: {phase['reason']}"
         for phase in profile["coverage"]
-        if phase.get("reason") and phase.get("state") in ("missing", "not_separable")
+        if phase.get("reason") and _is_remarkable(phase)
     ]
     for reason in reasons:
         lines += wrapped("  ", reason)
     if profile["unproved_kinds"]:
         lines += wrapped("  ", "not calibrated: " + ", ".join(profile["unproved_kinds"]))
     return lines
+
+
+def _is_remarkable(phase: Numbers) -> bool:
+    """Whether the reason of a phase's state says more than that it was not calibrated."""
+    refuted = phase.get("state") == "unproved" and phase.get("expected") is not None
+    return refuted or phase.get("state") in ("missing", "not_separable")

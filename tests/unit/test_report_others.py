@@ -121,6 +121,30 @@ def test_what_was_left_out_and_what_was_not_seen() -> None:
     assert "not seen" not in plain.split("coverage")[0]
 
 
+def test_a_reason_is_never_cut_in_mid_sentence() -> None:
+    """What is too long for a sentence is left to doctor and meta.json."""
+    for reason, words in (
+        ("no usable attach point for call, lookup, isolate, migration, move",) * 2,
+        ("no attach point: " + "refused; " * 80, "'mptrace doctor' says why on that host"),
+    ):
+        text = text_of(story().tables(), tier="tracepoints", tier_reason=reason)
+        assert words in " ".join(text.split())
+        assert "..." not in text.split("coverage")[0]
+
+
+def test_a_phase_that_a_calibration_refuted_is_told() -> None:
+    """With how often it fired, beside those that are missing."""
+    phases = [
+        {"phase": "copy", "state": "unproved", "expected": 46, "seen": 45, "reason": "fired 45"},
+        {"phase": "split", "state": "unproved", "expected": None, "reason": "moves no THP"},
+        {"phase": "move", "state": "missing", "reason": "not in this kernel"},
+    ]
+    text = text_of(story().tables(), coverage=phases)
+    assert "unproved 45/46" in text
+    assert "  copy: fired 45\n  move: not in this kernel" in text
+    assert "moves no THP" not in text
+
+
 def test_a_difference_to_the_kernels_count_is_shown() -> None:
     """In numbers; nothing is said where they agree or where the kernel's was not seen."""
     others = Others()
