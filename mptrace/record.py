@@ -3,12 +3,13 @@
 
 import contextlib
 import os
-import textwrap
+from dataclasses import dataclass
 
 from mptrace.bpf_session import BpfSession
+from mptrace.calibrate import Coverage
 from mptrace.command import Command
 from mptrace.errors import HostError, RecordingError
-from mptrace.facts import HostFacts
+from mptrace.facts import HostFacts, KernelFacts
 from mptrace.heap import keep_small
 from mptrace.interrupts import Interrupts
 from mptrace.kernel.facts import read_host_facts
@@ -16,7 +17,9 @@ from mptrace.parts import Parts
 from mptrace.processes import NOT_TOLD_APART
 from mptrace.proved import Progress, calibrated, check_privileges, first_meta, read_facts
 from mptrace.rotation import Series
+from mptrace.scope import Scope
 from mptrace.tracepoints import session as tracepoint_session
+from mptrace.tracer import Tracer
 from mptrace.wanted import RecordRequest, RecordResult, meta_of, resolve_scope
 from mptrace.workerclient import Worker
 
@@ -25,9 +28,9 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
     """Trace until the time is over, the command or the processes end, or a signal comes.
 
     Where the kernel refuses BPF programs and the request leaves the choice, tracepoints alone
-    are recorded.  Raises HostError where this host can't trace, UsageError and
-    TargetError for what is not there, CommandError, and RecordingError where the
-    disk is full: what was recorded until then can be read.
+    are recorded; an error of a session that has begun ends it.  Raises HostError where this
+    host can't trace, UsageError and TargetError for what is not there, CommandError, and
+    RecordingError where the disk is full: what was recorded until then can be read.
     """
     check_privileges()
     host = read_host_facts()
@@ -43,30 +46,50 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
         why = ""
         if request.tier != "tracepoints":
             try:
-                return _by_bpf(request, host, command, stack, progress)
+                opened = _open(request, host, stack, progress)
             except HostError as error:
                 if request.tier == "bpf":
                     raise
-                why = error.message
-                progress(f"no BPF here: {textwrap.shorten(why, 160, placeholder=' ...')}")
-                progress("tracepoints alone are recorded ('mptrace doctor' says what is missing)")
+                # the first line says what, those after it what a compiler printed
+                why = error.message.partition("\n")[0]
+                progress(f"no BPF here: {why}")
+                progress("tracepoints alone are recorded; 'mptrace doctor' says what is missing")
+            else:
+                return _by_bpf(request, host, opened, command, progress)
         return _by_tracepoints(request, host, command, progress, why)
 
 
-def _by_bpf(
-    request: RecordRequest,
-    host: HostFacts,
-    command: Command | None,
-    stack: contextlib.ExitStack,
-    progress: Progress,
-) -> RecordResult:
-    """Raises HostError before anything was recorded where BPF can't be had."""
+@dataclass(frozen=True)
+class _Opened:
+    """What a session by BPF begins with: nothing was recorded, no command released yet."""
+
+    facts: KernelFacts
+    scope: Scope
+    tracer: Tracer
+    coverage: tuple[Coverage, ...]
+
+
+def _open(
+    request: RecordRequest, host: HostFacts, stack: contextlib.ExitStack, progress: Progress
+) -> _Opened:
+    """Raises HostError where BPF can't be had; ``stack`` closes the tracer."""
     facts = read_facts()
     scope = resolve_scope(request.wanted, request.filters, facts.migrate_reasons, host)
     with Worker() as worker:
         tracer, coverage = calibrated(facts, request.bounds, worker, host.memory_nodes, progress)
     stack.callback(tracer.close)
-    meta = first_meta(host, facts, tracer, coverage)
+    return _Opened(facts, scope, tracer, coverage)
+
+
+def _by_bpf(
+    request: RecordRequest,
+    host: HostFacts,
+    opened: _Opened,
+    command: Command | None,
+    progress: Progress,
+) -> RecordResult:
+    tracer, scope = opened.tracer, opened.scope
+    meta = first_meta(host, opened.facts, tracer, opened.coverage)
     meta |= meta_of(request.wanted, request.filters, scope)
     meta |= {
         "command": list(request.command_line),
