@@ -40,8 +40,7 @@ class BpfSession:
         self._tracer = tracer
         self._command = command
         self._progress = progress
-        self._processes = Processes()
-        self._pump = Pump(tracer, parts.writer, processes=self._processes)
+        self._pump = Pump(tracer, parts.writer, processes=Processes())
         self._lost_first = self._lost_before = tracer.losses()
 
     def run(self) -> RecordResult:
@@ -122,9 +121,10 @@ class BpfSession:
         lost = self._tracer.losses()
         since = {cause: lost[cause] - self._lost_before[cause] for cause in lost}
         self._lost_before = lost
+        met = self._pump.met()
         return {
             "ended": now(),
             "lost": since,
-            "symbols": symbols_of(self._pump.addresses),
-            "cgroups": {str(number): path for number, path in self._processes.cgroups.items()},
+            "symbols": symbols_of(met.addresses),
+            "cgroups": {str(number): path for number, path in met.cgroups.items()},
         }

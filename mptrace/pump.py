@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,14 @@ from mptrace.tracer import Drained, Tracer
 _SEARCH_SECONDS = mappers.SESSION_NS / 1e9 + 1
 #: Seconds between two looks at the rings.
 _DRAIN_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Met:
+    """What was met until some moment: kernel addresses, and cgroups (id -> path)."""
+
+    addresses: frozenset[int]
+    cgroups: dict[int, str]
 
 
 class Pump:
@@ -45,7 +54,7 @@ class Pump:
         self._stop = threading.Event()
         self._error: BaseException | None = None
         #: Kernel addresses met in evidence whose names a reader will want.
-        self.addresses: set[int] = set()
+        self._addresses: set[int] = set()
         self._thread = threading.Thread(target=self._loop, name="mptrace-drain", daemon=True)
         # Who maps a refused page is looked for at once, but by another thread: a
         # search takes several times _DRAIN_SECONDS, in which a ring can fill up.
@@ -80,6 +89,12 @@ class Pump:
     def failed(self) -> bool:
         """Whether recording came to an end by an error; `finish` raises it."""
         return self._error is not None
+
+    def met(self) -> Met:
+        """What was met until now, for the last of a recording's meta; taking goes on meanwhile."""
+        with self._lock:
+            cgroups = {} if self._processes is None else dict(self._processes.cgroups)
+            return Met(frozenset(self._addresses), cgroups)
 
     def swap(self, writer: RecordingWriter) -> RecordingWriter:
         """Go on in another recording; returns the one before, to be finished.
@@ -168,7 +183,7 @@ class Pump:
         self._writer.append("obstacles", drained.obstacles)
         self._writer.append("waits", drained.waits)
         for name in ("a_ops", "migrate_op"):
-            self.addresses.update(np.unique(drained.obstacles[name]).tolist())
+            self._addresses.update(np.unique(drained.obstacles[name]).tolist())
         refused = mappers.pick(drained.obstacles, self._refusals_left)
         if refused.size:
             self._refusals_left -= refused.size

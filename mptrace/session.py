@@ -170,7 +170,7 @@ class _Session:
                 "interrupted": self._interrupted,
                 "ended": now(),
                 "lost": {cause: lost[cause] - self._lost_before[cause] for cause in lost},
-                "symbols": symbols_of(self._pump.addresses),
+                "symbols": symbols_of(self._pump.met().addresses),
                 **self._cost(),
             }
         )
