@@ -34,7 +34,7 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
     """
     check_privileges()
     host = read_host_facts()
-    Series(request.output, request.rotation).check_new(force=request.force)
+    Series(request.output, request.rotation).check_new(force=request.force, aside=request.aside)
     with contextlib.ExitStack() as stack:
         command = None
         if request.wanted.command:
@@ -98,6 +98,8 @@ def _by_bpf(
         "cost_reason": "programs that are traced are not run again without tracing",
     }
     series = Series(request.output, request.rotation)
+    if request.aside:
+        series.make_room(progress)
     parts = Parts(series, meta, force=request.force)
     return BpfSession(request, scope, parts, tracer, command, progress).run()
 
@@ -126,6 +128,7 @@ def _by_tracepoints(
     wanted = tracepoint_session.Request(
         output=request.output,
         force=request.force,
+        aside=request.aside,
         scope=scope,
         duration_s=request.duration_s or None,
         until=ended,

@@ -8,10 +8,12 @@ happens to the writer, what lies in the directory can be read.
 
 A recording is often written by root into a directory of somebody else.  Every
 file is therefore opened relative to a directory descriptor, with O_EXCL and
-O_NOFOLLOW, and nothing is removed that is not a recording's file.
+O_NOFOLLOW, and nothing is removed that is not a recording's file.  A writer locks
+its directory (flock): nobody removes or renames what is still being written.
 """
 
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -115,6 +117,8 @@ class RecordingWriter:
         self.rows = dict.fromkeys(TABLES, 0)
         self._fd = -1
         self._fd = _create_directory(self.path, force, self._owner)
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             self._write_meta()
         except RecordingError:
@@ -400,18 +404,62 @@ def check_new(path: str | os.PathLike[str], *, force: bool) -> None:
     For a session that has minutes of work before its first row.
     """
     path = Path(path)
-    with _explained(path, "create"):
-        parent = os.open(path.parent, _DIRECTORY)
-    try:
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise RecordingError(
-                f"can't create '{path}': permission denied",
-                "give a directory that you may write to with -o",
-            )
+    with _parent_of(path, "create") as parent:
         if os.path.lexists(path):
             if not force:
                 raise _exists(path)
             os.close(_open_replaceable(path, parent, path.name))
+
+
+def check_movable(path: Path, to: Path) -> None:
+    """Raise the RecordingError that moving ``path`` to ``to`` would raise; change nothing.
+
+    What is there by either name must be a recording of ours, that nobody writes any more.
+    """
+    with _parent_of(path, "move") as parent:
+        for each, refusal in (
+            (path, f"it is not moved to '{to.name}'"),
+            (to, f"it is not replaced by '{path.name}'"),
+        ):
+            if os.path.lexists(each):
+                os.close(_open_ours(each, parent, refusal))
+
+
+def move(path: Path, to: Path) -> None:
+    """Rename a recording within its directory; a recording at ``to`` is removed.
+
+    Raises RecordingError as `check_movable`, and then has changed nothing.
+    """
+    check_movable(path, to)
+    with _parent_of(path, "move") as parent:
+        if os.path.lexists(to):
+            _remove_recording(to, parent, to.name)
+        with _explained(path, "move"):
+            os.rename(path.name, to.name, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def is_recording(path: Path) -> bool:
+    """Whether there is a recording of ours, and nothing else, that nobody writes any more."""
+    try:
+        with _parent_of(path, "use") as parent:
+            os.close(_open_ours(path, parent, ""))
+    except RecordingError:
+        return False
+    return True
+
+
+@contextmanager
+def _parent_of(path: Path, verb: str) -> Iterator[int]:
+    """A descriptor of the directory that ``path`` is in, which must be writable."""
+    with _explained(path, verb):
+        parent = os.open(path.parent, _DIRECTORY)
+    try:
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise RecordingError(
+                f"can't {verb} '{path}': permission denied",
+                "give a directory that you may write to with -o",
+            )
+        yield parent
     finally:
         os.close(parent)
 
@@ -433,19 +481,45 @@ def _exists(path: Path) -> RecordingError:
     )
 
 
-def _open_replaceable(path: Path, parent: int, name: str) -> int:
+def _open_ours(path: Path, parent: int, refusal: str) -> int:
+    """As `_open_replaceable`, and neither root nor anybody else takes a stranger's recording."""
+    fd = _open_replaceable(path, parent, path.name, refusal)
+    uid = os.fstat(fd).st_uid
+    sudo = _sudo_owner()
+    if uid != os.geteuid() and (sudo is None or uid != sudo[0]):
+        os.close(fd)
+        raise RecordingError(
+            f"'{path}' belongs to another user ({uid}): {refusal}",
+            "give another name with -o",
+        )
+    return fd
+
+
+def _open_replaceable(
+    path: Path, parent: int, name: str, refusal: str = "--force does not replace it"
+) -> int:
     """A descriptor of the recording ``name`` in ``parent``; refuses anything else."""
-    refusal = RecordingError(
-        f"'{path}' is not a recording: --force does not replace it",
+    refused = RecordingError(
+        f"'{path}' is not a recording: {refusal}",
         "give another name with -o, or remove it yourself",
     )
     try:
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except OSError as error:
-        raise refusal from error
+        raise refused from error
     if not _is_ours(fd) or not all(_is_part_of_recording(fd, each) for each in os.listdir(fd)):
         os.close(fd)
-        raise refusal
+        raise refused
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise RecordingError(
+            f"another session is writing '{path}': it stays as it is",
+            "give another name with -o, or end that session first",
+        ) from None
+    except OSError:
+        pass  # no locks on this file system
     return fd
 
 

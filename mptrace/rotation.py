@@ -3,12 +3,14 @@
 
 import contextlib
 import glob
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mptrace.errors import RecordingError, UsageError
-from mptrace.recording import check_new, remove
+from mptrace.recording import check_movable, check_new, is_recording, move, remove
 
 _NUMBER = re.compile(r"\.\d{6,}")
 
@@ -59,16 +61,66 @@ class Series:
             return self._base
         return self._base.with_name(f"{self._base.name}.{number:06d}")
 
-    def check_new(self, *, force: bool) -> None:
+    def check_new(self, *, force: bool, aside: bool = False) -> None:
         """Raise the RecordingError that any of them would raise when created; change nothing.
 
-        An older session's recordings would end this one in the middle.
+        An older session's recordings would end this one in the middle.  ``aside``: they
+        must be such that `make_room` can move them.
         """
+        if aside:
+            for path, to in self._moves():
+                check_movable(path, to)
+            # where nothing has to move the name is new, but for its parent
+            if not os.path.lexists(self._path(1)):
+                check_new(self._path(1), force=False)
+            return
         check_new(self._path(1), force=force)
         if self.rotation:
-            for path in sorted(self._base.parent.glob(f"{glob.escape(self._base.name)}.*")):
-                if _NUMBER.fullmatch(path.suffix):
-                    check_new(path, force=force)
+            for path in self._numbered(self._base):
+                check_new(path, force=force)
+
+    def make_room(self, say: Callable[[str], None]) -> None:
+        """Move an earlier session's recordings aside: BASE to BASE.old, BASE.N to BASE.old.N.
+
+        What was there as BASE.old is removed, all recordings of it where this session
+        rotates.  ``say`` is told what has moved.
+        """
+        moves = self._moves()
+        # all or nothing: nothing moves where something else would be in the way
+        for path, to in moves:
+            check_movable(path, to)
+        if moves and self.rotation:
+            for path in (self._old, *self._numbered(self._old)):
+                if is_recording(path):
+                    remove(path)
+        for path, to in moves:
+            move(path, to)
+            if path in (moves[0][0], moves[-1][0]):
+                say(f"'{path.name}' was there: it is '{to.name}' now")
+
+    def _moves(self) -> list[tuple[Path, Path]]:
+        """Where each recording of an earlier session is to go."""
+        moves = [(self._base, self._old)] if os.path.lexists(self._base) else []
+        if self.rotation:
+            for path in self._numbered(self._base):
+                moves.append((path, self._old.with_name(self._old.name + path.suffix)))
+            if moves:
+                # it would be read in place of what moves
+                check_movable(moves[0][0], self._old)
+        return moves
+
+    @property
+    def _old(self) -> Path:
+        return self._base.with_name(f"{self._base.name}.old")
+
+    @staticmethod
+    def _numbered(base: Path) -> list[Path]:
+        """What has the name of one of a session's recordings, in order."""
+        found = base.parent.glob(f"{glob.escape(base.name)}.*")
+        return sorted(
+            (path for path in found if _NUMBER.fullmatch(path.name.removeprefix(base.name))),
+            key=lambda path: int(path.suffix[1:]),
+        )
 
     @property
     def part(self) -> dict[str, object] | None:

@@ -26,8 +26,9 @@ from mptrace.proved import (
     symbols_of,
 )
 from mptrace.pump import Pump
-from mptrace.recording import RecordingWriter, check_new
+from mptrace.recording import RecordingWriter
 from mptrace.records import MAX_ENTRIES
+from mptrace.rotation import Rotation, Series
 from mptrace.tracer import Tracer
 from mptrace.workerclient import RoundReply, TargetGone, Worker
 from mptrace.workloads import Workload, resolve
@@ -45,6 +46,8 @@ class RunRequest:
     workload: Workload
     output: Path
     force: bool = False
+    #: An earlier recording of that name makes room, where it is not to be replaced.
+    aside: bool = False
     #: Also run the workload with the gate closed, in turn, to say what tracing cost.
     measure_cost: bool = True
     #: Bound of the ring of folio records.
@@ -77,7 +80,8 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
             f"this host has memory on one node only ({host.memory_nodes}): nothing to move between",
             "mptrace lab -- mptrace run   runs it in a guest with several nodes",
         )
-    check_new(request.output, force=request.force)
+    series = Series(request.output, Rotation())
+    series.check_new(force=request.force, aside=request.aside)
     facts = read_facts()
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(Worker())
@@ -92,6 +96,8 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
             "workload": workload.to_dict(),
             "mappings": _mappings(setup.target_pid),
         }
+        if request.aside:
+            series.make_room(progress)
         writer = stack.enter_context(
             RecordingWriter(request.output, force=request.force, meta=meta)
         )

@@ -49,6 +49,8 @@ class RecordRequest:
     output: Path
     filters: WantedFilters = field(default_factory=WantedFilters)
     force: bool = False
+    #: Earlier recordings of that name make room, where they are not to be replaced.
+    aside: bool = False
     #: Seconds after which it ends, 0: at a signal, or when the command or the processes end.
     duration_s: float = 0.0
     rotation: Rotation = field(default_factory=Rotation)

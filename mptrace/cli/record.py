@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from mptrace.cli.types import NIDS, SIZE, amount, whole
+from mptrace.cli.types import NIDS, SIZE, amount, is_default, whole
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
 from mptrace.plan import Request
 from mptrace.units import many
@@ -45,7 +45,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     type=Path,
     default=Path("mptrace.data"),
     show_default=True,
-    help="Where the recording goes.",
+    help="Where the recording goes. By this name, an earlier one becomes mptrace.data.old.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing recording.")
 @click.option("--rotate-size", type=SIZE, help="Begin a new recording after so much.")
@@ -64,7 +64,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 )
 @click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost.")
 @click.argument("command_line", nargs=-1, metavar="[-- COMMAND ARGS...]")
+@click.pass_context
 def command(
+    ctx: click.Context,
     everybody: bool,
     pids: tuple[int, ...],
     user: str | None,
@@ -128,6 +130,7 @@ def command(
         output=output,
         filters=WantedFilters(reasons, source, target, round(min_us * 1000), failed),
         force=force,
+        aside=is_default(ctx, "output") and not force,
         duration_s=duration or 0.0,
         rotation=Rotation(rotate_size or 0, rotate_time or 0.0, keep or 0),
         bounds=bounds,

@@ -9,7 +9,7 @@ from types import FrameType
 import click
 
 from mptrace.cli.report import print_report
-from mptrace.cli.types import FRACTION, NIDS, RANGE, SIZE, whole
+from mptrace.cli.types import FRACTION, NIDS, RANGE, SIZE, is_default, whole
 from mptrace.driver import PAGE_SIZE
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from mptrace.plan import Request
@@ -76,7 +76,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     type=Path,
     default=Path("mptrace.data"),
     show_default=True,
-    help="Where the recording goes.",
+    help="Where the recording goes. By this name, an earlier one becomes mptrace.data.old.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing recording.")
 @click.option(
@@ -87,7 +87,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 @click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost or unknown.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 @click.option("--histogram", is_flag=True, help="Add power-of-two histograms.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     pages: int | None,
     size: int | None,
     kind: str,
@@ -168,6 +170,7 @@ def command(
             workload=workload,
             output=output,
             force=force,
+            aside=is_default(ctx, "output") and not force,
             measure_cost=not no_cost,
             folio_ring_bytes=buffer,
             max_folios=max_folios or 0,

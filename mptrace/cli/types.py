@@ -5,6 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from mptrace.units import parse_ns, parse_size
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
 else:  # not generic before click 8.2
     _ParamType = click.ParamType
+
+
+def is_default(ctx: click.Context, name: str) -> bool:
+    """Whether nobody gave an option a value."""
+    return ctx.get_parameter_source(name) is ParameterSource.DEFAULT
 
 
 class _Parsed(_ParamType):

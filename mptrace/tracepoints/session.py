@@ -62,6 +62,8 @@ class Request:
 
     output: Path
     force: bool = False
+    #: Earlier recordings of that name make room.
+    aside: bool = False
     scope: Scope = field(default_factory=lambda: Scope("all"))
     duration_s: float | None = None
     until: Callable[[], bool] = _never
@@ -90,7 +92,7 @@ def record(request: Request, progress: Progress) -> Result:
     recording can't be written: what was recorded until then can be read.
     """
     series = Series(request.output, request.rotation)
-    series.check_new(force=request.force)
+    series.check_new(force=request.force, aside=request.aside)
     with contextlib.ExitStack() as stack:
         formats, gaps = read_formats()
         kernel = _kernel(formats, gaps)
@@ -99,6 +101,8 @@ def record(request: Request, progress: Progress) -> Result:
         meta = first_meta(kernel, read_host_facts(), now(), request.scope.kind)
         # perf tells process numbers as they are in the namespace of who opened the events
         meta |= {"own": [os.getpid()], "memory_bound_bytes": events.memory_bytes, **request.meta}
+        if request.aside:
+            series.make_room(progress)
         parts = Parts(series, meta, force=request.force)
         return _Session(request, parts, kernel, events, progress).run()
 

@@ -269,3 +269,33 @@ def test_the_kernel_counts_what_it_has_no_room_for() -> None:
     finally:
         events.close()
     assert events.memory_bytes == 0
+
+
+def test_an_earlier_recording_makes_room_when_the_next_begins(tmp_path: Path) -> None:
+    """By the default name alone, and not for a session that fails before it records."""
+
+    def record(*options: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "mptrace", "record", "--tier", "tracepoints", *options]
+        return subprocess.run(
+            argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+        )
+
+    def began(name: str) -> int:
+        return int(Recording.open(tmp_path / name).meta["started"]["monotonic_ns"])
+
+    assert record("-a", "-d", "0.1").returncode == 0
+    first = began("mptrace.data")
+    second = record("-a", "-d", "0.1")
+    assert second.returncode == 0
+    assert "'mptrace.data' was there: it is 'mptrace.data.old' now" in second.stderr
+    assert began("mptrace.data.old") == first
+    kept = began("mptrace.data")
+    assert record("-p", "999999999").returncode == 1
+    assert record("-a", "--reason", "none").returncode == 2
+    named = record("-a", "-d", "0.1", "-o", "mptrace.data")
+    assert (named.returncode, "--force" in named.stderr) == (1, True)
+    assert (began("mptrace.data"), began("mptrace.data.old")) == (kept, first)
+    assert record("-a", "-d", "2.1", "--rotate-time", "1").returncode == 0
+    assert began("mptrace.data.old") == kept
+    parts = sorted(path.name for path in tmp_path.iterdir())
+    assert parts[:2] == ["mptrace.data.000001", "mptrace.data.000002"]

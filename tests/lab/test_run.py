@@ -307,6 +307,9 @@ def test_errors_have_a_way_out(guest: Guest, guest_dir: str, mptrace: Mptrace) -
     assert_error(mptrace("run", "-o", "taken"), 1, "'taken' exists", "--force")
     assert_error(mptrace("run", "-o", "link", "--force"), 1, "not a recording")
     assert guest.get(f"{guest_dir}/taken/file") == b"precious\n"
+    sh(guest, "ln -s taken mptrace.data", guest_dir)
+    assert_error(mptrace("run"), 1, "'mptrace.data' is not a recording", "-o")
+    sh(guest, "rm mptrace.data", guest_dir)
     powerless = guest.run([*UNPRIVILEGED, PYTHON, "-m", "mptrace", "run"], cwd="/tmp")
     assert_error(powerless, 1, "root", "sudo")
     assert sh(guest, "ls", guest_dir).text.split() == ["link", "taken"]
