@@ -14,6 +14,7 @@ from mptrace.heap import keep_small
 from mptrace.interrupts import Interrupts
 from mptrace.kernel.facts import read_host_facts
 from mptrace.parts import Parts
+from mptrace.plan import Request
 from mptrace.processes import NOT_TOLD_APART
 from mptrace.proved import Progress, calibrated, check_privileges, first_meta, read_facts
 from mptrace.rotation import Series
@@ -56,6 +57,8 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
                 progress("tracepoints alone are recorded; 'mptrace doctor' says what is missing")
             else:
                 return _by_bpf(request, host, opened, command, progress)
+        if request.bounds != Request(others=True):
+            progress("--buffer and --max-folios are of no use: tracepoints have rings of their own")
         return _by_tracepoints(request, host, command, progress, why)
 
 

@@ -338,6 +338,13 @@ _HINTS = {
 }
 
 
+_UNREADABLE = (errno.EACCES, errno.EPERM)
+
+
+def _read_hint(path: Path) -> str:
+    return f"read it with sudo, or make it yours: sudo chown -R \"$USER\" '{path}'"
+
+
 @contextmanager
 def _explained(path: Path, verb: str) -> Iterator[None]:
     # Turns an OSError about `path` into a RecordingError that says the way out.
@@ -345,7 +352,10 @@ def _explained(path: Path, verb: str) -> Iterator[None]:
         yield
     except OSError as error:
         message = f"can't {verb} '{path}': {error.strerror or error}"
-        raise RecordingError(message, _HINTS.get(error.errno or 0, "")) from error
+        hint = _HINTS.get(error.errno or 0, "")
+        if verb == "read" and error.errno in _UNREADABLE:
+            hint = _read_hint(path.parent if path.name == META else path)
+        raise RecordingError(message, hint) from error
 
 
 def _names(dtype: np.dtype[Any]) -> tuple[str, ...]:
@@ -649,6 +659,10 @@ def _read_part(path: Path, file: pq.ParquetFile, table: str, rows: Table, *, old
 def _undamaged(path: Path) -> Iterator[None]:
     try:
         yield
+    except PermissionError as error:
+        raise RecordingError(
+            f"can't read '{path}': Permission denied", _read_hint(path.parent)
+        ) from error
     except (OSError, ValueError, KeyError, MemoryError, pa.ArrowException) as error:
         raise RecordingError(
             f"can't read '{path}': {_first_line(error)}",

@@ -24,9 +24,7 @@ from mptrace.errors import EXIT_FAILURE, EXIT_INTERRUPTED, UsageError
     "swap, cgroups or the state of memory.",
 )
 @click.option("--no-trace", is_flag=True, help="Judge return values and statuses alone.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Keep a recording of all calls."
-)
+@click.option("-o", "--output", type=Path, help="Keep a recording of all calls.")
 @click.option("--force", is_flag=True, help="Replace an existing recording.")
 @click.option(
     "--restore", is_flag=True, help="Undo what a run that was killed left changed; run nothing."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mptrace.cli.report import DEFAULT_RECORDING
+from mptrace.cli.types import DEFAULT_RECORDING, RECORDING
 
 if TYPE_CHECKING:
     from mptrace.rows import Rows
@@ -46,7 +46,7 @@ TABLES = (
     show_default=True,
     help="jsonl and csv have every column, null or empty where there is no value.",
 )
-@click.argument("recording", type=click.Path(path_type=Path), default=DEFAULT_RECORDING)
+@click.argument("recording", type=RECORDING, default=DEFAULT_RECORDING)
 def command(table: str, failed: bool, form: str, recording: Path) -> None:
     """Print the rows behind the report of RECORDING (mptrace.data).
 

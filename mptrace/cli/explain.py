@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.report import DEFAULT_RECORDING
-from mptrace.cli.types import ADDRESS, ENTRY
+from mptrace.cli.types import ADDRESS, DEFAULT_RECORDING, ENTRY, RECORDING
 from mptrace.errors import UsageError
 
 
@@ -33,7 +32,7 @@ from mptrace.errors import UsageError
 @click.option(
     "--json", "as_json", is_flag=True, help="A JSON object per line for each entry or folio."
 )
-@click.argument("recording", type=click.Path(path_type=Path), default=DEFAULT_RECORDING)
+@click.argument("recording", type=RECORDING, default=DEFAULT_RECORDING)
 def command(
     entry: tuple[int, int] | None,
     address: int | None,

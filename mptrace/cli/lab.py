@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..lab.kernels import SERIES, find_kernel
 from ..lab.runner import run_in_guest
 from ..lab.topology import parse_nodes
-from .types import amount, whole
+from .types import COUNT, within
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -33,11 +33,11 @@ from .types import amount, whole
     help="A number of equal nodes, or a size for each: 1G,512M or 1G/cpus=0-1,512M; "
     "1G,1G/slow has a second tier of memory, without CPU.",
 )
-@click.option("--cpus", type=whole(1), help="CPUs, dealt out to the nodes in turn.")
+@click.option("--cpus", type=COUNT, help="CPUs, dealt out to the nodes in turn.")
 @click.option("--memory", metavar="SIZE", help="Memory of all nodes together  [default: 1G each]")
 @click.option(
     "--timeout",
-    type=amount(0.001),
+    type=within("S", "seconds", 0.001, 1e9),
     metavar="S",
     help="Kill COMMAND after S seconds.",
 )

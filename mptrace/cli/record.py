@@ -9,7 +9,19 @@ from types import FrameType
 
 import click
 
-from mptrace.cli.types import NIDS, SIZE, amount, is_default, whole
+from mptrace.cli.types import (
+    COUNT,
+    FOLIOS,
+    NIDS,
+    PIDS,
+    RING,
+    SECONDS,
+    SIZE,
+    check_exclusive,
+    flat,
+    is_default,
+    within,
+)
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
 from mptrace.plan import Request
 from mptrace.units import many
@@ -23,21 +35,36 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-@click.command(name="record", context_settings={"max_content_width": 80})
+@click.command(
+    name="record",
+    # what follows the command's name is the command's
+    context_settings={"max_content_width": 80, "allow_interspersed_args": False},
+)
 @click.option("-a", "--all", "everybody", is_flag=True, help="Everybody on this host.")
 @click.option(
-    "-p", "--pid", "pids", type=whole(1), multiple=True, help="This process, its threads."
+    "-p",
+    "--pid",
+    "pids",
+    type=PIDS,
+    multiple=True,
+    callback=flat,
+    help="These processes, their threads.",
 )
 @click.option("-u", "--user", help="Processes of this user (name or number).")
 @click.option("--cgroup", default="", help="Processes of this cgroup (v2) and those below it.")
 @click.option("--as", "run_as", help="Run COMMAND as this user.  [default: who called sudo]")
-@click.option("-d", "--duration", type=amount(0.1), help="Seconds after which it ends.")
+@click.option("-d", "--duration", type=SECONDS, help="Seconds after which it ends.")
 @click.option(
     "--reason", "reasons", multiple=True, help="Only migrations for this reason: compaction, ..."
 )
 @click.option("--from", "source", type=NIDS, default=(), help="Only folios from these nodes.")
 @click.option("--to", "target", type=NIDS, default=(), help="Only folios to these nodes.")
-@click.option("--min-us", type=amount(0, 10**12), default=0.0, help="Only what took that long.")
+@click.option(
+    "--min-us",
+    type=within("US", "microseconds", 0, 1e12),
+    default=0.0,
+    help="Only what took that long.",
+)
 @click.option("--failed", is_flag=True, help="Only what failed.")
 @click.option(
     "-o",
@@ -49,12 +76,14 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 )
 @click.option("--force", is_flag=True, help="Replace an existing recording.")
 @click.option("--rotate-size", type=SIZE, help="Begin a new recording after so much.")
-@click.option("--rotate-time", type=amount(1), help="... after so many seconds.")
-@click.option("--keep", type=whole(1), help="Keep only the last so many of them.")
 @click.option(
-    "--buffer", type=SIZE, default=Request.folio_ring_bytes, help="Ring of folio records."
+    "--rotate-time", type=within("SECONDS", "seconds", 1, 1e9), help="... after so many seconds."
 )
-@click.option("--max-folios", type=whole(1), help="Folios tracked at once.")
+@click.option("--keep", type=COUNT, help="Keep only the last so many of them.")
+@click.option(
+    "--buffer", type=RING, default=Request.folio_ring_bytes, help="Ring of folio records."
+)
+@click.option("--max-folios", type=FOLIOS, help="Folios tracked at once.")
 @click.option(
     "--tier",
     type=click.Choice(("auto", "bpf", "tracepoints")),
@@ -63,7 +92,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     help="See by BPF, or by tracepoints alone where the kernel refuses it.",
 )
 @click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost.")
-@click.argument("command_line", nargs=-1, metavar="[-- COMMAND ARGS...]")
+@click.argument("command_line", nargs=-1, metavar="[COMMAND ARGS...]")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -97,7 +126,8 @@ def command(
     followed with what it forks.  The filters apply to migrations without a
     move_pages(2) call; of calls only --reason decides, as a call is judged whole.
 
-    COMMAND runs as the user who called sudo; its exit status is passed on.
+    COMMAND runs as the user who called sudo; its exit status is passed on. What
+    follows its name are its own options: mptrace's come before it.
     `mptrace report`, `explain` and `dump` read the recording.
     """
     from mptrace.command import find_user, invoking_user
@@ -105,14 +135,20 @@ def command(
     from mptrace.rotation import Rotation
     from mptrace.wanted import RecordRequest, Wanted, WantedFilters
 
-    asked = [bool(everybody), bool(pids), user is not None, bool(cgroup), bool(command_line)]
-    if sum(asked) != 1:
+    asked = (
+        ("-a", everybody),
+        ("-p", pids),
+        ("-u", user is not None),
+        ("--cgroup", cgroup),
+        (f"COMMAND ('{command_line[0]}')" if command_line else "", command_line),
+    )
+    if not check_exclusive(asked, "each says whom to trace: give one of them"):
         raise UsageError(
-            "say whom to trace: one of -a, -p PID, -u USER, --cgroup PATH, -- COMMAND",
+            "say whom to trace: one of -a, -p PID, -u USER, --cgroup PATH, COMMAND",
             "mptrace record -a   traces everybody",
         )
     if run_as is not None and not command_line:
-        raise UsageError("--as goes with -- COMMAND")
+        raise UsageError("--as goes with a COMMAND")
     runs_as = None
     if command_line:
         runs_as = find_user(run_as) if run_as is not None else invoking_user()

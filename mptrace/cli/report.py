@@ -7,11 +7,8 @@ from pathlib import Path
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import TIME
+from mptrace.cli.types import DEFAULT_RECORDING, RECORDING, TIME
 from mptrace.errors import EXIT_OK, EXIT_STRICT
-
-#: Where `mptrace run` leaves its recording, and the others look for one.
-DEFAULT_RECORDING = "mptrace.data"
 
 
 @click.command("report")
@@ -26,7 +23,7 @@ DEFAULT_RECORDING = "mptrace.data"
     type=TIME,
     help="Name the largest batch whose measured p99 stays below TIME, such as 20ms.",
 )
-@click.argument("recording", type=click.Path(path_type=Path), default=DEFAULT_RECORDING)
+@click.argument("recording", type=RECORDING, default=DEFAULT_RECORDING)
 def command(
     as_json: bool, histogram: bool, strict: bool, budget_ns: int | None, recording: Path
 ) -> None:

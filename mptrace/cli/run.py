@@ -9,7 +9,18 @@ from types import FrameType
 import click
 
 from mptrace.cli.report import print_report
-from mptrace.cli.types import FRACTION, NIDS, RANGE, SIZE, is_default, whole
+from mptrace.cli.types import (
+    COUNT,
+    FOLIOS,
+    FRACTION,
+    NIDS,
+    NUMBER,
+    PID,
+    RANGE,
+    RING,
+    SIZE,
+    is_default,
+)
 from mptrace.driver import PAGE_SIZE
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from mptrace.plan import Request
@@ -26,30 +37,30 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 @click.command(name="run", context_settings={"max_content_width": 80})
-@click.option("--pages", type=whole(1), help="Base pages to move.  [default: 509]")
+@click.option("--pages", type=COUNT, help="Base pages to move.  [default: 509]")
 @click.option("--size", type=SIZE, help="The same as bytes, e.g. 64M.")
 @click.option(
     "--kind", type=click.Choice(KINDS), default="4k", show_default=True, help="Kind of memory."
 )
-@click.option("--source", type=whole(0), help="Node the pages are on before.")
+@click.option("--source", type=NUMBER, help="Node the pages are on before.")
 @click.option("--target", type=NIDS, default=(), help="Node to move to, or several: 1,2,3.")
 @click.option(
     "--alternate/--in-runs",
     default=True,
     help="Several targets: entry by entry, or one run of entries each.  [default: alternate]",
 )
-@click.option("--pages-per-call", type=whole(1), help="Entries of a call.  [default: all]")
+@click.option("--pages-per-call", type=COUNT, help="Entries of a call.  [default: all]")
 @click.option(
     "--repeats",
-    type=whole(1),
+    type=COUNT,
     default=3,
     show_default=True,
     help="Rounds; what tracing costs takes 3.",
 )
 @click.option("--move-all", is_flag=True, help="MPOL_MF_MOVE_ALL, not MPOL_MF_MOVE.")
-@click.option("--threads", type=whole(1), default=1, show_default=True, help="Calling at once.")
+@click.option("--threads", type=COUNT, default=1, show_default=True, help="Calling at once.")
 @click.option("--child", is_flag=True, help="Move the pages of a child, not the caller's own.")
-@click.option("--pid", type=whole(1), help="Move the pages of this process.")
+@click.option("--pid", type=PID, help="Move the pages of this process.")
 @click.option("--range", "ranges", type=RANGE, multiple=True, help="With --pid: only START-END.")
 @click.option("--yes", is_flag=True, help="With --pid: really move that process's pages.")
 @click.option("--one-way", is_flag=True, help="Don't move the pages back.")
@@ -60,12 +71,10 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     show_default=True,
     help="Order of the addresses in the array.",
 )
-@click.option(
-    "--stride", type=whole(1), default=16, show_default=True, help="Of --pattern strided."
-)
+@click.option("--stride", type=COUNT, default=16, show_default=True, help="Of --pattern strided.")
 @click.option("--duplicates", type=FRACTION, default=0.0, help="Entries that repeat a page.")
 @click.option("--holes", type=FRACTION, default=0.0, help="Entries of pages never touched.")
-@click.option("--bad", type=whole(0), default=0, help="Entries where nothing is mapped.")
+@click.option("--bad", type=NUMBER, default=0, help="Entries where nothing is mapped.")
 @click.option("--pin", type=FRACTION, default=0.0, help="Folios that a pipe holds.")
 @click.option("--every-page", is_flag=True, help="Huge pages: an entry for each base page.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of everything random.")
@@ -80,9 +89,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 )
 @click.option("--force", is_flag=True, help="Replace an existing recording.")
 @click.option(
-    "--buffer", type=SIZE, default=Request.folio_ring_bytes, help="Ring of folio records."
+    "--buffer", type=RING, default=Request.folio_ring_bytes, help="Ring of folio records."
 )
-@click.option("--max-folios", type=whole(1), help="Folios tracked at once.")
+@click.option("--max-folios", type=FOLIOS, help="Folios tracked at once.")
 @click.option("--no-cost", is_flag=True, help="Don't measure what the tracing costs.")
 @click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost or unknown.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")

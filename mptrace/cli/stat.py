@@ -6,7 +6,7 @@ import json
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import amount, whole
+from mptrace.cli.types import COUNT, PIDS, SECONDS, flat, whole
 from mptrace.errors import EXIT_INTERRUPTED, UsageError
 from mptrace.rendering.stat import VIEWS, Lines, to_json
 
@@ -15,8 +15,6 @@ def _progress(message: str) -> None:
     click.echo(f"mptrace: {message}", err=True)
 
 
-#: What a session can wait for.
-SECONDS = amount(0.1, 10**9)
 TIER = click.option(
     "--tier",
     type=click.Choice(("auto", "bpf", "tracepoints")),
@@ -28,8 +26,16 @@ TIER = click.option(
 
 @click.command(name="stat", context_settings={"max_content_width": 80})
 @click.argument("interval", type=SECONDS, required=False)
-@click.argument("count", type=whole(1), required=False)
-@click.option("-p", "--pid", "pids", type=whole(1), multiple=True, help="Only this process.")
+@click.argument("count", type=COUNT, required=False)
+@click.option(
+    "-p",
+    "--pid",
+    "pids",
+    type=PIDS,
+    multiple=True,
+    callback=flat,
+    help="Only these processes.",
+)
 @click.option("-d", "--duration", type=SECONDS, help="End after so many seconds.")
 @click.option(
     "--by",

@@ -6,8 +6,8 @@ import time
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.stat import SECONDS, TIER
-from mptrace.cli.types import whole
+from mptrace.cli.stat import TIER
+from mptrace.cli.types import PIDS, SECONDS, flat
 from mptrace.counting.counts import SORTS, Interval
 from mptrace.errors import EXIT_INTERRUPTED
 from mptrace.rendering.stat import next_sort, render_total, top_lines
@@ -19,7 +19,15 @@ def _progress(message: str) -> None:
 
 @click.command(name="top", context_settings={"max_content_width": 80})
 @click.argument("interval", type=SECONDS, default=2.0)
-@click.option("-p", "--pid", "pids", type=whole(1), multiple=True, help="Only this process.")
+@click.option(
+    "-p",
+    "--pid",
+    "pids",
+    type=PIDS,
+    multiple=True,
+    callback=flat,
+    help="Only these processes.",
+)
 @click.option("-d", "--duration", type=SECONDS, help="End after so many seconds.")
 @click.option(
     "--sort", type=click.Choice(list(SORTS)), default="pages", show_default=True, help="What first."

@@ -2,12 +2,15 @@
 """Option types that several commands share."""
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from mptrace.units import parse_ns, parse_size
+from mptrace.errors import UsageError
+from mptrace.units import format_bytes, parse_ns, parse_size
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -18,6 +21,25 @@ else:  # not generic before click 8.2
 def is_default(ctx: click.Context, name: str) -> bool:
     """Whether nobody gave an option a value."""
     return ctx.get_parameter_source(name) is ParameterSource.DEFAULT
+
+
+def check_exclusive(given: Sequence[tuple[str, object]], way_out: str = "") -> list[str]:
+    """Names of the options that were given (a value that is not false); at the most one may be.
+
+    :raises UsageError: names those that exclude each other.
+    """
+    names = [name for name, value in given if value]
+    if len(names) > 1:
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        raise UsageError(f"{listed} exclude each other", way_out)
+    return names
+
+
+def flat(
+    _ctx: click.Context, _param: click.Parameter, value: Sequence[Sequence[int]]
+) -> tuple[int, ...]:
+    """Numbers of an option that takes lists and may be repeated, each once, in order."""
+    return tuple(dict.fromkeys(number for numbers in value for number in numbers))
 
 
 class _Parsed(_ParamType):
@@ -35,13 +57,69 @@ class _Parsed(_ParamType):
             return value
         try:
             return self.parse(value)
-        except (ValueError, ArithmeticError):
+        except (ValueError, ArithmeticError, UsageError):
             self.fail(f"{value!r} is not {self._expects}", param, ctx)
 
 
-class _Size(_Parsed):
+class _Whole(_Parsed):
+    """A whole number of ``least`` to ``most``."""
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        bound = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+        super().__init__("NUMBER", f"a whole number {bound}")
+        self._least, self._most = least, most
+
     def parse(self, text: str) -> int:
-        return parse_size(text)
+        number = int(text)
+        if number < self._least or (self._most is not None and number > self._most):
+            raise ValueError(text)
+        return number
+
+
+class _Number(_Parsed):
+    """A finite number of ``least`` to ``most``, of some unit."""
+
+    def __init__(self, name: str, unit: str, least: float, most: float) -> None:
+        super().__init__(name, f"a number of {unit} from {least:g} to {most:,.0f}")
+        self._least, self._most = least, most
+
+    def parse(self, text: str) -> float:
+        number = float(text)
+        # NaN is neither too small nor too large
+        if not (math.isfinite(number) and self._least <= number <= self._most):
+            raise ValueError(text)
+        return number
+
+
+class _Pids(_Parsed):
+    def parse(self, text: str) -> tuple[int, ...]:
+        pids = tuple(int(part) for part in text.split(","))
+        if not 0 < min(pids) <= max(pids) < 1 << 31:
+            raise ValueError(text)
+        return pids
+
+
+class _Pid(_Pids):
+    def parse(self, text: str) -> Any:
+        (pid,) = super().parse(text)
+        return pid
+
+
+class _Size(_Parsed):
+    """A size of ``least`` to ``most`` bytes."""
+
+    def __init__(self, least: int = 1, most: int | None = None) -> None:
+        bounds = "above 0, such as 64K, 8M or 1G"
+        if most is not None:
+            bounds = f"from {format_bytes(least)} to {format_bytes(most)}"
+        super().__init__("SIZE", f"a size {bounds}")
+        self._least, self._most = least, most
+
+    def parse(self, text: str) -> int:
+        size = parse_size(text)
+        if size < self._least or (self._most is not None and size > self._most):
+            raise ValueError(text)
+        return size
 
 
 class _Time(_Parsed):
@@ -90,49 +168,34 @@ class _Fraction(_Parsed):
         return fraction
 
 
-class _Whole(_Parsed):
-    def __init__(self, least: int, most: int | None) -> None:
-        super().__init__("N", f"a whole number {_between(least, most)}")
-        self._least, self._most = least, most
+#: What `mptrace run` and `record` leave where no name is given, and the others read.
+DEFAULT_RECORDING = "mptrace.data"
+#: A recording to read: whether it may be read, it says itself.
+RECORDING = click.Path(path_type=Path, readable=False)
 
-    def parse(self, text: str) -> int:
-        number = int(text)
-        if number < self._least or (self._most is not None and number > self._most):
-            raise ValueError(text)
-        return number
-
-
-class _Number(_Parsed):
-    def __init__(self, least: float, most: float | None) -> None:
-        super().__init__("NUMBER", f"a number {_between(least, most)}")
-        self._least, self._most = least, math.inf if most is None else most
-
-    def parse(self, text: str) -> float:
-        number = float(text)
-        # so is NaN refused, which no comparison holds for
-        if not (self._least <= number <= self._most and math.isfinite(number)):
-            raise ValueError(text)
-        return number
-
-
-def _between(least: float, most: float | None) -> str:
-    return f"of {least:,} or more" if most is None else f"from {least:,} to {most:,}"
-
-
-def whole(least: int, most: int | None = None) -> _Parsed:
-    """Whole numbers in a range, which help doesn't show and the message for another does."""
-    return _Whole(least, most)
-
-
-def amount(least: float, most: float | None = None) -> _Parsed:
-    """Numbers in a range, likewise; neither NaN nor infinite."""
-    return _Number(least, most)
-
-
-SIZE = _Size("SIZE", "a size such as 64K, 8M or 1G")
+COUNT = _Whole(1)
+NUMBER = _Whole(0)
+SECONDS = _Number("SECONDS", "seconds", 0.1, 1e9)
+PID = _Pid("PID", "the number of a process, such as 4711")
+PIDS = _Pids("PID,...", "a list of process numbers such as 4711 or 4711,4712")
+SIZE = _Size()
+#: A ring in the kernel: a page at the least; what bcc can ask for at the most.
+RING = _Size(4096, 1 << 30)
+#: Folios tracked at once: about 300 bytes each.
+FOLIOS = _Whole(1, 1 << 24)
 TIME = _Time("TIME", "a time such as 500us, 20ms or 1s")
 NIDS = _Nids("NID,...", "a list of node numbers such as 1 or 1,2")
 RANGE = _Range("START-END", "a range of hexadecimal addresses such as 7f0000000000-7f0000010000")
 FRACTION = _Fraction("FRACTION", "a fraction between 0 and 1")
 ENTRY = _Entry("CALL:INDEX", "the number of a call and of an entry, such as 0:17")
 ADDRESS = _Address("ADDR", "a hexadecimal address such as 0x7f0000011000")
+
+
+def whole(least: int, most: int | None = None) -> _Whole:
+    """Type of a whole number of ``least`` to ``most``."""
+    return _Whole(least, most)
+
+
+def within(name: str, unit: str, least: float, most: float) -> _Number:
+    """Type of a finite number of some unit; ``name`` is shown in the help."""
+    return _Number(name, unit, least, most)

@@ -6,12 +6,12 @@ import json
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import whole
+from mptrace.cli.types import PID
 from mptrace.units import parse_range
 
 
 @click.command("where")
-@click.option("-p", "--pid", type=whole(1), required=True, help="Process to ask about.")
+@click.option("-p", "--pid", type=PID, required=True, help="Process to ask about.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with a total.")
 @click.argument("ranges", nargs=-1, metavar="[RANGE]...")
 def command(pid: int, as_json: bool, ranges: tuple[str, ...]) -> None:

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the command line takes, and in which words it refuses the rest."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import recorded
+from click.testing import CliRunner, Result
+
+from mptrace.cli import COMMANDS, main
+from mptrace.records import TABLES
+from mptrace.wanted import RecordRequest, RecordResult
+
+#: Words of click's that say nothing to who does not know it.
+JARGON = ("integer range", "float range", "valid integer", "valid float", "<=x", "x>=")
+
+
+def call(*arguments: str) -> Result:
+    """mptrace with these arguments."""
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[RecordRequest]:
+    """What `mptrace record` asks a session for; there is none."""
+    asked: list[RecordRequest] = []
+
+    def session(request: RecordRequest, _progress: object) -> RecordResult:
+        asked.append(request)
+        return RecordResult((), dict.fromkeys(TABLES, 0), {}, None, False)
+
+    monkeypatch.setattr("mptrace.record.record", session)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["ls", "-l"], ("ls", "-l")),
+        (["-d", "5", "ls", "-d", "x", "--force"], ("ls", "-d", "x", "--force")),
+        (["--", "ls", "-l"], ("ls", "-l")),
+        (["sh", "-c", "exit 3", "--", "-a"], ("sh", "-c", "exit 3", "--", "-a")),
+    ],
+)
+def test_options_end_at_the_commands_name(
+    requests: list[RecordRequest], arguments: list[str], command: tuple[str, ...]
+) -> None:
+    """What follows is the command's own, whatever mptrace would make of it."""
+    assert call("record", *arguments).exit_code == 0
+    (request,) = requests
+    assert request.wanted.command == command
+    assert not request.force
+
+
+def test_a_guests_command_has_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of `record`."""
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr("mptrace.cli.lab.run_in_guest", lambda c, **_: ran.append(c) or 0)
+    assert call("lab", "--cpus", "2", "ls", "--cpus", "nan", "-l").exit_code == 0
+    assert ran == [("ls", "--cpus", "nan", "-l")]
+
+
+@pytest.mark.parametrize("form", [["-p", "23,42,23"], ["-p", "23", "-p", "42"], ["--pid=23,42"]])
+def test_processes_by_commas_and_by_repetition(
+    requests: list[RecordRequest], monkeypatch: pytest.MonkeyPatch, form: list[str]
+) -> None:
+    """Each once, wherever several make sense."""
+    assert call("record", *form).exit_code == 0
+    assert requests[0].wanted.pids == (23, 42)
+    watched: list[Any] = []
+
+    def sampler(pids: Any, *_: Any) -> None:
+        watched.append(pids)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mptrace.counting.session.Sampler", sampler)
+    monkeypatch.setattr("mptrace.counting.screen.check", lambda: None)
+    for command in ("stat", "top"):
+        assert call(command, *form).exit_code == 130
+    assert watched == [(23, 42), (23, 42)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-a", "-p", "1"], "-a and -p exclude each other"),
+        (["-p", "1", "-u", "root"], "-p and -u exclude each other"),
+        (["-a", "--cgroup", "/"], "-a and --cgroup exclude each other"),
+        (["-a", "ls"], "-a and COMMAND ('ls') exclude each other"),
+        (["-a", "-p", "1", "-u", "0"], "-a, -p and -u exclude each other"),
+        ([], "say whom to trace"),
+    ],
+)
+def test_whom_to_trace_is_said_once(
+    requests: list[RecordRequest], arguments: list[str], words: str
+) -> None:
+    """What contradicts itself is named; only who says nothing is asked."""
+    result = call("record", *arguments)
+    assert result.exit_code == 2
+    assert f"mptrace: {words}" in result.stderr
+    assert not requests
+
+
+BOUNDED = [
+    ("record", "-a", "--buffer", "1"),
+    ("record", "-a", "--buffer", "1000000G"),
+    ("record", "-a", "--max-folios", "0"),
+    ("record", "-a", "--max-folios", "99999999999"),
+    ("record", "-a", "--rotate-size", "0"),
+    ("record", "-a", "--rotate-time", "0.5"),
+    ("record", "-a", "--rotate-time", "1", "--keep", "0"),
+    ("record", "-a", "-d", "0"),
+    ("record", "-a", "--min-us", "-1"),
+    ("record", "-p", "0"),
+    ("record", "-p", "1,x"),
+    ("record", "-p", "1,"),
+    ("record", "-p", "99999999999"),
+    ("run", "--pages", "0"),
+    ("run", "--size", "0"),
+    ("run", "--pid", "x"),
+    ("run", "--buffer", "1"),
+    ("run", "--pin", "2"),
+    ("stat", "0"),
+    ("stat", "1", "0"),
+    ("stat", "--max-rows", "1"),
+    ("stat", "-p", "x"),
+    ("top", "0"),
+    ("top", "-p", "x"),
+    ("where", "-p", "1,2"),
+    ("lab", "--cpus", "0"),
+    ("lab", "--timeout", "0"),
+]
+#: Options that take a number of seconds or the like, without it.
+NUMBERS = [
+    ("record", "-a", "-d"),
+    ("record", "-a", "--rotate-time"),
+    ("record", "-a", "--min-us"),
+    ("stat",),
+    ("stat", "-d"),
+    ("top",),
+    ("top", "-d"),
+    ("run", "--pin"),
+    ("run", "--holes"),
+    ("lab", "--timeout"),
+]
+
+
+@pytest.mark.parametrize("tier", ["bpf", "tracepoints"])
+@pytest.mark.parametrize("arguments", BOUNDED)
+def test_what_is_out_of_bounds_is_refused_in_plain_words(
+    requests: list[RecordRequest], arguments: tuple[str, ...], tier: str
+) -> None:
+    """Before there is a session, by whatever tier; the value is quoted."""
+    more = ["--tier", tier] if arguments[0] in ("record", "stat", "top") else []
+    result = call(arguments[0], *more, *arguments[1:])
+    assert result.exit_code == 2
+    assert f"'{arguments[-1]}' is not a" in result.stderr or (
+        f"'{arguments[-1]}' is not the" in result.stderr
+    )
+    assert not [words for words in JARGON if words in result.stderr]
+    assert not requests
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "NaN", "1e400"])
+@pytest.mark.parametrize("arguments", NUMBERS)
+def test_no_number_is_endless(
+    requests: list[RecordRequest], arguments: tuple[str, ...], value: str
+) -> None:
+    """Nor none at all: a session would never end."""
+    # a negative number would look like an option where an argument is meant
+    before = ["--"] if arguments in (("stat",), ("top",)) else []
+    result = call(*arguments, *before, value)
+    assert result.exit_code == 2
+    assert f"'{value}' is not a" in result.stderr
+    assert not requests
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_number_has_bounds(name: str) -> None:
+    """click's own ranges take NaN, and speak of themselves."""
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    for param in command.params:
+        assert not isinstance(param.type, click.IntRange | click.FloatRange), param.name
+        assert param.type is not click.FLOAT, param.name
+
+
+@contextmanager
+def as_a_stranger() -> Iterator[None]:
+    """Without root's right to read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("command", ["report", "explain", "dump"])
+@pytest.mark.parametrize("what", ["directory", "meta.json", "part"])
+def test_what_may_not_be_read_is_said_in_a_line(tmp_path: Path, command: str, what: str) -> None:
+    """With the way out, and without the command's usage."""
+    recorded.write(tmp_path / "r")
+    # also that whoever may read nothing has every module by now
+    assert call(command, str(tmp_path / "r")).exit_code == 0
+    (tmp_path / "r").chmod(0o755)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.geteuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o11)
+    for path in (tmp_path / "r").iterdir():
+        path.chmod(0o644)
+    part = next((tmp_path / "r").glob("entries-*"))
+    mine = {"directory": tmp_path / "r", "meta.json": tmp_path / "r/meta.json", "part": part}[what]
+    mine.chmod(0)
+    with as_a_stranger():
+        result = call(command, str(tmp_path / "r"))
+    mine.chmod(0o700)
+    assert result.exit_code == 1
+    first, hint = result.stderr.splitlines()
+    assert first == f"mptrace: can't read '{mine}': Permission denied"
+    assert hint == (
+        f"  read it with sudo, or make it yours: sudo chown -R \"$USER\" '{tmp_path / 'r'}'"
+    )
