@@ -23,6 +23,9 @@ class Parts:
     def __init__(self, series: Series, meta: Mapping[str, Any], *, force: bool) -> None:
         self._series = series
         self._meta = dict(meta)
+        if series.rotation:
+            # by which its recordings are known as one session's
+            self._meta["session"] = meta.get("started")
         self._force = force
         #: Where to write to.
         self.writer = self._next()
@@ -68,7 +71,8 @@ class Parts:
 
     def finish(self, last_meta: Mapping[str, Any]) -> None:
         """End the last recording in order."""
-        self._finish(self.writer, last_meta)
+        last = {"last_part": True} if self._series.rotation else {}
+        self._finish(self.writer, {**last_meta, **last})
 
     def abandon(self, failure: RecordingError, last_meta: Mapping[str, Any]) -> RecordingError:
         """Say in the recording why it ends, if that can still be written.

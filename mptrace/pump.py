@@ -106,6 +106,8 @@ class Pump:
             self._take()
             before, self._writer = self._writer, writer
             self._boundary_ns = time.monotonic_ns()
+            # who reads both knows by it what is whole all the same
+            writer.meta["boundary_ns"] = self._boundary_ns
             if self._processes is not None:
                 self._processes.forget()
         return before

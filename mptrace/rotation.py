@@ -76,7 +76,7 @@ class Series:
             return
         check_new(self._path(1), force=force)
         if self.rotation:
-            for path in self._numbered(self._base):
+            for path in numbered(self._base):
                 check_new(path, force=force)
 
     def make_room(self, say: Callable[[str], None]) -> None:
@@ -90,7 +90,7 @@ class Series:
         for path, to in moves:
             check_movable(path, to)
         if moves and self.rotation:
-            for path in (self._old, *self._numbered(self._old)):
+            for path in (self._old, *numbered(self._old)):
                 if is_recording(path):
                     remove(path)
         for path, to in moves:
@@ -102,7 +102,7 @@ class Series:
         """Where each recording of an earlier session is to go."""
         moves = [(self._base, self._old)] if os.path.lexists(self._base) else []
         if self.rotation:
-            for path in self._numbered(self._base):
+            for path in numbered(self._base):
                 moves.append((path, self._old.with_name(self._old.name + path.suffix)))
             if moves:
                 # it would be read in place of what moves
@@ -112,15 +112,6 @@ class Series:
     @property
     def _old(self) -> Path:
         return self._base.with_name(f"{self._base.name}.old")
-
-    @staticmethod
-    def _numbered(base: Path) -> list[Path]:
-        """What has the name of one of a session's recordings, in order."""
-        found = base.parent.glob(f"{glob.escape(base.name)}.*")
-        return sorted(
-            (path for path in found if _NUMBER.fullmatch(path.name.removeprefix(base.name))),
-            key=lambda path: int(path.suffix[1:]),
-        )
 
     @property
     def part(self) -> dict[str, object] | None:
@@ -137,3 +128,12 @@ class Series:
             # a user who was faster, or put something else there, ends no session
             with contextlib.suppress(RecordingError):
                 remove(self.paths.pop(0))
+
+
+def numbered(base: Path) -> list[Path]:
+    """What has the name of a recording of a session ``base`` that rotates, in order."""
+    found = base.parent.glob(f"{glob.escape(base.name)}.*")
+    return sorted(
+        (path for path in found if _NUMBER.fullmatch(path.name.removeprefix(base.name))),
+        key=lambda path: int(path.suffix[1:]),
+    )

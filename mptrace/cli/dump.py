@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mptrace.cli.types import DEFAULT_RECORDING, RECORDING
+from mptrace.cli.types import DEFAULT_RECORDING, RECORDING, opened
 
 if TYPE_CHECKING:
     from mptrace.rows import Rows
@@ -61,10 +61,9 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     a page under migration; one of `processes` a process that was met. `own` is true where
     it was mptrace itself that migrated, waited, or whose page it was.
     """
-    from mptrace.recording import Recording
     from mptrace.rows import Rows
 
-    data = Recording.open(recording)
+    data = opened(recording)
     rows = Rows(table, data.tables(), data.meta, failed=failed)
     if not rows.count:
         click.echo(_why_none(table, rows.total, failed=failed), err=True)

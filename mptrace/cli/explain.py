@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import ADDRESS, DEFAULT_RECORDING, ENTRY, RECORDING
+from mptrace.cli.types import ADDRESS, DEFAULT_RECORDING, ENTRY, RECORDING, opened
 from mptrace.errors import UsageError
 
 
@@ -59,13 +59,12 @@ def command(
         raise UsageError("--pid goes with --address")
     from mptrace.explain import Explainer, Which
     from mptrace.explain_folios import FolioExplainer
-    from mptrace.recording import Recording
     from mptrace.rendering import explain as report_explain
     from mptrace.rendering import explain_folios as report_explain_folios
     from mptrace.rendering.history import history
 
     width = terminal.width()
-    data = Recording.open(recording)
+    data = opened(recording)
     explainer = Explainer(data.tables(), data.meta)
     # an entry is a call's; pages of others have none
     others = None if entry is not None else FolioExplainer(data.tables(), data.meta)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import DEFAULT_RECORDING, RECORDING, TIME
+from mptrace.cli.types import DEFAULT_RECORDING, RECORDING, TIME, opened
 from mptrace.errors import EXIT_OK, EXIT_STRICT
 
 
@@ -29,6 +29,7 @@ def command(
 ) -> None:
     """Print the report of RECORDING (mptrace.data), without root, on any machine.
 
+    RECORDING may also be the name of a session that rotated: all its recordings.
     Says what became of each page, from the kernel's events; what the status
     array and the location say about it; where the time went; why pages stayed;
     who migrated by which path, and which threads had to wait for it.
@@ -49,10 +50,9 @@ def print_report(
 ) -> int:
     """Print the report of a recording; return the exit status."""
     from mptrace.profile import is_clean, profile
-    from mptrace.recording import Recording
     from mptrace.report import render
 
-    data = Recording.open(recording)
+    data = opened(recording)
     numbers = profile(
         data.tables(), data.meta, missing_parts=data.missing_parts, budget_ns=budget_ns
     )

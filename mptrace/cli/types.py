@@ -13,6 +13,9 @@ from mptrace.errors import UsageError
 from mptrace.units import format_bytes, parse_ns, parse_size
 
 if TYPE_CHECKING:
+    from mptrace.joined import Joined
+    from mptrace.recording import Recording
+
     _ParamType = click.ParamType[Any]
 else:  # not generic before click 8.2
     _ParamType = click.ParamType
@@ -40,6 +43,16 @@ def flat(
 ) -> tuple[int, ...]:
     """Numbers of an option that takes lists and may be repeated, each once, in order."""
     return tuple(dict.fromkeys(number for numbers in value for number in numbers))
+
+
+def opened(path: Path) -> "Recording | Joined":
+    """The recording at ``path``, or those of a session by that name; says what is not read."""
+    from mptrace.joined import open_recording
+
+    data, notes = open_recording(path)
+    for note in notes:
+        click.echo(f"mptrace: {note}", err=True)
+    return data
 
 
 class _Parsed(_ParamType):

@@ -56,7 +56,7 @@ def _scope(profile: Numbers) -> list[str]:
         lines += item("filters", f"{'; '.join(filters)}: what does not fit was not recorded")
     if profile["rotation"]:
         rotation = profile["rotation"]
-        lines += item("part", f"{rotation.get('number')} of {rotation.get('of')}")
+        lines += item("part", f"{_parts(rotation)} of {rotation.get('of')}")
     if profile["tier"] == "tracepoints":
         why = str(profile["tier_reason"])
         if len(why) > _REASON_LENGTH:
@@ -68,6 +68,14 @@ def _scope(profile: Numbers) -> list[str]:
         lines += item(label, str(sentence))
         label = ""
     return lines
+
+
+def _parts(rotation: Numbers) -> str:
+    """Which recordings of a session that rotated were read."""
+    numbers = rotation.get("numbers")
+    if not numbers:
+        return str(rotation.get("number"))
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _whose(scope: Numbers) -> str:

@@ -274,7 +274,7 @@ class _Session:
             row["target_tgid"] = self._threads.target(int(row["tgid"]), int(row["pid"]))
         # what of a call is in the recording before this one
         early = rows.calls["enter_ns"] < self._part_began_ns
-        rows.calls["lost"][early] = np.maximum(rows.calls["lost"][early], 1)
+        rows.calls["lost"][early] += 1
         met = np.concatenate(
             [rows.calls["tgid"], rows.calls["target_tgid"], rows.migrations["tgid"]]
         )
@@ -326,6 +326,8 @@ class _Session:
 
     def _begin_part(self, writer: RecordingWriter) -> None:
         self._part_began_ns = int(writer.meta["started"]["monotonic_ns"])
+        # who reads this one and that before knows by it what is whole all the same
+        writer.meta["boundary_ns"] = self._part_began_ns
         self._processes.forget()
 
     def _last_meta(self) -> dict[str, Any]:

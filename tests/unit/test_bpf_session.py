@@ -83,6 +83,9 @@ class Nowhere:
 
     bytes = 0
 
+    def __init__(self) -> None:
+        self.meta: dict[str, Any] = {}
+
     def append(self, _table: str, _rows: object) -> None:
         return None
 

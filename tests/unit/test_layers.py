@@ -75,6 +75,7 @@ LAYERS = (
         "foreign",
         "heap",
         "interrupts",
+        "joined",
         "kernel",
         "lab",
         "mappers",
