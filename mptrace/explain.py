@@ -44,6 +44,7 @@ from mptrace.records import (
     WITNESSES,
 )
 from mptrace.statuses import MISLEADING, RETURN_CODES, STORIES, errno_name, page_status, status_text
+from mptrace.units import and_more
 
 #: Blocks of equal pages that are told apart; entries named in one; causes named of a group.
 MOST_BLOCKS = 20
@@ -453,8 +454,8 @@ class Explainer:
             return "which of its pages stayed was not recorded"
         some = self._rows[stayed[:MOST_NAMED]]
         named = ", ".join(f"entry {row['entry']} ({cause_name(int(row['cause']))})" for row in some)
-        more = stayed.size - some.size
-        return f"{named}{f' and {more:,} more' if more else ''} stayed"
+        more = and_more(stayed.size - some.size, "", "mptrace dump --failed", inline=True)
+        return f"{named}{' ' if more else ''}{more} stayed"
 
     def _failed_group(self, call: int) -> tuple[int | None, Ints]:
         """What migrate_pages() of a call's failed group returned, and its entries that stayed."""

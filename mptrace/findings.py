@@ -38,7 +38,7 @@ from mptrace.records import (
     STAGE_VMA,
 )
 from mptrace.statuses import errno_name
-from mptrace.units import format_count, format_ns, many, times
+from mptrace.units import and_more, format_count, format_ns, many, times
 
 #: Processes that a line of "mapped by" names; JSON has all.
 MOST_MAPPERS = 6
@@ -403,7 +403,8 @@ class Findings:
             for each in found[:MOST_MAPPERS]
         )
         more = len(found) - MOST_MAPPERS
-        named += f" and {more} more" if more > 0 else ""
+        if more > 0:
+            named += f" {and_more(more, '', 'mptrace dump --table mappers', inline=True)}"
         words = (
             f"mapped by: found {len(found)} of {many(most, 'mapping')}, "
             f"{format_ns(later)} later: {named}"

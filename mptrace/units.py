@@ -92,6 +92,25 @@ def times(count: int) -> str:
     return "once" if count == 1 else f"{format_count(count)} times"
 
 
+def and_more(
+    count: int, what: str, where: str = "", *, plural: str = "", of: str = "", inline: bool = False
+) -> str:
+    """How a list that was cut ends: ``and 3 more causes of 120 pages: --json``; "" for none.
+
+    :param where: the option or command that shows the rest.
+    :param of: what the rest sums up to.
+    :param inline: the text goes on behind it: where the rest is stands in brackets.
+    """
+    if count <= 0:
+        return ""
+    noun = what if count == 1 else plural or f"{what}s"
+    text = f"and {format_count(count)} more" + (f" {noun}" if what else "")
+    text += f" of {of}" if of else ""
+    if not where:
+        return text
+    return f"{text} ({where})" if inline else f"{text}: {where}"
+
+
 def _scaled(value: float, unit: str) -> str:
     """Three significant digits also after rounding; a whole number as it is."""
     if float(value).is_integer() or abs(value) >= 99.95:

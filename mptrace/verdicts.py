@@ -18,7 +18,7 @@ from mptrace.correlate import ENTRY_REASONS
 from mptrace.diagnose import cause_name
 from mptrace.evidence import Table
 from mptrace.records import OUTCOMES, WITNESSES
-from mptrace.units import many
+from mptrace.units import and_more, many
 
 AS_DOCUMENTED, DIFFERENT, SURPRISE, SKIPPED, ERROR = VERDICTS = (
     "as_documented",
@@ -237,9 +237,8 @@ def _some(differences: Iterable[tuple[int, str]]) -> list[str]:
         f"entry {first}: {text}" if first == end else f"entries {first}-{end}: {text}"
         for first, end, text in runs[:_MOST]
     ]
-    if more := len(runs) - _MOST:
-        lines += [f"and {more} more"] if more > 0 else []
-    return lines
+    more = and_more(len(runs) - _MOST, "", "the rows of --json")
+    return [*lines, more] if more else lines
 
 
 def _errno_name(number: int) -> str:

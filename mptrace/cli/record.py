@@ -24,7 +24,10 @@ from mptrace.cli.types import (
 )
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
 from mptrace.plan import Request
-from mptrace.units import many
+from mptrace.units import and_more, many
+
+#: Recordings of one session that are named at its end, the last ones.
+_MOST_NAMED = 3
 
 
 def _progress(message: str) -> None:
@@ -185,7 +188,9 @@ def command(
     lost = {cause: count for cause, count in result.lost.items() if count}
     for cause, count in lost.items():
         _progress(f"lost: {cause} {count}")
-    _progress("recording: " + ", ".join(map(str, result.recordings[-3:])))
+    last = ", ".join(map(str, result.recordings[-_MOST_NAMED:]))
+    more = and_more(len(result.recordings) - _MOST_NAMED, "", f"{output}.*", inline=True)
+    _progress(f"recording: {last} {more}".rstrip())
     if result.exit_status is not None:
         raise SystemExit(result.exit_status)
     if result.interrupted:

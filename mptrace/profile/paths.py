@@ -19,7 +19,7 @@ from mptrace.explain import cause_of
 from mptrace.initiators import Processes, text
 from mptrace.own import Own
 from mptrace.paths import PATHS, mode_name, of_migrations, reason_name
-from mptrace.records import MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
+from mptrace.records import FOLIO_CHOSEN, MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
 from mptrace.refusals import Fates, failed_migrations
 from mptrace.sums import (
     Ints,
@@ -32,7 +32,8 @@ from mptrace.sums import (
 )
 from mptrace.syscalls import syscall_name
 
-#: Processes named as owners of one row's pages; the rest is summed.
+#: Processes named as owners of one row's pages, beside those that were asked for; the rest
+#: is summed.
 MAX_OWNERS = 50
 
 
@@ -59,7 +60,7 @@ def paths_of(
     of_group, folios_of = members(group, first.size), members(of_folio, first.size)
     codes = of_migrations(migrations[kept[first]], meta)
     failed = failed_migrations(migrations, found)
-    rows = []
+    rows, asked = [], _asked_for(folios, meta)
     for number, code in enumerate(codes.tolist()):
         mine = migrations[of_group[number]]
         part = found.select(folios_of[number])
@@ -71,7 +72,7 @@ def paths_of(
                 "initiator": _initiator(mine, processes),
                 "failed_migrations": int(failed[of_group[number]].sum()),
                 **_of_migrations(mine, meta),
-                **_of_folios(mine, folios, part, processes, own),
+                **_of_folios(mine, folios, part, processes, own, asked),
             }
         )
     return sorted(rows, key=lambda row: -int(row["time_ns"]))
@@ -135,7 +136,14 @@ def _of_migrations(mine: Table, meta: Mapping[str, Any]) -> Numbers:
     }
 
 
-def _of_folios(mine: Table, folios: Table, every: Fates, processes: Processes, own: Own) -> Numbers:
+def _of_folios(
+    mine: Table,
+    folios: Table,
+    every: Fates,
+    processes: Processes,
+    own: Own,
+    asked: frozenset[int],
+) -> Numbers:
     is_own = own.folios[every.row]
     part = every.select(~is_own)
 
@@ -162,7 +170,7 @@ def _of_folios(mine: Table, folios: Table, every: Fates, processes: Processes, o
         "own_pages": int(every.pages[is_own].sum()),
         "difference": _difference(mine, every),
         "matrix": _matrix(column("src_nid")[moved], column("dst_nid")[moved], part.pages[moved]),
-        "owners": _owners(column("owner_tgid"), part, processes),
+        "owners": _owners(folios, part, processes, asked),
         "blackout": {
             "unit": "folio",
             "folios": int(whole.sum()),
@@ -199,20 +207,34 @@ def _matrix(
     ]
 
 
-def _owners(owners: npt.NDArray[np.uint32], part: Fates, processes: Processes) -> list[Numbers]:
+def _asked_for(folios: Table, meta: Mapping[str, Any]) -> frozenset[int]:
+    """Processes that a session was about by their numbers, and what they forked."""
+    scope = meta.get("scope")
+    if not isinstance(scope, Mapping) or scope.get("kind") not in ("pids", "command"):
+        return frozenset()
+    chosen = folios["owner_tgid"][(folios["flags"] & FOLIO_CHOSEN) != 0]
+    pids = scope.get("pids")
+    named = [pid for pid in pids if isinstance(pid, int)] if isinstance(pids, list) else []
+    return frozenset([*named, *np.unique(chosen).tolist()]) - {0}
+
+
+def _owners(
+    folios: Table, part: Fates, processes: Processes, asked: frozenset[int]
+) -> list[Numbers]:
     """Processes whose pages they were; tgid 0: mapped by none, or by one that was not seen."""
-    tgids, place = ranks(owners.astype(np.int64))
+    tgids, place = ranks(folios["owner_tgid"][part.row].astype(np.int64))
     columns = [
         np.bincount(place, weights=part.pages * (part.outcome == code), minlength=tgids.size)
         for code in (MOVED, FAILED, UNKNOWN)
     ]
-    folios = np.bincount(place, minlength=tgids.size)
+    counts = np.bincount(place, minlength=tgids.size)
     found: list[Numbers] = [
         {
             "tgid": int(tgid),
             "comm": processes.comm(int(tgid)) if tgid else "",
             "gone": processes.is_gone(int(tgid)),
-            "folios": int(folios[number]),
+            "asked": int(tgid) in asked,
+            "folios": int(counts[number]),
             "moved_pages": int(columns[0][number]),
             "failed_pages": int(columns[1][number]),
             "unknown_pages": int(columns[2][number]),
@@ -220,13 +242,15 @@ def _owners(owners: npt.NDArray[np.uint32], part: Fates, processes: Processes) -
         for number, tgid in enumerate(tgids)
     ]
     found.sort(key=lambda each: -(each["moved_pages"] + each["failed_pages"]))
-    rest = found[MAX_OWNERS:]
+    rest = [each for each in found[MAX_OWNERS:] if not each["asked"]]
     if rest:
         summed = {
             name: sum(each[name] for each in rest)
             for name in ("folios", "moved_pages", "failed_pages", "unknown_pages")
         }
-        found[MAX_OWNERS:] = [{"tgid": None, "comm": f"{len(rest)} more", **summed}]
+        kept = [each for each in found[MAX_OWNERS:] if each["asked"]]
+        more = {"tgid": None, "comm": f"{len(rest)} more", "asked": False, "processes": len(rest)}
+        found[MAX_OWNERS:] = [*kept, {**more, **summed}]
     return found
 
 

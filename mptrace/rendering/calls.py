@@ -16,7 +16,7 @@ from mptrace.rendering.text import (
     wrapped,
 )
 from mptrace.statuses import RETURN_CODES, page_status, status_text
-from mptrace.units import format_count, format_ns
+from mptrace.units import and_more, format_count, format_ns
 
 _OUTCOME_NAMES = {
     "moved": "moved",
@@ -114,7 +114,7 @@ def agreement(profile: Numbers) -> list[str]:
         lines += item("", text)
     more = agreement["disagree"] - len(profile["disagreements"])
     if more > 0:
-        lines += item("", f"and {format_count(more)} more: mptrace dump --format jsonl")
+        lines += item("", and_more(more, "", "mptrace dump --format jsonl"))
     return lines
 
 

@@ -126,6 +126,8 @@ def _tail(numbers: Numbers) -> str:
             disable_numparse=True,
         )
         lines += [(_MARK + line).rstrip() for line in text.splitlines()]
+    if any(_is_cut(text) for result in numbers["scenarios"] for text in _columns(result)):
+        lines += _note("'...': more of it stands above, at its scenario")
     counts = [
         f"{numbers['counts'][kind]} {_KINDS[kind]}"
         for kind in VERDICTS
@@ -248,6 +250,10 @@ def _wrapped(first: str, text: str) -> list[str]:
     return textwrap.wrap(
         text, wide(), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     ) or [first.rstrip()]
+
+
+def _is_cut(text: str) -> bool:
+    return len(" ".join(text.split())) > _MOST
 
 
 def _cell(text: str, width: int) -> str:

@@ -8,7 +8,7 @@ from mptrace.explain_folios import FolioBlock, FolioExplanation
 from mptrace.rendering.history import later_move
 from mptrace.rendering.text import WIDTH, columns, item, many, wrapped
 from mptrace.statuses import status_text
-from mptrace.units import format_count
+from mptrace.units import and_more, format_count
 
 _OUTCOMES = {
     "failed": "stayed",
@@ -50,7 +50,8 @@ def shortened(
     """The blocks that are shown as lines each, and what is said of the ``rest``."""
     if rest:
         count = many(sum(block.count for block in rest), unit, units)
-        parts = [*parts, wrapped("", f"and {many(len(rest), 'more kind')} of {count}: --all")]
+        text = and_more(len(rest), "kind", "--all", of=count)
+        parts = [*parts, wrapped("", text)]
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
@@ -82,8 +83,8 @@ def _block(block: Block) -> list[str]:
     lines = wrapped("", _title(block), hang="    ")
     if block.others:
         named = ", ".join(f"{address:#x} ({call}:{entry})" for call, entry, address in block.others)
-        more = block.count - 1 - len(block.others)
-        named += f" and {format_count(more)} more" if more else ""
+        more = and_more(block.count - 1 - len(block.others), "", "--all", inline=True)
+        named += f" {more}" if more else ""
         lines += _item("also", named)
     if one.cause.name:
         lines += _item("cause", f"{one.cause.name}: {one.cause.meaning}")

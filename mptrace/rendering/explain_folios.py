@@ -7,7 +7,7 @@ from mptrace.explain import MOST_BLOCKS
 from mptrace.explain_folios import FolioBlock, FolioExplanation
 from mptrace.rendering.explain import evidence, shortened
 from mptrace.rendering.text import WIDTH, columns, item, many, wrapped
-from mptrace.units import format_count, format_ns
+from mptrace.units import and_more, format_ns
 
 _OUTCOMES = {"failed": "stayed", "moved": "moved", "unknown": "is unknown"}
 _OF_MANY = {"failed": "stayed", "moved": "moved", "unknown": "are unknown"}
@@ -54,8 +54,8 @@ def _block(block: FolioBlock) -> list[str]:
             f"{address:#x} (folio {row})" if address else f"folio {row}"
             for row, address in block.others
         )
-        more = block.count - 1 - len(block.others)
-        named += f" and {format_count(more)} more" if more else ""
+        more = and_more(block.count - 1 - len(block.others), "", "--all", inline=True)
+        named += f" {more}" if more else ""
         lines += _item("also", named)
     lines += _item("by", _initiator(one))
     if one.path is not None:

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who migrated by which path, and who called move_pages(2), as text.  Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mptrace.rendering.text import (
     Numbers,
+    asked_for,
     clip,
     clip_process,
+    cut,
     item,
     many,
+    named,
     ns_text,
     process_name,
     short,
     table,
     wrapped,
 )
-from mptrace.units import format_count, format_ns
+from mptrace.units import and_more, format_count, format_ns
 
 #: Rows of a table, and names in one line, that a report shows; JSON has all.
 MOST_ROWS = 15
@@ -24,9 +27,10 @@ _MOST_NAMED = 4
 
 def paths(profile: Numbers) -> list[str]:
     """One row for each path and initiator, and what is to be said of it."""
-    rows = profile["paths"]
     if not _is_of_others(profile):
         return []
+    asked = asked_for(profile)
+    rows, rest = cut(profile["paths"], MOST_ROWS, _initiator_tgid, asked)
     lines = table(
         [
             [
@@ -37,18 +41,17 @@ def paths(profile: Numbers) -> list[str]:
                 short(row["pages"]["failed"]),
                 format_ns(row["time_ns"]),
             ]
-            for row in rows[:MOST_ROWS]
+            for row in rows
         ],
         ["path", "by", "count", "moved", "stayed", "time"],
         ("left", "left", *["right"] * 4),
         {0: clip, 1: clip_process},
     )
-    for row in rows[:MOST_ROWS]:
-        lines += _wrapped_details(row)
-    rest = rows[MOST_ROWS:]
+    for row in rows:
+        lines += _wrapped_details(row, asked)
     if rest:
-        count = many(sum(row["migrations"] for row in rest), "migration")
-        lines += wrapped("  ", f"and {many(len(rest), 'more row')} of {count}: --json")
+        of = many(sum(row["migrations"] for row in rest), "migration")
+        lines += wrapped("  ", and_more(len(rest), "row", "--json", of=of))
     strays = profile["folios_without_migration"]
     if strays["folios"]:
         lines += wrapped(
@@ -56,7 +59,7 @@ def paths(profile: Numbers) -> list[str]:
             f"{many(strays['folios'], 'folio')} ({many(strays['pages'], 'page')}) of migrations "
             "whose records are missing: in no row",
         )
-    if any(row["failures"] for row in rows):
+    if any(row["failures"] for row in profile["paths"]):
         lines += wrapped("  ", "each page that stayed, with its evidence: mptrace explain")
     return lines
 
@@ -66,14 +69,23 @@ def _is_of_others(profile: Numbers) -> bool:
     return bool(profile["paths"]) and (strange or profile["scope"] is not None)
 
 
+def _initiator_tgid(row: Numbers) -> int:
+    return int(row["initiator"]["tgid"])
+
+
+def _tgid(row: Numbers) -> int | None:
+    tgid: int | None = row["tgid"]
+    return tgid
+
+
 def _by(row: Numbers) -> str:
     who = row["initiator"]
     return process_name(who["comm"] or who["process"], who["tgid"])
 
 
-def _wrapped_details(row: Numbers) -> list[str]:
+def _wrapped_details(row: Numbers, asked: frozenset[int]) -> list[str]:
     head = f"{row['label']} by {_by(row)}: "
-    lines = wrapped("  ", head + "; ".join(_details(row)), hang="    ")
+    lines = wrapped("  ", head + "; ".join(_details(row, asked)), hang="    ")
     difference = row["difference"]
     if difference is not None and any(difference.values()):
         counted = row["kernel_counted"]
@@ -92,12 +104,12 @@ def _wrapped_details(row: Numbers) -> list[str]:
         )
     more = row["failures"][_MOST_NAMED:]
     if more:
-        pages = many(sum(failure["pages"] for failure in more), "page")
-        lines += wrapped("    ", f"and {many(len(more), 'more cause')} of {pages}")
+        of = many(sum(failure["pages"] for failure in more), "page")
+        lines += wrapped("    ", and_more(len(more), "cause", "--json", of=of))
     return lines
 
 
-def _details(row: Numbers) -> Iterator[str]:
+def _details(row: Numbers, asked: frozenset[int]) -> Iterator[str]:
     who = row["initiator"]
     if who["kernel_thread"]:
         yield "a kernel thread"
@@ -113,24 +125,43 @@ def _details(row: Numbers) -> Iterator[str]:
         "none",
         "unknown",
     }:
-        yield "in " + ", ".join(calls[:_MOST_NAMED])
+        yield "in " + named(calls, _MOST_NAMED, "system call")
     if row["failed_migrations"]:
         yield f"{format_count(row['failed_migrations'])} of {row['migrations']:,} failed"
     if row["matrix"]:
-        yield "nodes " + ", ".join(
+        cells = [
             f"{cell['from']}->{cell['to']} {format_count(cell['pages'])}"
-            for cell in sorted(row["matrix"], key=lambda cell: -int(cell["pages"]))[:_MOST_NAMED]
-        )
+            for cell in sorted(row["matrix"], key=lambda cell: -int(cell["pages"]))
+        ]
+        yield "nodes " + named(cells, _MOST_NAMED, "pair")
     if any(owner["tgid"] for owner in row["owners"]):
-        yield "pages of " + ", ".join(_owner(owner) for owner in row["owners"][:_MOST_NAMED])
+        yield "pages of " + _owners(row["owners"], asked)
     blackout = row["blackout"]
     if blackout["folios"]:
         quantiles = (f"{name} {ns_text(blackout[name])}" for name in ("p50", "p99", "max"))
         yield f"blackout {', '.join(quantiles)}"
 
 
+def _owners(owners: Sequence[Numbers], asked: frozenset[int]) -> str:
+    """Those of most pages and those asked for, and how many others there are."""
+    shown, rest = cut(owners, _MOST_NAMED, _tgid, asked)
+    text = ", ".join(map(_owner, shown))
+    if not rest:
+        return text
+    # beyond so many JSON has their sum alone
+    summed = any(owner["tgid"] is None for owner in rest)
+    where = "mptrace dump --table folios --format csv" if summed else "--json"
+    of = many(sum(map(_pages, rest)), "page")
+    count = sum(owner.get("processes", 1) for owner in rest)
+    return f"{text} {and_more(count, 'owner', where, of=of, inline=True)}"
+
+
+def _pages(owner: Numbers) -> int:
+    return int(owner["moved_pages"] + owner["failed_pages"] + owner["unknown_pages"])
+
+
 def _owner(owner: Numbers) -> str:
-    pages = format_count(owner["moved_pages"] + owner["failed_pages"] + owner["unknown_pages"])
+    pages = format_count(_pages(owner))
     if owner["tgid"] == 0:
         return f"no process seen {pages}"
     name = process_name(owner["comm"], owner["tgid"], gone=owner.get("gone", False))
@@ -142,6 +173,7 @@ def callers(profile: Numbers) -> list[str]:
     rows = profile["callers"]
     if not rows or (profile["scope"] is None and len(rows) < 2):
         return []
+    rows, rest = cut(rows, MOST_ROWS, _tgid, asked_for(profile))
     lines = table(
         [
             [
@@ -153,35 +185,37 @@ def callers(profile: Numbers) -> list[str]:
                 short(sum(row["errors"].values())),
                 short(row["told"]["untouched"]),
             ]
-            for row in rows[:MOST_ROWS]
+            for row in rows
         ],
         ["caller", "calls", "entries", "ret 0", "ret > 0", "error", "untouched"],
         ("left", *["right"] * 6),
         {0: clip_process},
     )
-    for row in rows[:MOST_ROWS]:
+    for row in rows:
         others = [each for each in row["targets"] if each["tgid"] not in (0, row["tgid"])]
         if others:
-            named = ", ".join(
+            targets = [
                 f"{process_name(each['comm'], each['tgid'], gone=each['gone'])} "
                 f"{format_count(each['calls'])}"
-                for each in others[:_MOST_NAMED]
-            )
+                for each in others
+            ]
             name = process_name(row["comm"] or row["process"], row["tgid"])
-            lines += wrapped("  ", f"{name} moved pages of {named} (calls)", hang="    ")
-    if len(rows) > MOST_ROWS:
-        lines += wrapped("  ", f"and {many(len(rows) - MOST_ROWS, 'more caller')}: --json")
+            text = f"{name} moved pages of {named(targets, _MOST_NAMED, 'target')} (calls)"
+            lines += wrapped("  ", text, hang="    ")
+    if rest:
+        lines += wrapped("  ", and_more(len(rest), "caller", "--json"))
     return lines
 
 
 def misled(profile: Numbers) -> list[str]:
     """Callers that may take an untouched status for a node."""
     lines: list[str] = []
-    for row in profile["misled"][:MOST_ROWS]:
+    rows, rest = cut(profile["misled"], MOST_ROWS, _tgid, asked_for(profile))
+    for row in rows:
         for text in _misled(row):
             lines += item("" if lines else "misled?", text)
-    if len(profile["misled"]) > MOST_ROWS:
-        lines += item("", f"and {many(len(profile['misled']) - MOST_ROWS, 'more caller')}: --json")
+    if rest:
+        lines += item("", and_more(len(rest), "caller", "--json"))
     if lines:
         advice = "fill the array with an impossible value before, and query (nodes = NULL) after"
         lines += item("", f"-> {advice}")

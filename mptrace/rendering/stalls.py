@@ -4,8 +4,10 @@
 from mptrace.budget import MIN_BATCHES, MIN_SAMPLES
 from mptrace.rendering.text import (
     Numbers,
+    asked_for,
     clip,
     clip_process,
+    cut,
     item,
     many,
     ns_text,
@@ -14,7 +16,7 @@ from mptrace.rendering.text import (
     table,
     wrapped,
 )
-from mptrace.units import format_count, format_ns
+from mptrace.units import and_more, format_count, format_ns
 
 MOST_ROWS = 10
 _ALIGN = ("left", *["right"] * 6)
@@ -43,10 +45,10 @@ def stalls(profile: Numbers) -> list[str]:
         f"migration, {format_ns(found['total_ns'])} {summed}{still}; who migrated: "
         + ", ".join(joined),
     )
-    rows = [
-        [process_name(row["comm"], row["tgid"]), *_times(row), _dark(row)]
-        for row in found["by_victim"][:MOST_ROWS]
-    ]
+    victims, others = cut(
+        found["by_victim"], MOST_ROWS, lambda row: row["tgid"], asked_for(profile)
+    )
+    rows = [[process_name(row["comm"], row["tgid"]), *_times(row), _dark(row)] for row in victims]
     head = ["waited", "waits", "total", "p50", "p99", "max", "dark"]
     lines += table(rows, head, _ALIGN, {0: clip_process})
     rows = [
@@ -55,15 +57,22 @@ def stalls(profile: Numbers) -> list[str]:
     ]
     head = ["migrated by path", "by", "waits", "total", "p99", "max"]
     lines += table(rows, head, ("left", "left", *["right"] * 4), {0: clip, 1: clip_process})
-    for name, what in (("by_victim", "waited"), ("by_initiator", "migrated")):
-        more = len(found[name]) - MOST_ROWS
-        if more > 0:
-            lines += wrapped(
-                "  ", f"and {many(more, 'more process', 'more processes')} that {what}: --json"
-            )
+    waited = "processes that waited"
+    for more in (
+        and_more(len(others), "process that waited", "--json", plural=waited),
+        and_more(len(found["by_initiator"]) - MOST_ROWS, "initiator", "--json"),
+    ):
+        lines += wrapped("  ", more) if more else []
     lines += wrapped("  ", "dark: p99 of the blackout of the folios that it maps")
     for each in found["longest"]:
         lines += wrapped("  ", _sentence(each), hang="    ")
+    # of one that was not seen to end nobody knows how long it was
+    more = and_more(
+        found["count"] - found["open"] - len(found["longest"]),
+        "wait",
+        "mptrace dump --table waits",
+    )
+    lines += wrapped("  ", more) if more else []
     return lines
 
 

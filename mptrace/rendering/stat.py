@@ -17,7 +17,7 @@ from mptrace.counting.counts import (
     total,
 )
 from mptrace.rendering.text import WIDTH, clip
-from mptrace.units import many
+from mptrace.units import and_more, many
 
 VIEWS = ("reason", "process")
 #: Lines after which the heading is printed again: one screen's.
@@ -248,10 +248,16 @@ def top_lines(
         _line(group, "process", interval.seconds, max(width, WIDTH), stamp="") for group in shown
     ]
     if len(shown) < len(groups):
-        lines.append(f"{'':7} and {_processes(len(groups) - len(shown))} more")
+        more = and_more(
+            len(groups) - len(shown), "process", "mptrace stat --by process", plural="processes"
+        )
+        lines.append(f"{'':7} {more}")
     if not everything.migrations and not everything.waits:
         lines.append(f"{'':7} no migrations")
-    return [line[:width] for line in lines[:height]]
+    if len(lines) > height:
+        hidden = and_more(len(lines) - height + 1, "line", "a taller terminal")
+        lines[height - 1 :] = [hidden]
+    return [line[:width] for line in lines]
 
 
 def next_sort(sort: str) -> str:

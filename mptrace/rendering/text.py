@@ -10,18 +10,21 @@ from typing import Any
 from tabulate import simple_separated_format, tabulate
 
 from mptrace.statuses import status_text
-from mptrace.units import format_count, format_ns, many
+from mptrace.units import and_more, format_count, format_ns, many
 
 __all__ = [
     "LABEL",
     "WIDTH",
     "Numbers",
+    "asked_for",
     "big",
     "clip",
     "clip_process",
     "columns",
+    "cut",
     "item",
     "many",
+    "named",
     "ns_text",
     "place",
     "process_name",
@@ -182,3 +185,24 @@ def clip_process(name: str, width: int) -> str:
     if not slash or len(name) <= width:
         return clip(name, width)
     return clip(comm, max(width - len(number) - 1, 1)) + slash + number
+
+
+def cut(
+    rows: Sequence[Numbers], most: int, tgid: Callable[[Numbers], Any], asked: frozenset[int]
+) -> tuple[list[Numbers], list[Numbers]]:
+    """The first rows and, of the others, those of processes that were asked for; and the rest."""
+    kept = [row for row in rows[most:] if tgid(row) in asked]
+    return [*rows[:most], *kept], [row for row in rows[most:] if tgid(row) not in asked]
+
+
+def asked_for(profile: Numbers) -> frozenset[int]:
+    """Processes that a session was about by their numbers, and what they forked."""
+    pids = (profile["scope"] or {}).get("pids") or ()
+    owners = [owner for row in profile["paths"] for owner in row["owners"] if owner["asked"]]
+    return frozenset([*pids, *(owner["tgid"] for owner in owners)])
+
+
+def named(texts: Sequence[str], most: int, what: str = "", where: str = "--json") -> str:
+    """Names in one line, and how many there are beyond the first ones."""
+    more = and_more(len(texts) - most, what, where, inline=True)
+    return ", ".join(texts[:most]) + (f" {more}" if more else "")

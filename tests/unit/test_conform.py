@@ -160,7 +160,7 @@ def test_many_differences_are_counted() -> None:
         traced=True,
     )
     assert len(wild.differences) == 13
-    assert wild.differences[-1] == "and 2036 more"
+    assert wild.differences[-1] == "and 2,036 more: the rows of --json"
 
 
 def test_rows_become_words() -> None:
@@ -275,6 +275,17 @@ def text_of(numbers: dict[str, Any]) -> str:
         report_conform.scenario(place, each) for place, each in enumerate(numbers["scenarios"], 1)
     ]
     return "\n".join([*parts, report_conform.tail(numbers)]) + "\n"
+
+
+def test_a_text_that_is_cut_in_the_last_table_is_whole_above() -> None:
+    """The table says so where there is one, and only there."""
+    numbers = story()
+    assert "more of it stands above" not in report_conform.tail(numbers)
+    numbers["scenarios"][1]["why"] = "since 4.17 " + "words " * 99 + "the end"
+    table = report_conform.tail(numbers)
+    assert "the end" not in table
+    assert "# '...': more of it stands above, at its scenario\n" in table
+    assert "the end" in report_conform.scenario(2, numbers["scenarios"][1])
 
 
 def test_golden_text() -> None:

@@ -407,6 +407,14 @@ def test_who_maps_a_shared_page() -> None:
     assert "mappers" not in findings(row)
 
 
+def test_of_many_who_map_it_six_are_named() -> None:
+    """How many more were found, and which command has them."""
+    mappers = np.array([(1, 64, 0x1000, 200, 0, 1234 + n, b"a") for n in range(9)], MAPPER)
+    row = {"call_id": 1, "src": 64, "stage": STAGE_SHARED, "mapcount": 9, "last_ns": 100}
+    words = findings(row, {"mappers": mappers})["mappers"].words
+    assert words.endswith("1239 (a) at 0x1000 and 3 more (mptrace dump --table mappers)")
+
+
 def test_what_a_page_waited_for_is_said_of_moved_ones_too() -> None:
     """The delay, not the refusals that it came over."""
     kernel = Kernel("6.1", 2)
@@ -574,7 +582,7 @@ def test_equal_pages_are_one_block() -> None:
     assert block.ranges == {"references": [2, 4]}
     text = render([block])
     assert "23 entries stayed" in text
-    assert "and 18 more" in text
+    assert "and 18 more (--all)" in " ".join(text.split())
     assert "references differ among them: 2 to 4" in text
 
 

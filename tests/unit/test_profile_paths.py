@@ -218,6 +218,8 @@ def test_all_owners_are_summed() -> None:
     assert row["owners"][-1] == {
         "tgid": None,
         "comm": "11 more",
+        "asked": False,
+        "processes": 11,
         "folios": 11,
         "moved_pages": 11,
         "failed_pages": 0,

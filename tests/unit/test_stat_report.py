@@ -120,6 +120,11 @@ def test_top_sorts_and_fits() -> None:
         lines = top_lines(interval(busy(), lost=LOST), REASONS, "time", (height, width), "01:02:03")
         assert len(lines) <= height
         assert max(map(len, lines)) <= width
+    lines = top_lines(interval(busy(), lost=LOST), REASONS, "time", (10, 80), "01:02:03")
+    whole = top_lines(interval(busy(), lost=LOST), REASONS, "time", (12, 80), "01:02:03")
+    assert lines[:9] == whole[:9]
+    assert lines[9] == "and 3 more lines: a taller terminal"
+    assert "more lines" not in whole[-1]
 
 
 def test_top_says_how_many_it_does_not_show() -> None:
@@ -133,7 +138,7 @@ def test_top_says_how_many_it_does_not_show() -> None:
     lines = top_lines(interval(rows), REASONS, "pages", (24, 80), "01:02:03")
     assert len(lines) == 24
     shown = sum("syscall" in line for line in lines[lines.index("") :])
-    assert lines[-1].strip() == f"and {47 - shown} processes more"
+    assert lines[-1].strip() == f"and {47 - shown} more processes: mptrace stat --by process"
 
 
 def test_s_goes_through_all_sorts() -> None:
