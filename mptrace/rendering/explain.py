@@ -74,8 +74,8 @@ def nothing(entries: int, unknown: int) -> str:
 def left_out(count: int) -> str:
     """What is said of pages of mptrace itself that stayed."""
     stayed = many(count, "page or folio of mptrace itself", "pages or folios of mptrace itself")
-    text = f"{stayed} stayed, too, and {'is' if count == 1 else 'are'} not shown: mptrace dump "
-    return "\n".join(wrapped("", text + "--failed, column own"))
+    text = f"{stayed} stayed, too, and {'is' if count == 1 else 'are'} not shown: column own of "
+    return "\n".join(wrapped("", text + "mptrace dump --failed --format csv"))
 
 
 def _block(block: Block) -> list[str]:

@@ -150,7 +150,8 @@ def _own(own: Numbers | None) -> str:
     if not some:
         return ""
     said = some[0] if len(some) == 1 else f"{', '.join(some[:-1])} and {some[-1]}"
-    return f"{said} of mptrace itself are left out of all sums: mptrace dump, column own"
+    where = "column own of mptrace dump --format csv"
+    return f"{said} of mptrace itself are left out of all sums: {where}"
 
 
 def _cost(cost: Numbers) -> str:

@@ -92,7 +92,7 @@ def test_what_was_left_out_is_said_in_one_line() -> None:
     text = render(numbers)
     assert (
         "own        2 migrations, 11 pages and 1 wait of mptrace itself are left out of\n"
-        "           all sums: mptrace dump, column own\n"
+        "           all sums: column own of mptrace dump --format csv\n"
     ) in text
     assert "the kernel counted" not in text
     assert "mptrace/6001" not in text.partition("stalls")[0]
