@@ -161,6 +161,16 @@ class Rows:
                 *(_plain(name, self._columns[name], part) for name in columns), strict=True
             )
 
+    def width(self, column: str) -> int:
+        """Letters of the longest value of a column, 1 at the least."""
+        values = self._columns[column][0]
+        if not values.size:
+            return 1
+        if values.dtype.kind in "iu":
+            ends = (int(values.min()), int(values.max()))
+            return max(len(hex(end) if column in _ADDRESSES else str(end)) for end in ends)
+        return max(len(str(value)) for value in set(values.tolist()))
+
     def _entries(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = self._found.rows
         if failed:

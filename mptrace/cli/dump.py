@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mptrace.cli import terminal
 from mptrace.cli.types import DEFAULT_RECORDING, RECORDING, opened
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ TABLES = (
     type=click.Choice(("table", "jsonl", "csv")),
     default="table",
     show_default=True,
-    help="jsonl and csv have every column, null or empty where there is no value.",
+    help="A table has the most telling columns; jsonl and csv have every column, null or empty "
+    "where there is no value, and a row is a line.",
 )
 @click.argument("recording", type=RECORDING, default=DEFAULT_RECORDING)
 def command(table: str, failed: bool, form: str, recording: Path) -> None:
@@ -101,38 +103,7 @@ def _json_lines(rows: "Rows") -> Iterator[str]:
 
 
 def _text_lines(rows: "Rows") -> Iterator[str]:
-    # Columns as wide as their heads or the widest values that are common: a
-    # stream can't wait for its last row.
-    widths = [max(len(name), _WIDTHS.get(name, 0)) for name in rows.short]
-    yield _line(rows.short, widths)
-    for row in rows.values(rows.short):
-        yield _line(["-" if value in (None, "") else str(value) for value in row], widths)
+    from mptrace.rendering import dump as report_dump
 
-
-_WIDTHS = {
-    "call": 5,
-    "entry": 7,
-    "address": 14,
-    "status": 6,
-    "outcome": 13,
-    "entry_reason": 12,
-    "witnesses": 9,
-    "tid": 7,
-    "nr_pages": 8,
-    "folio": 7,
-    "migration": 9,
-    "obstacle": 8,
-    "stage": 8,
-    "rc": 4,
-    "comm": 15,
-    "path": 20,
-    "mode_name": 10,
-    "tgid": 7,
-    "wait": 6,
-    "wait_ns": 10,
-}
-
-
-def _line(values: "tuple[str, ...] | list[str]", widths: list[int]) -> str:
-    cells = [f"{value:<{width}}" for value, width in zip(values, widths, strict=True)]
-    return " ".join(cells).rstrip()
+    widths = [rows.width(name) for name in rows.short]
+    return report_dump.lines(rows.short, widths, rows.values(rows.short), width=terminal.width())

@@ -14,7 +14,9 @@ import pytest
 import recorded
 from click.testing import CliRunner, Result
 from others import HELD, META, MOVER, VICTIM, Others, story
+from others import META as OTHERS
 from simulated_kernel import PAGE, Kernel
+from test_report_others import busy
 
 from mptrace.cli import main
 from mptrace.cli.dump import TABLES
@@ -22,6 +24,7 @@ from mptrace.correlate import correlate
 from mptrace.profile import profile
 from mptrace.recording import RecordingWriter
 from mptrace.records import MAPPER, NO_LOOKUP, NOT_COUNTED, OUTCOMES
+from mptrace.rows import Rows
 
 PROMISED = [
     "call",
@@ -37,9 +40,11 @@ PROMISED = [
 ]
 
 
-def invoke(*arguments: object) -> Result:
-    """Run the command line in this process."""
-    return CliRunner().invoke(main, ["dump", *(str(argument) for argument in arguments)])
+def invoke(*arguments: object, width: int = 80) -> Result:
+    """Run the command line in this process, in a terminal of so many columns."""
+    return CliRunner(env={"COLUMNS": str(width)}).invoke(
+        main, ["dump", *(str(argument) for argument in arguments)]
+    )
 
 
 def dumped(*arguments: object) -> list[dict[str, Any]]:
@@ -296,10 +301,58 @@ def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
 
 def test_the_table_has_a_head_and_a_line_for_each_row(tmp_path: Path) -> None:
     """Columns stand below their names; nothing is left empty."""
-    lines = invoke(recorded.write(tmp_path / "r")).stdout.splitlines()
+    lines = invoke(recorded.write(tmp_path / "r"), width=120).stdout.splitlines()
     assert lines[0].split() == PROMISED
     assert len(lines) == 1 + 28
     assert all(len(line.split()) == len(PROMISED) for line in lines)
+
+
+def test_a_table_fits_80_columns_and_cuts_nothing(tmp_path: Path) -> None:
+    """Columns without room stand below, where they have a value: here causes of six entries."""
+    path = recorded.write(tmp_path / "r")
+    wide, narrow = (invoke(path, width=width).stdout.splitlines() for width in (120, 80))
+    assert max(map(len, narrow)) <= 80
+    heads = "call entry address target status outcome reason final witnesses cause"
+    assert " ".join(narrow[:2]).split() == heads.split()
+    assert [line for line in narrow if line.startswith(" ")][1:] == [
+        "    " + line.split()[-1] for line in wide[1:] if line.split()[-1] != "-"
+    ]
+    assert len(narrow) == 2 + 28 + 6
+    first = next(line for line in wide if "aborted_by_earlier_group" in line).split()
+    at = narrow.index("    aborted_by_earlier_group")
+    assert narrow[at - 1].split() == first[:-1]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_fits_80_columns(table: str, tmp_path: Path) -> None:
+    """However long names are, and however large numbers; and each value is there whole."""
+    tables = busy()
+    cgroup = "/kubepods.slice/burstable/" + "pod0123456789abcdef-" * 9 + "end.scope"
+    for rows in tables.values():
+        for name in rows.dtype.names or ():
+            if name in ("tid", "tgid", "pid", "holder_tid"):
+                rows[name][rows[name] != 0] += 4_000_000
+            elif name == "comm":
+                rows[name] = b"a_comm_of_15_by"
+            elif name in ("succeeded", "n_lookups", "nr_pages", "wait_ns"):
+                rows[name] = np.iinfo(rows[name].dtype).max >> 1
+            elif name in ("address", "src"):
+                rows[name] |= np.uint64(1 << 63)
+            elif name == "cgroup_id":
+                rows[name] = 77
+    with RecordingWriter(tmp_path / "r", meta={**OTHERS, "cgroups": {"77": cgroup}}) as writer:
+        for name, rows in tables.items():
+            writer.append(name, rows)
+        writer.finish()
+    result = invoke(tmp_path / "r", "--table", table)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    words = "".join(lines).replace(" ", "")
+    rows_ = dumped(tmp_path / "r", "--table", table)
+    for row in rows_[:3]:
+        for name in Rows(table, busy(), OTHERS, failed=False).short:
+            assert str(row[name] if row[name] not in (None, "") else "-") in words
 
 
 def test_an_unread_entry_has_nulls(tmp_path: Path) -> None:
