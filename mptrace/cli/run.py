@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from mptrace.cli import terminal
 from mptrace.cli.report import print_report
 from mptrace.cli.types import (
     COUNT,
@@ -24,6 +25,7 @@ from mptrace.cli.types import (
 from mptrace.driver import PAGE_SIZE
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from mptrace.plan import Request
+from mptrace.rendering.text import columns, wrapped
 from mptrace.units import many
 from mptrace.workloads import KINDS, PATTERNS, Workload
 
@@ -196,9 +198,11 @@ def _show_what_would_move(workload: Workload) -> None:
     """What --pid would do, and that it was not done."""
     from mptrace.session import preview
 
-    for mapping in preview(workload).would_move:
-        click.echo(
-            f"{mapping['start']:#x}-{mapping['end']:#x}  {many(mapping['pages'], 'page')}"
-            f" on {mapping['nodes']}  {mapping['name']}"
-        )
+    with columns(terminal.width()):
+        for mapping in preview(workload).would_move:
+            text = (
+                f"{mapping['start']:#x}-{mapping['end']:#x}  {many(mapping['pages'], 'page')}"
+                f" on {mapping['nodes']}  {mapping['name']}"
+            )
+            click.echo("\n".join(wrapped("", text, keep_spaces=True, hang="    ")))
     click.echo("mptrace: nothing was moved\n  add --yes to move these pages", err=True)

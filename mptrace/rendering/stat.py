@@ -16,7 +16,7 @@ from mptrace.counting.counts import (
     ranked,
     total,
 )
-from mptrace.rendering.text import WIDTH, clip
+from mptrace.rendering.text import WIDTH, clip, wrapped
 from mptrace.units import and_more, many
 
 VIEWS = ("reason", "process")
@@ -176,10 +176,10 @@ def _notes(interval: Interval) -> list[str]:
     own = total(interval.own)
     if own.migrations or own.waits:
         notes.append(
-            f"of mptrace itself, not counted: {own.migrations:,} migrations, "
-            f"{own.succeeded:,} pages moved, {own.waits:,} waits"
+            f"of mptrace itself, not counted: {many(own.migrations, 'migration')}, "
+            f"{many(own.succeeded, 'page')} moved, {many(own.waits, 'wait')}"
         )
-    return [f"  ! {note}" for note in notes]
+    return [line for note in notes for line in wrapped("  ! ", note)]
 
 
 # ---- numbers that fit ---------------------------------------------------------------
