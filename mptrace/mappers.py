@@ -144,6 +144,7 @@ class Finder:
         # of one search:
         self._maps: dict[int, bytes] = {}
         self._lines: dict[int, list[tuple[int, int, int, bytes]]] = {}
+        self._comms: dict[int, bytes] = {}
         # kernel threads are most of what a small host runs: asked once
         self._without_memory = frozenset(filter(self._has_no_memory, self._processes(0)))
 
@@ -193,6 +194,7 @@ class Finder:
         others = [page for page in pages if not page.of_file]
         self._maps.clear()
         self._lines.clear()
+        self._comms.clear()
         self._at_the_same_address(pages, pids, (now + until) // 2)
         self._in_the_same_mapping(others, until)
         self._in_the_same_file(of_file, pids, until)
@@ -265,6 +267,8 @@ class Finder:
             # the pages of a folio that are mapped in a row are one mapping of it
             key = (pid, at - int(frames[index]) * PAGE_SIZE)
             page.found.setdefault(key, (at, self._clock()))
+            if pid not in self._comms:
+                self._comms[pid] = self._comm(pid)
 
     # ---- what /proc says ----------------------------------------------------
 
@@ -324,9 +328,8 @@ class Finder:
     def _rows(self, chosen: Table, pages: "list[_Page]") -> Table:
         """What was found of each page, for each of the calls that it was refused to."""
         by_src = {int(page.row["src"]): page.found for page in pages}
-        comms = {pid: self._comm(pid) for page in pages for pid, _ in page.found}
         found = [
-            (call_id, src, address, found_ns, seq, pid, comms[pid])
+            (call_id, src, address, found_ns, seq, pid, self._comms[pid])
             for call_id, src, seq in chosen[["call_id", "src", "lookup_seq"]].tolist()
             for (pid, _), (address, found_ns) in by_src.get(src, {}).items()
         ]

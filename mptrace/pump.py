@@ -118,7 +118,9 @@ class Pump:
         with self._lock:
             self._raise()
             self._writer.append("entries", self._merger.rest())
-            self._writer.append("folios", self._tracer.open_folios())
+            folios = self._tracer.open_folios()
+            self._ask(folios["owner_tgid"])
+            self._writer.append("folios", folios)
             self._writer.append("obstacles", self._tracer.open_obstacles())
         self._raise()
 
@@ -158,6 +160,7 @@ class Pump:
                 with self._lock:
                     if not self._given_up:
                         self._writer.append("mappers", found)
+                        self._ask(found["pid"])
             except BaseException as error:  # carried to the session's thread
                 self._error = error
             finally:
@@ -195,9 +198,7 @@ class Pump:
         self._writer.append("entries", self._merger.add(sides, calls["call_id"]))
 
     def _meet(self, drained: Drained, calls: NDArray[np.void]) -> None:
-        """Ask who initiators, owners and waiters are, at once: they may end soon."""
-        if self._processes is None:
-            return
+        """Ask who initiators, targets, owners and waiters are, at once: they may end soon."""
         met = [
             np.unique(rows[name])
             for rows, name in (
@@ -208,7 +209,11 @@ class Pump:
                 (drained.waits, "tgid"),
             )
         ]
-        self._writer.append("processes", self._processes.meet(np.concatenate(met).tolist()))
+        self._ask(np.concatenate(met))
+
+    def _ask(self, tgids: NDArray[np.uint32]) -> None:
+        if self._processes is not None:
+            self._writer.append("processes", self._processes.meet(np.unique(tgids).tolist()))
 
     def _raise(self) -> None:
         if self._error is not None:

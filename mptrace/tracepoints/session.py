@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mptrace.errors import HostError, RecordingError
 from mptrace.interrupts import Interrupts
@@ -255,6 +256,8 @@ class _Session:
         self._lost["perf_ring"] += told
         events, arguments = self._decoder.decode(drained.samples)
         self._threads.note(drained.tasks)
+        # at once, before what they do has ended: they may be gone then
+        self._threads.meet(events["tgid"])
         self._chosen |= children(drained.tasks, self._chosen)
         self._keep(self._assembler.add(events, arguments, drained.losses, until_ns))
         self._threads.forget(drained.tasks)
@@ -275,10 +278,7 @@ class _Session:
         # what of a call is in the recording before this one
         early = rows.calls["enter_ns"] < self._part_began_ns
         rows.calls["lost"][early] += 1
-        met = np.concatenate(
-            [rows.calls["tgid"], rows.calls["target_tgid"], rows.migrations["tgid"]]
-        )
-        people = self._threads.meet(met)
+        self._threads.meet(_people(rows))
         rows = select(
             rows,
             None if self._request.scope.kind == "all" else self._wants,
@@ -290,9 +290,8 @@ class _Session:
         self._parts.writer.append("migrations", rows.migrations)
         if self._kernel.decodes_pages:
             self._parts.writer.append("folios", rows.folios)
-        if self._request.scope.kind != "all":
-            people = people[[self._wants(tgid) for tgid in people["tgid"].tolist()]]
-        self._parts.writer.append("processes", people)
+        # those of interest, and whom these have to do with: callers and targets
+        self._parts.writer.append("processes", self._threads.rows_of(_people(rows)))
 
     def _name(self, rows: Rows) -> None:
         """Fill in who the threads are; a loop per thread that has rows, none per row."""
@@ -345,3 +344,9 @@ class _Session:
                 cpus=tuple(sorted(new_cpus)),
             ),
         }
+
+
+def _people(rows: Rows) -> NDArray[np.uint32]:
+    """The processes that rows name."""
+    calls, migrations = rows.calls, rows.migrations
+    return np.concatenate([calls["tgid"], calls["target_tgid"], migrations["tgid"]])

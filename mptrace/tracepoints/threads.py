@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mptrace.processes import Processes, cgroup_id
+from mptrace.records import PROCESS
 from mptrace.tracepoints.perf_records import TASK, Table
 
 _PF_KTHREAD = 0x200000
@@ -45,6 +46,7 @@ class Threads:
         self.uids: dict[int, int] = {}
         self.cgroup_ids: dict[int, int] = {}
         self._above: dict[str, frozenset[int]] = {}  # of a cgroup's path
+        self._met: dict[int, np.void] = {}  # PROCESS rows that were not asked for yet
 
     def note(self, tasks: Table) -> None:
         """Take in what the kernel said of threads that came and got a name, in order of time."""
@@ -55,7 +57,7 @@ class Threads:
                 self._known.pop(tid, None)
             elif comm := self._comms.get(int(row["parent_tid"])):
                 self._comms[tid] = comm
-        _bound(self._comms, self._known, self.uids, self.cgroup_ids, self._above)
+        _bound(self._comms, self._known, self.uids, self.cgroup_ids, self._above, self._met)
 
     def forget(self, tasks: Table) -> None:
         """Forget those that ended; after their last events were looked at."""
@@ -84,7 +86,14 @@ class Threads:
             self.uids[tgid], self.cgroup_ids[tgid] = int(row["uid"]), int(row["cgroup_id"])
             if not row["comm"]:
                 row["comm"] = self._comms.get(tgid, "").encode()
+            if row["comm"] or tgid not in self._met:
+                self._met[tgid] = row.copy()
         return rows
+
+    def rows_of(self, tgids: NDArray[np.uint32]) -> Table:
+        """PROCESS rows of those of these processes that were met, and not given before."""
+        wanted = [tgid for tgid in np.unique(tgids).tolist() if tgid in self._met]
+        return np.array([self._met.pop(tgid) for tgid in wanted], PROCESS)
 
     def cgroups_of(self, tgid: int) -> frozenset[int]:
         """Ids of a process's cgroup and those above it, when it was met."""

@@ -7,6 +7,7 @@ and tracefs: where one of them is refused they fail, and say which.
 """
 
 import contextlib
+import ctypes
 import json
 import mmap
 import os
@@ -201,6 +202,51 @@ def test_what_the_recorder_itself_migrates_is_in_no_sum(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "mptrace", "dump", "--table", "migrations", "--format", "jsonl"]
     done = subprocess.run([*argv, str(place)], capture_output=True, text=True, check=True)
     assert [json.loads(line)["own"] for line in done.stdout.splitlines()] == own.tolist()
+
+
+_MOVER = """
+import ctypes, sys
+pid, address = int(sys.argv[1]), int(sys.argv[2])
+pages, nodes, status = (ctypes.c_void_p * 1)(address), (ctypes.c_int * 1)(), (ctypes.c_int * 1)()
+print("ready", flush=True)
+sys.stdin.readline()
+count = ctypes.c_ulong(1)
+print(ctypes.CDLL(None).syscall(279, pid, count, pages, nodes, status, 2), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_the_target_of_a_call_has_its_name(tmp_path: Path) -> None:
+    """It is the caller's parent, lives, and was not asked for: it is met all the same."""
+    place = tmp_path / "host.data"
+    page = mmap.mmap(-1, PAGE)
+    page[0] = 1
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    argv = [sys.executable, "-c", _MOVER, str(os.getpid()), str(address)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(argv, text=True, **pipes) as mover:
+        assert mover.stdin is not None
+        assert mover.stdout is not None
+        assert mover.stdout.readline() == "ready\n"
+        with recorded(place, "-p", str(mover.pid), "--tier", "tracepoints") as process:
+            mover.stdin.write("\n")
+            mover.stdin.flush()
+            assert mover.stdout.readline() == "0\n"
+        mover.stdin.write("\n")
+    assert process.returncode == 0
+    own = Path("/proc/self/comm").read_text().rstrip("\n")
+    recording = Recording.open(place)
+    (call,) = recording.table("calls")
+    assert (int(call["tgid"]), int(call["target_tgid"])) == (mover.pid, os.getpid())
+    people = {int(row["tgid"]): row for row in recording.table("processes")}
+    assert people.keys() == {mover.pid, os.getpid()}
+    assert people[os.getpid()]["comm"].decode() == own
+    assert people[os.getpid()]["uid"] == 0
+    argv = [sys.executable, "-m", "mptrace", "report", str(place)]
+    text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    caller = people[mover.pid]["comm"].decode()
+    moved = f"{caller}/{mover.pid} moved pages of {own}/{os.getpid()} 1"
+    assert moved in " ".join(text.split())
 
 
 def test_a_full_disk_and_a_command(tmp_path: Path) -> None:

@@ -203,6 +203,24 @@ def test_processes_that_vanish_or_are_shut_are_left_out(proc: Proc) -> None:
     assert found["comm"].tolist() == [b"", b"mover"]
 
 
+def test_a_name_is_read_when_its_process_is_found(proc: Proc) -> None:
+    """Not at the search's end, when it may be gone."""
+    place = proc.add(100, {HERE: FRAME})
+    proc.add(103, {HERE: FRAME}, comm="child")
+    looks = 0
+
+    def clock() -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 4:  # the start, the first process, its page, the second process
+            (place / "comm").unlink()
+        return looks
+
+    found = proc.finder(clock=clock).find(refused())
+    assert not (place / "comm").exists()
+    assert found["comm"].tolist() == [b"mover", b"child"]
+
+
 def test_without_proc_nothing_is_found(tmp_path: Path) -> None:
     """Nor is it an error."""
     assert not Finder(frames=FRAMES, root=tmp_path / "nowhere").find(refused()).size

@@ -48,7 +48,13 @@ class PlayedTracer:
         self._put(rows)
 
     def put_call(
-        self, call_id: int, enter_ns: int, exit_ns: int = 0, *, wanted: bool = True
+        self,
+        call_id: int,
+        enter_ns: int,
+        exit_ns: int = 0,
+        *,
+        wanted: bool = True,
+        target: int = 0,
     ) -> None:
         """The arrays of a call of three entries, and its end if that is given."""
         sides = [_chunk(call_id, at_exit=0)] + [_chunk(call_id, at_exit=1)] * (exit_ns > 0)
@@ -57,7 +63,7 @@ class PlayedTracer:
         for rows in (calls, migrations):
             rows["call_id"], rows["enter_ns"], rows["exit_ns"] = call_id, enter_ns, exit_ns
             rows["tgid"] = 23
-        calls["nodes_ptr"] = 4096 * wanted
+        calls["nodes_ptr"], calls["target_tgid"] = 4096 * wanted, target
         self._put(
             Drained(
                 folios=np.empty(0, FOLIO),
@@ -290,6 +296,31 @@ def test_each_recording_stands_for_itself(tmp_path: Path) -> None:
     for each in (writer, after):
         each.finish()
         assert Recording.open(each.path).table("processes")["comm"].tolist() == [b"mover"]
+
+
+def test_everybody_who_is_met_is_asked(tmp_path: Path) -> None:
+    """Callers, the targets of their calls, mappers, and owners of folios that never ended."""
+    people = {23: "mover", 29: "target", 31: "owner", 37: "mapper"}
+    for tgid, comm in people.items():
+        (tmp_path / f"proc/{tgid}").mkdir(parents=True)
+        (tmp_path / f"proc/{tgid}/comm").write_text(comm + "\n")
+    tracer, finder = PlayedTracer(), PlayedFinder()
+    folio, found = np.zeros(1, FOLIO), np.zeros(1, MAPPER)
+    folio["owner_tgid"], found["pid"] = 31, 37
+    tracer.open_folios = lambda: folio  # type: ignore[method-assign]
+    finder.find = lambda _: found  # type: ignore[method-assign]
+    writer = RecordingWriter(tmp_path / "r", meta={})
+    pump = Pump(tracer, writer, finder, Processes(tmp_path))  # type: ignore[arg-type]
+    pump.start()
+    with pump.keeping():
+        tracer.put_call(1, 1, 2, target=29)
+        assert tracer.drained.wait(WAIT_SECONDS)
+        tracer.put(1)
+        assert tracer.drained.wait(WAIT_SECONDS)
+    pump.finish()
+    writer.finish()
+    rows = Recording.open(writer.path).table("processes")
+    assert {int(row["tgid"]): row["comm"].decode() for row in rows} == people
 
 
 def test_a_full_disk_is_told_to_the_session(

@@ -71,6 +71,27 @@ def test_without_calls_there_are_no_sections_of_calls() -> None:
     assert "kcompactd0/31" in text
 
 
+def test_a_process_without_a_name_is_a_number() -> None:
+    """That it was gone is said of one that was asked for its name and was not there."""
+    tables = busy()
+    (caller,) = profile(tables, META)["callers"]
+    assert [(each["comm"], each["gone"]) for each in caller["targets"]] == [("postgres", False)]
+    people = tables["processes"]
+    tables["processes"] = people[people["tgid"] != VICTIM]
+    for name in ("waits", "migrations"):
+        tables[name]["comm"][tables[name]["tgid"] == VICTIM] = b""
+    text = " ".join(text_of(tables).split())
+    assert f"moved pages of process {VICTIM} 1 (calls)" in text
+    assert f"pages of process {VICTIM} 8" in text
+    gone = people[people["tgid"] == VICTIM]
+    gone["comm"], gone["uid"] = b"", 0xFFFFFFFF
+    tables["processes"] = np.concatenate([tables["processes"], gone])
+    text = " ".join(text_of(tables).split())
+    assert f"moved pages of {VICTIM} (gone) 1 (calls)" in text
+    assert f"pages of {VICTIM} (gone) 8" in text
+    assert "?" not in text.replace("misled?", "")
+
+
 @pytest.mark.parametrize(
     ("scope", "words"),
     [

@@ -11,7 +11,7 @@ from samples import SERIES, bytes_of, comm, formats_of, task
 from mptrace.facts import HostFacts, Node
 from mptrace.kernel.page_nodes import read_node_ranges
 from mptrace.processes import Processes
-from mptrace.records import MIGRATION
+from mptrace.records import MIGRATION, PROCESS
 from mptrace.sums import span
 from mptrace.tracepoints.formats import NodeRanges
 from mptrace.tracepoints.perf_records import split
@@ -129,6 +129,23 @@ def test_a_thread_that_is_gone_has_the_name_that_the_kernel_told(tmp_path: Path)
     assert (row["tgid"], row["comm"]) == (32, b"migspeed")
     threads.forget(tasks(task(4, 9, 32, 30)))
     assert threads.identity(32, 32).comm == ""
+
+
+def test_a_process_is_given_once_and_as_it_was_when_it_was_met(tmp_path: Path) -> None:
+    """To a recording that has a row of it, however much later; one that is gone keeps its name."""
+    proc(tmp_path, 31, "target")
+    proc(tmp_path, 32, "stranger")
+    processes = Processes(tmp_path)
+    threads = Threads(processes, tmp_path)
+    threads.meet(np.array([31, 32], np.uint32))
+    (tmp_path / "proc/31/comm").unlink()
+    processes.forget()
+    threads.meet(np.array([31], np.uint32))
+    rows = threads.rows_of(np.array([0, 31, 31, 99], np.uint32))
+    assert rows.dtype == PROCESS
+    assert [(row["tgid"], row["comm"]) for row in rows] == [(31, b"target")]
+    assert threads.rows_of(np.array([31], np.uint32)).size == 0
+    assert threads.rows_of(np.array([32], np.uint32))["comm"].tolist() == [b"stranger"]
 
 
 def test_descendants_are_followed() -> None:
