@@ -21,8 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mptrace.joined import open_recording
 from mptrace.kernel import tracefs
 from mptrace.profile import profile
 from mptrace.recording import Recording
@@ -150,6 +152,42 @@ def test_compaction_of_this_host(tmp_path: Path) -> None:
     assert set(recording.meta["lost"].values()) == {0}
     assert recording.meta["reasons"]["0"] == "compaction"
     assert set(migrations["reason"]) == {0}
+
+
+def test_a_rotated_session_is_read_as_one(tmp_path: Path) -> None:
+    """Every migration of its recordings once, as the kernel counts them, across all of them."""
+    place = tmp_path / "host.data"
+    options = ("-a", "--tier", "tracepoints", "--rotate-time", "1")
+    with recorded(place, *options) as process, tracefs_instance() as told:
+        since, before = time.monotonic_ns(), migrated()
+        for number in (2, 3):
+            compacted_until_pages_moved()
+            deadline = time.monotonic() + 30
+            while not (tmp_path / f"host.data.{number:06d}").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        compacted_until_pages_moved()
+        until, after = time.monotonic_ns(), migrated()
+    assert process.returncode == 0
+    session, notes = open_recording(place)
+    assert (notes, session.missing_parts, session.complete) == ((), (), True)
+    parts = session.meta["rotation"]["numbers"]
+    assert parts == [*range(1, len(list(tmp_path.iterdir())) + 1)]
+    assert len(parts) >= 3
+    assert session.meta["started"]["monotonic_ns"] < since
+    assert session.meta["ended"]["monotonic_ns"] > until
+    migrations = session.table("migrations")
+    migrations = migrations[(migrations["exit_ns"] >= since) & (migrations["exit_ns"] <= until)]
+    assert (migrations["succeeded"].sum(), migrations["failed"].sum()) == (
+        after[0] - before[0],
+        after[1] - before[1],
+    )
+    assert Counter(
+        (row["comm"].decode(), int(row["tid"]), int(row["succeeded"]), int(row["failed"]))
+        for row in migrations
+    ) == Counter(what for at, what in told["migrations"] if since <= at + _ROUNDED <= until)
+    processes = session.table("processes")
+    assert np.count_nonzero(processes["tgid"] == os.getpid()) == 1
 
 
 def test_the_choice_is_made_alone_and_the_report_says_so(tmp_path: Path) -> None:
