@@ -628,13 +628,13 @@ def _room_for(paths: list[Path], files: list[pq.ParquetFile], layout: np.dtype[A
         with _undamaged(path):
             count = file.metadata.num_rows
             if not 0 <= count <= _MOST_ROWS:
-                raise ValueError(f"it says that it has {count} rows")
+                raise ValueError(f"it says that it has {many(count, 'row')}")
             rows += count
     try:
         return np.zeros(rows, layout)
     except MemoryError as error:
         raise RecordingError(
-            f"there is not enough memory for the {rows} rows of {len(paths)} parts, "
+            f"there is not enough memory for {many(rows, 'row')} of {many(len(paths), 'part')}, "
             f"the first of which is '{paths[0]}'",
             "read it on a larger machine, or move parts out of the recording",
         ) from error

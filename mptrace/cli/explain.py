@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import ADDRESS, DEFAULT_RECORDING, ENTRY, RECORDING, opened
+from mptrace.cli.types import ADDRESS, DEFAULT_RECORDING, ENTRY, PID, RECORDING, opened
 from mptrace.errors import UsageError
 
 
@@ -23,8 +23,7 @@ from mptrace.errors import UsageError
 @click.option(
     "-p",
     "--pid",
-    type=click.IntRange(min=1),
-    metavar="PID",
+    type=PID,
     help="Of --address: in this process.",
 )
 @click.option("--failed", is_flag=True, help="Every page that stayed; so it is without an option.")

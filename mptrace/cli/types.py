@@ -78,7 +78,7 @@ class _Whole(_Parsed):
     """A whole number of ``least`` to ``most``."""
 
     def __init__(self, least: int, most: int | None = None) -> None:
-        bound = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+        bound = f"of {least:,} or more" if most is None else f"from {least:,} to {most:,}"
         super().__init__("NUMBER", f"a whole number {bound}")
         self._least, self._most = least, most
 

@@ -74,7 +74,7 @@ def _by(step: Step) -> str:
         parts.append(f"call {step.call}")
     if step.migration is not None:
         parts.append(f"migration {step.migration}")
-    size = "" if step.nr_pages == 1 else f" of {step.nr_pages:,} pages"
+    size = "" if step.nr_pages == 1 else f" of {many(step.nr_pages, 'page')}"
     parts.append(f"folio {step.folio}{size}")
     parts.append(f"in {format_ns(step.took_ns)}")
     return ", ".join(parts)

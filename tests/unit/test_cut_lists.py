@@ -43,7 +43,8 @@ def test_owners_beyond_the_first_are_counted() -> None:
     others = Others()
     others.migrate("compaction", folios=owned(7), **KCOMPACTD)
     assert (
-        "pages of ?/100 7, ?/101 6, ?/102 5, ?/103 4 and 3 more owners of 6 pages (--json)"
+        "pages of process 100 7, process 101 6, process 102 5, process 103 4 "
+        "and 3 more owners of 6 pages (--json)"
     ) in text_of(others)
 
 
@@ -64,8 +65,9 @@ def test_an_owner_that_was_asked_for_is_named(count: int) -> None:
     folios = [{"owner_tgid": 100 + n} for n in range(count - 1) for _ in range(2)]
     others.migrate("compaction", folios=[*folios, {"owner_tgid": last}], **KCOMPACTD)
     scope = {"kind": "pids", "pids": [last]}
-    assert f"?/103 2, ?/{last} 1 and {count - 5} more owners" in text_of(others, scope=scope)
-    assert f"?/{last} 1" not in text_of(others)
+    text = text_of(others, scope=scope)
+    assert f"process 103 2, process {last} 1 and {count - 5} more owners" in text
+    assert f"process {last} 1" not in text_of(others)
     (row,) = profile(others.tables(), {**META, "scope": scope})["paths"]
     assert [owner["tgid"] for owner in row["owners"] if owner["asked"]] == [last]
     assert sum(owner["folios"] for owner in row["owners"]) == len(folios) + 1
@@ -78,7 +80,7 @@ def test_so_is_what_it_forked(kind: str, is_named: bool) -> None:
     child = {"owner_tgid": 999, "flags": FOLIO_UNEXPECTED | FOLIO_CHOSEN}
     others.migrate("compaction", folios=[*owned(7), child], **KCOMPACTD)
     text = text_of(others, scope={"kind": kind, "pids": [77] if kind == "pids" else []})
-    assert ("?/999 1" in text) is is_named
+    assert ("process 999 1" in text) is is_named
 
 
 def test_the_first_rows_and_those_asked_for() -> None:
@@ -107,7 +109,7 @@ def test_nodes_and_system_calls() -> None:
             "compaction", tgid=9, comm=b"a", folios=cells if not number else [], syscall=number
         )
     text = text_of(others)
-    assert "in read 1, write 1, syscall 2 1, syscall 3 1 and 2 more system calls (--json)" in text
+    assert "in read 1, write 1, open 1, close 1 and 2 more system calls (--json)" in text
     assert "nodes 0->1 1, 0->2 1, 0->3 1, 0->4 1 and 3 more pairs (--json)" in text
 
 
@@ -157,7 +159,10 @@ def test_targets_of_a_caller() -> None:
             target_tgid=100 + number,
         )
     text = text_of(others)
-    assert "mover/9 moved pages of ?/100 1, ?/101 1, ?/102 1, ?/103 1 and 3 more targets" in text
+    assert (
+        "mover/9 moved pages of process 100 1, process 101 1, process 102 1, process 103 1 "
+        "and 3 more targets"
+    ) in text
 
 
 def test_recordings_of_a_long_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

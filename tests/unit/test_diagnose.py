@@ -299,7 +299,7 @@ def test_an_answer_stays_in_its_family(rc: int, named: str) -> None:
     assert diagnosed({**FOUND, "lookup_rc": rc}) == f"lookup_{named}"
     one = np.ones(1, np.bool_)
     for ret in (rc, rc if named != "no_errno" else -(1 << 63)):
-        codes = causes_of_no_attempt(np.array([ret]), np.zeros(1, np.int64), one, one)
+        codes = causes_of_no_attempt(np.array([ret]), np.zeros(1, np.int64), one, one, ~one)
         assert cause_name(int(codes[0])) == f"call_refused_{named}"
 
 

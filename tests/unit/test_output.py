@@ -84,7 +84,9 @@ def _doctor(patch: pytest.MonkeyPatch) -> None:
 
 
 class TalkingGuest:
-    """A guest whose command prints a line and ends."""
+    """A guest whose command prints a line and ends; there are no programs in it."""
+
+    kernel = Kernel("a kernel", Path(), Path(), Path())
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -95,8 +97,10 @@ class TalkingGuest:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def run(self, _argv: object, **options: Any) -> Completed:
+    def run(self, argv: list[str], **options: Any) -> Completed:
         """What `Guest.run` does with its sinks."""
+        if argv[0] == "ls":
+            return Completed(2, b"", b"")
         options["stderr"](b"a warning\n")
         options["stdout"](b"a result\n")
         return Completed(0, b"", b"")

@@ -36,7 +36,7 @@ class Session:
             "resolve_scope": lambda *_: Scope("all"),
             "Worker": lambda: type("Played", (), vars(worker))(),
             "calibrated": lambda *_: self._at("opening") or (tracer, ()),
-            "first_meta": lambda *_: {},
+            "first_meta": lambda *_: {"own": [1]},
             "Parts": lambda *_, **__: None,
             "BpfSession": lambda *_: SimpleNamespace(run=self._run),
             "_by_tracepoints": self._by_tracepoints,

@@ -220,7 +220,7 @@ def test_what_is_unknown_is_told_apart_from_what_nobody_asked() -> None:
     }
     text = " ".join(render(result).split())
     assert (
-        "witnesses 1 entries checked: 0 agree, 0 silent (status untouched), 1 disagree; 1 unknown; "
+        "witnesses 1 entry checked: 0 agree, 0 silent (status untouched), 1 disagree; 1 unknown; "
         "of 26 entries nobody asked where the pages are, and no status contradicts the events"
     ) in text
     assert not is_clean(result)
@@ -539,8 +539,8 @@ def test_every_cause_has_a_meaning() -> None:
     assert all(BY_NAME[name].meaning for name in CAUSES if name)
     for code in range(len(CAUSES)):
         assert cause_code(cause_name(code)) == code
-    assert cause_name(1005) == "move_EIO"
-    assert cause_name(2001) == "call_refused_EPERM"
+    assert cause_name(10_005) == "move_EIO"
+    assert cause_name(20_001) == "call_refused_EPERM"
     assert "EIO" in cause_meaning("move_EIO")
     assert len({*CAUSES}) == len(CAUSES)
 

@@ -65,7 +65,9 @@ def test_every_row_is_dumped_in_every_format(views: Views) -> None:
     for table in TABLES:
         every = views.dump(table)
         assert len(every) == len(views.tables.get(table, ()))
-        assert len(views.run("dump", "--table", table).splitlines()) == len(every) + 1
+        lines = views.run("dump", "--table", table).splitlines()
+        # what does not fit is continued in a line that is indented
+        assert sum(not line.startswith(" ") for line in lines) == len(every) + 1
         csv = views.run("dump", "--table", table, "--format", "csv")
         assert len(csv.splitlines()) == len(every) + 1
         failed = views.dump(table, "--failed")
