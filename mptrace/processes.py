@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The processes that a session met: name, user and cgroup, asked of /proc while they are there."""
 
+import ctypes
 import os
+import struct
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +22,13 @@ NOT_TOLD_APART = (
     "what is mptrace's own: process numbers are of another PID namespace here; it is in the sums"
 )
 _CGROUP_MOUNTS = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
+
+
+# The kernel finds a cgroup by its id alone: enum fid_type in linux/exportfs.h,
+# kernfs_export_ops in fs/kernfs/mount.c (with 64-bit ids since 5.5).
+_FILEID_KERNFS = 0xFE
+_HANDLE = "=IiQ"  # struct file_handle with the id
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def in_initial_namespace() -> bool:
@@ -42,6 +51,7 @@ class Processes:
         self._root = root
         self._known: set[int] = set()
         self._ids: dict[str, int] = {}
+        self._nameless: set[int] = set()  # ids of cgroups that are not there any more
         #: cgroup id -> path below the cgroup2 file system, of the processes met (the first 65,536).
         self.cgroups: dict[int, str] = {}
         self._mount = next((root / m for m in _CGROUP_MOUNTS if _is_cgroup2(root / m)), None)
@@ -69,6 +79,38 @@ class Processes:
     def forget(self) -> None:
         """Ask about each process anew: what is recorded next stands for itself."""
         self._known.clear()
+
+    def learn(self, cgroup_ids: Iterable[int]) -> None:
+        """Paths of cgroups of which only the id is known: whoever was in them is gone."""
+        for number in {*cgroup_ids} - self.cgroups.keys() - self._nameless - {0}:
+            path = self._path(number) if len(self.cgroups) < _MAX_KNOWN else None
+            if path is not None:
+                self.cgroups[number] = path
+            elif len(self._nameless) < _MAX_KNOWN:
+                self._nameless.add(number)
+
+    def _path(self, number: int) -> str | None:
+        """Path below the mount of the cgroup with this id; None where there is none."""
+        if self._mount is None:
+            return None
+        handle = struct.pack(_HANDLE, 8, _FILEID_KERNFS, number)
+        opened: list[int] = []
+        try:
+            opened.append(os.open(self._mount, os.O_RDONLY | os.O_CLOEXEC))
+            fd = _libc.open_by_handle_at(opened[0], handle, os.O_RDONLY | os.O_CLOEXEC)
+            if fd < 0:
+                return None
+            opened.append(fd)
+            place = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            return None
+        finally:
+            for each in opened:
+                os.close(each)
+        if not place.is_relative_to(self._mount):
+            return None
+        below = place.relative_to(self._mount)
+        return "/" if below == Path() else f"/{below}"
 
     def _cgroup(self, proc: Path) -> int:
         """The id of a process's cgroup (the inode of its directory), 0 where there is none."""

@@ -210,6 +210,8 @@ class Pump:
             )
         ]
         self._ask(np.concatenate(met))
+        if self._processes is not None:
+            self._processes.learn(np.unique(drained.migrations["cgroup_id"]).tolist())
 
     def _ask(self, tgids: NDArray[np.uint32]) -> None:
         if self._processes is not None:

@@ -26,6 +26,7 @@ import pytest
 
 from mptrace.joined import open_recording
 from mptrace.kernel import tracefs
+from mptrace.processes import Processes
 from mptrace.profile import profile
 from mptrace.recording import Recording
 from mptrace.tracepoints.perf_events import PerfEvents, Probe, online_cpus
@@ -383,3 +384,23 @@ def test_an_earlier_recording_makes_room_when_the_next_begins(tmp_path: Path) ->
     assert began("mptrace.data.old") == kept
     parts = sorted(path.name for path in tmp_path.iterdir())
     assert parts[:2] == ["mptrace.data.000001", "mptrace.data.000002"]
+
+
+def test_a_cgroup_is_named_by_its_number_alone() -> None:
+    """Whoever was in it is gone; a number that no cgroup has stays without a name."""
+    processes = Processes()
+    mounts = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+    mount = next((each for each in mounts if (each / "cgroup.controllers").exists()), None)
+    if mount is None:
+        pytest.fail("environment: cgroups of version 2 are not mounted")
+    group = mount / f"mptrace-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        numbers = [group.stat().st_ino, mount.stat().st_ino]
+        processes.learn([0, *numbers, 2**40 + 23])
+    finally:
+        group.rmdir()
+    assert processes.cgroups == {numbers[0]: f"/{group.name}", numbers[1]: "/"}
+    gone = Processes()
+    gone.learn(numbers)
+    assert gone.cgroups == {numbers[1]: "/"}
