@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mptrace import obstacles
+from mptrace.initiators import Processes, text
 from mptrace.obstacles import MAPPING_KINDS, PTE_KINDS, Ints, Table, Tables
 from mptrace.records import (
     FOLIO_ALLOC_FAILED,
@@ -414,13 +415,14 @@ class Findings:
     def _mappers_of(self, o: Mapping[str, Any]) -> list[dict[str, Any]]:
         if self._mappers is None:
             self._mappers = {}
+            people = Processes(self._tables, self._meta)
             table = self._tables.get("mappers")
             for each in () if table is None else table:
                 key = (int(each["call_id"]), int(each["src"]))
                 self._mappers.setdefault(key, []).append(
                     {
                         "pid": int(each["pid"]),
-                        "comm": bytes(each["comm"]).decode("utf-8", "replace"),
+                        "comm": text(each["comm"]) or people.comm(int(each["pid"])),
                         "address": hex(int(each["address"])),
                         "found_ns": int(each["found_ns"]),
                     }

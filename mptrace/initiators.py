@@ -51,9 +51,10 @@ class Processes:
         }
         self._comm |= named
         self._gone = frozenset(rows["tgid"].tolist()) - named.keys()
+        made = tables.get("migrations")
         self._cgroup_ids = {
             int(row["tgid"]): int(row["cgroup_id"])
-            for one in (_one_of_each(tables["migrations"], "cgroup_id"), rows)
+            for one in ([] if made is None else [_one_of_each(made, "cgroup_id")]) + [rows]
             for row in one[one["cgroup_id"] != 0]
         }
         self._cgroups = {str(key): str(path) for key, path in (meta.get("cgroups") or {}).items()}

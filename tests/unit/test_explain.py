@@ -27,6 +27,7 @@ from mptrace.records import (
     MAPPER,
     MIGRATION,
     OBSTACLE,
+    PROCESS,
     SEEN_FILE,
     SEEN_STATE,
     SEEN_VMA,
@@ -405,6 +406,13 @@ def test_who_maps_a_shared_page() -> None:
     )
     assert len(found.value["mappers"]) == 2
     assert "mappers" not in findings(row)
+    people = np.zeros(1, PROCESS)
+    people["tgid"], people["comm"] = 1235, b"redis"
+    found = findings(row, {"mappers": mappers, "processes": people})["mappers"]
+    assert found.words.endswith("1235 (redis) at 0x2000")
+    many = np.repeat(mappers[:1], 29)
+    found = findings(row, {"mappers": many})["mappers"]
+    assert found.words.endswith(" and 23 more (mptrace dump --table mappers)")
 
 
 def test_of_many_who_map_it_six_are_named() -> None:
