@@ -261,6 +261,27 @@ def test_standard_input_may_be_closed(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
+def test_a_full_disk_below_its_output_ends_the_command(tmp_path: Path) -> None:
+    """The command is killed, what it changed comes back all the same, and the reason is said."""
+    script = "echo kept > kept; echo said >&2; exec yes"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*MPTRACE, "lab", "--", "sh", "-c", script],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "mptrace: can't write to standard output: No space left on device"
+    assert "said\n" in done.stderr
+    assert (tmp_path / "kept").read_text() == "kept\n"
+
+
 def test_a_panic_is_explained(tmp_path: Path) -> None:
     """A guest whose kernel panics is a failure that quotes the kernel's last words."""
     done = _lab("--", "sh", "-c", "echo c > /proc/sysrq-trigger", cwd=tmp_path)
