@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from mptrace import conform
 from mptrace.cli import main
 from mptrace.correlate import ROW
 from mptrace.diagnose import cause_code
-from mptrace.errors import HostError
+from mptrace.errors import HostError, OutputError
 from mptrace.facts import HostFacts, Node
 from mptrace.records import FOLIO, OBSTACLE, OUTCOMES
 from mptrace.rendering import conform as report_conform
@@ -543,3 +544,23 @@ def test_a_killed_scenario_is_an_error_and_the_next_one_runs(journal: Journal) -
         assert done.made is None
         assert "status -9" in done.error
         assert theatre.perform("present", [0]).made is not None
+
+
+def test_what_cant_be_printed_is_recorded_all_the_same() -> None:
+    """A full disk below the output ends the run; the host is restored, the recording whole."""
+    done: list[str] = []
+    host = SimpleNamespace(nodes=(), hypervisor="", emulated=False)
+    watch = SimpleNamespace(
+        meta={"coverage": []}, finish=lambda interrupted: done.append(f"finished {interrupted}")
+    )
+    journal = SimpleNamespace(restore=lambda: done.append("restored"))
+    request = conform.ConformRequest((), output=Path("r"))
+    run: Any = conform._Run
+    one = run(request, host, (0, 1), None, watch, "", journal)
+
+    def full(_: object) -> None:
+        raise OutputError("can't write to standard output: No space left on device")
+
+    with pytest.raises(OutputError):
+        one.run(lambda _: None, full, lambda *_: None)
+    assert done == ["restored", "finished True"]
