@@ -2,6 +2,7 @@
 """Output that can't be written: one line, status 1; messages that can't be written: nothing."""
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -310,3 +311,21 @@ def test_a_guests_command_ends_where_its_output_has_no_room() -> None:
         quiet = runner._sink(full.fileno(), is_result=False)
         quiet(b"dropped")
     assert guest.sent == [wire.JOB, wire.KILL]
+
+
+def test_a_pipe_that_would_not_wait_is_waited_for() -> None:
+    """Somebody made the pipe non-blocking: all of the output comes, none is an error."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    columns = ["--table", "folios", "--format", "jsonl"]
+    with subprocess.Popen(
+        [*MPTRACE, "dump", *columns, "r"], stdout=writer, stderr=subprocess.PIPE
+    ) as process:
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            text = pipe.read()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+    assert len(text.splitlines()) == recorded.tables()["folios"].size
