@@ -7,6 +7,7 @@ boundary is marked as lost there, as a part of it is in the recording before, an
 is not lost where both are read.
 """
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -94,9 +95,9 @@ class Joined:
         first = index
         while first and self._numbers[first - 1] == self._numbers[first] - 1:
             first -= 1
-        boundary = self._parts[index].meta.get("boundary_ns")
-        since = 0 if self._numbers[first] == 1 else self._parts[first].meta.get("boundary_ns")
-        if first == index or boundary is None or since is None:
+        boundary = _whole(self._parts[index].meta.get("boundary_ns"))
+        since = _whole(self._parts[first].meta.get("boundary_ns"))
+        if first == index or not boundary or not (since or self._numbers[first] == 1):
             return rows
         whole = (rows["enter_ns"] >= since) & (rows["enter_ns"] < boundary) & (rows["lost"] > 0)
         rows = rows.copy()
@@ -140,8 +141,12 @@ def _joined(path: Path, found: Sequence[Path]) -> Joined:
             # an older session's: its numbers go on where a newer one has ended
             group += 1
         began = start
-        key = tuple(sorted(session.items())) if isinstance(session, dict) else group
-        sessions.setdefault(key, []).append(part)
+        key = json.dumps(session, sort_keys=True) if session is not None else group
+        parts = sessions.setdefault(key, [])
+        if _number(part) in map(_number, parts):
+            notes.append(f"'{each}' is a copy of another of them and is not read")
+            continue
+        parts.append(part)
     if not sessions:
         raise RecordingError(
             f"there is no recording '{path}', nor one of a session by that name",
@@ -167,13 +172,17 @@ def _may_be_recording(path: Path) -> bool:
 def _number(part: Recording) -> int:
     """Which of its session's recordings it is, 0: of none."""
     rotation = part.meta.get("rotation")
-    number = rotation.get("number") if isinstance(rotation, dict) else None
-    return number if isinstance(number, int) and number > 0 else 0
+    return _whole(rotation.get("number")) if isinstance(rotation, dict) else 0
 
 
 def _started(part: Recording) -> int:
     started = part.meta.get("started")
-    return int(started.get("wall_ns", 0)) if isinstance(started, dict) else 0
+    return _whole(started.get("wall_ns")) if isinstance(started, dict) else 0
+
+
+def _whole(value: object) -> int:
+    """A number above 0 of meta.json; 0 where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _earlier(path: Path, first: int) -> str:

@@ -240,6 +240,14 @@ def test_what_is_none_of_them_is_left_out(base: Path) -> None:
     ]
 
 
+def test_a_copy_counts_nothing_twice(base: Path) -> None:
+    """One of the session by another number is that one again."""
+    shutil.copytree(base.with_name("rot.000002"), base.with_name("rot.000007"))
+    data = joined(base)
+    assert data.table("calls").size == 8
+    assert data.notes == (f"'{base}.000007' is a copy of another of them and is not read",)
+
+
 def test_a_recording_by_that_very_name_is_read_alone(base: Path) -> None:
     """And the session beside it is named."""
     RecordingWriter(base, meta={"note": "alone"}).finish()
@@ -247,6 +255,17 @@ def test_a_recording_by_that_very_name_is_read_alone(base: Path) -> None:
     assert isinstance(data, Recording)
     assert data.meta["note"] == "alone"
     assert f"'{base}.000001' to '{base}.000004' are another session's" in notes[0]
+
+
+@pytest.mark.parametrize("key", ["session", "boundary_ns", "last_part", "rotation", "started"])
+@pytest.mark.parametrize("value", ["x", [1], {"number": "x"}, {"a": [1]}, -1, True, 1e300, None])
+def test_wrong_values_are_no_defect(base: Path, key: str, value: object) -> None:
+    """Something is read, or a clear error is said; nothing else comes out."""
+    path = base.with_name("rot.000003") / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    data = joined(base)
+    assert data.table("calls").size in (2, 4, 6, 8)
+    assert data.meta["rotation"]["of"] == "rot"
 
 
 def test_where_nothing_is_there_that_is_said(tmp_path: Path) -> None:
