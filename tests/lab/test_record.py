@@ -374,6 +374,29 @@ def test_calls_in_two_recordings_are_never_wrong(run: Run) -> None:
     assert straddling
 
 
+def test_recordings_read_together_are_whole(run: Run) -> None:
+    """A call that lies in two of them has lost nothing then, and nothing of it is unknown."""
+    judged = Judged(run.path / "part")
+    parts = [Recording.open(path) for path in sorted(run.path.glob("part.0*"))]
+    assert judged.meta["complete"]
+    assert judged.meta["rotation"]["numbers"] == [*range(1, len(parts) + 1)]
+    for table in ("calls", "migrations", "folios", "entries"):
+        assert judged.tables[table].size == sum(part.table(table).size for part in parts)
+    marked = {int(call["call_id"]) for p in parts for call in p.table("calls") if call["lost"] > 0}
+    assert marked
+    straddling = 0
+    for call in judged.tables["calls"]:
+        assert not call["lost"]
+        labels = [c["label"] for c in run.about["long"] if c["tid"] == call["tid"]]
+        for label in labels:
+            about = next(c for c in run.about["long"] if c["label"] == label)
+            if about["before_ns"] <= call["enter_ns"] <= about["after_ns"]:
+                counts = assert_right_or_unknown(run.told(label), call, judged.rows_of(call))
+                assert counts["unknown"] == 0
+                straddling += int(call["call_id"]) in marked
+    assert straddling
+
+
 # ---- hostile callers --------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import pytest
 from mptrace import mappers
 from mptrace.arrays import chunk_rows
 from mptrace.errors import RecordingError
+from mptrace.joined import open_recording
 from mptrace.processes import Processes
 from mptrace.pump import Pump
 from mptrace.recording import Recording, RecordingWriter
@@ -250,6 +251,35 @@ def test_what_lies_in_two_recordings_counts_as_lost(session: Session) -> None:
         assert last.table(table)["call_id"].tolist() == [1, 2]
         assert last.table(table)["lost"].tolist() == [1, 0]
     assert last.table("entries")["call_id"].tolist() == [1] * 3 + [2] * 3
+
+
+def test_what_lies_in_two_recordings_is_whole_where_both_are_read(tmp_path: Path) -> None:
+    """What is lost for one that lacks the other is not lost for who has both."""
+    tracer = PlayedTracer()
+    writers = [
+        RecordingWriter(
+            tmp_path / f"r.00000{number}",
+            meta={"tier": "bpf", "rotation": {"number": number, "of": "r"}},
+        )
+        for number in (1, 2)
+    ]
+    pump = Pump(tracer, writers[0], PlayedFinder())  # type: ignore[arg-type]
+    pump.start()
+    with pump.keeping():
+        tracer.put_call(1, time.monotonic_ns())
+        assert tracer.drained.wait(WAIT_SECONDS)
+        assert pump.swap(writers[1]) is writers[0]
+        tracer.put_call(1, 1, 2)
+        assert tracer.drained.wait(WAIT_SECONDS)
+    pump.finish()
+    for writer in writers:
+        writer.finish()
+    both, _ = open_recording(tmp_path / "r")
+    alone, _ = open_recording(tmp_path / "r.000002")
+    for table in ("calls", "migrations"):
+        assert alone.table(table)["lost"].tolist() == [1]
+        assert both.table(table)["lost"].tolist() == [0]
+    assert both.table("entries").size == 3
 
 
 def test_a_call_that_begins_while_recordings_change(session: Session) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mptrace.correlate import Correlation, correlate
-from mptrace.recording import Recording
+from mptrace.joined import open_recording
 from mptrace.records import OUTCOMES, READ_NODES, READ_PAGES, READ_STATUS
 
 UNKNOWN, MOVED, ALREADY_THERE, FAILED, NOT_ATTEMPTED = range(len(OUTCOMES))
@@ -70,7 +70,7 @@ class Judged:
     """A recording with its verdicts, by call."""
 
     def __init__(self, path: Path) -> None:
-        recording = Recording.open(path)
+        recording, _ = open_recording(path)
         self.meta = recording.meta
         self.tables = recording.tables()
         self.found: Correlation = correlate(self.tables, recording.meta)
