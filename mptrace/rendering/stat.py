@@ -32,6 +32,8 @@ _REASON_HEADING = (
 _PROCESS_HEADING = f"{'pid':>7} {'command':<15} migr moved/s failed spent waits waited why"
 #: Columns before the reason of a process, which gets the rest.
 _BEFORE_WHY = _PROCESS_HEADING.index("why")
+#: Letters of a command; in brackets two more, where there are more than 80 columns.
+_COMMAND, _BRACKETS = 15, 2
 
 
 class Lines:
@@ -47,7 +49,7 @@ class Lines:
         """The lines of an interval that ended at ``stamp``, HH:MM:SS; no newline at the end."""
         lines = []
         if self._since_heading is None or self._since_heading >= _HEADING_EVERY:
-            lines.append(_heading(self._view, "moved/s"))
+            lines.append(_heading(self._view, "moved/s", self._width))
             self._since_heading = 0
         body = _table(interval, self._view, self._reasons, stamp, self._width)
         body += _notes(interval)
@@ -67,7 +69,7 @@ def render_total(
     :param width: columns that there are, 80 at the least.
     """
     width = max(width, WIDTH)
-    lines = [f"total of {_seconds(interval.seconds)} s", _heading(view, "moved", time="")]
+    lines = [f"total of {_seconds(interval.seconds)} s", _heading(view, "moved", width, time="")]
     lines += _table(interval, view, reasons, None, width)
     groups = by_reason(interval.rows, reasons)
     if len(groups) > 1 or view == "process":
@@ -83,8 +85,9 @@ def render_total(
     return "\n".join(lines)
 
 
-def _heading(view: str, moved: str, time: str = "time") -> str:
+def _heading(view: str, moved: str, width: int, time: str = "time") -> str:
     text = _REASON_HEADING if view == "reason" else _PROCESS_HEADING
+    text = text.replace("command", "command" + " " * (_command_width(width) - _COMMAND))
     return text.replace("moved/s", f"{moved:>7}").replace("time", f"{time:4}")
 
 
@@ -128,23 +131,28 @@ def _line(group: Group, view: str, seconds: float | None, width: int, *, stamp: 
             f"{short_ns(group.wait_ns) if group.waits else '-':>6}",
         ]
         return " ".join(cells)
+    letters = _command_width(width)
     cells = [
-        f"{'' if group.tgid is None else group.tgid:>7} {_command(group):<15.15}",
+        f"{'' if group.tgid is None else group.tgid:>7} {_command(group, letters):<{letters}}",
         f"{short(group.migrations, 5) if migrations else '-':>5}",
         f"{short(moved, 6) if migrations else '-':>6}",
         f"{short(group.failed, 5) if migrations else '-':>5}",
         f"{spent if migrations else '-':>6}",
         f"{short(group.waits, 5) if group.waits else '-':>5}",
         f"{short_ns(group.wait_ns) if group.waits else '-':>6}",
-        _why(group, width - _BEFORE_WHY),
+        _why(group, width - _BEFORE_WHY - letters + _COMMAND),
     ]
     return " ".join(cells).rstrip()
 
 
-def _command(group: Group) -> str:
+def _command_width(width: int) -> int:
+    return _COMMAND + min(max(width - WIDTH, 0), _BRACKETS)
+
+
+def _command(group: Group, letters: int) -> str:
     """A process's name as it can be shown on a terminal; kernel threads in brackets, as by ps."""
     name = "".join(c if c.isprintable() else "?" for c in group.name)
-    return f"[{name}]"[:15] if group.is_kthread else name
+    return (f"[{name}]" if group.is_kthread else name)[:letters]
 
 
 def _why(group: Group, room: int) -> str:
@@ -234,12 +242,12 @@ def top_lines(
     lines = [
         f"mptrace top  {stamp}  over {_seconds(interval.seconds)} s"
         f"  sorted by {sort} (s)  quit (q)",
-        _heading("reason", "moved/s"),
+        _heading("reason", "moved/s", width),
         *_table(interval, "reason", reasons, stamp, width),
         *_notes(interval),
         *(f"  ! {note}" for note in notes),
         "",
-        _heading("process", "moved/s"),
+        _heading("process", "moved/s", width),
     ]
     groups = ranked(by_process(interval.rows, reasons), sort)
     room = max(0, height - len(lines))

@@ -205,6 +205,14 @@ def test_the_reason_of_a_process_is_whole() -> None:
     made = report_stat.Lines("process", REASONS).interval(interval(rows), "01:02:03")
     assert made.splitlines()[-1].endswith(" mempolicy_mbind+1")
     assert widest(made) == 80
+    threads = rows.copy()
+    threads["flags"] = 1
+    for width, name in ((80, f"[{COMM[:14]} "), (82, f"[{COMM}] ")):
+        made = report_stat.Lines("process", REASONS, width).interval(interval(threads), "01:02:03")
+        heads, _, line = made.splitlines()
+        assert name in line
+        assert len(line) == width
+        assert heads.index("why") == line.index("mempolicy")
     one = report_stat.Lines("process", {5: "syscall_or_cpuset"}).interval(
         interval(rows[rows["reason"] == 5]), "01:02:03"
     )
