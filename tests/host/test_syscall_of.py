@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the system call of a task is read, in this host's kernel.
+
+Needs root; the program is run once by BPF_PROG_TEST_RUN, in bpf(2) itself: nothing is
+attached.
+"""
+
+import ctypes
+import dataclasses
+import os
+import struct
+from collections.abc import Mapping
+
+import pytest
+from recorded_facts import facts_of
+
+from mptrace import bpf_compiler
+from mptrace.bpf_source import source_of
+from mptrace.candidates import INITIATORS, candidate_sizes
+from mptrace.kernel import btf
+from mptrace.plan import Request, make_plan
+
+_BPF, _PROG_TEST_RUN, _RAW_TRACEPOINT = 321, 10, 17
+#: What the program returns where it found no registers.
+NOWHERE = 4096
+PROGRAM = f"""
+int told(void *ctx)
+{{
+	s64 number = syscall_of(bpf_get_current_task());
+
+	return number == NOT_THERE ? {NOWHERE} : number;
+}}
+"""
+
+
+def defines() -> dict[str, int | str]:
+    """Macros with this kernel's own places of what is read."""
+    facts, types = facts_of("6.12"), btf.running()
+    facts = dataclasses.replace(
+        facts,
+        offsets={**facts.offsets, **types.offsets(tuple(INITIATORS["syscall"].values()))},
+        sizes=types.sizes(candidate_sizes()),
+    )
+    return dict(make_plan(facts, Request(others=True, max_folios=1 << 10)).defines)
+
+
+def told(macros: Mapping[str, int | str]) -> int:
+    """What the program returns, run by this thread in bpf(2)."""
+    text = source_of("move_pages.c") + PROGRAM
+    release = os.uname().release
+    flags = [f"-D{name}={value}" for name, value in macros.items()]
+    flags += [f"-DLINUX_VERSION_CODE={bpf_compiler.version_code(release)}"]
+    flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
+    program, fds = bpf_compiler._compile("told", text, flags)
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        body = program.instructions("told", fds)
+        fd = bpf_compiler.libbcc().bcc_prog_load(
+            _RAW_TRACEPOINT, b"told", body, len(body), b"GPL", 0, 0, None, 0
+        )
+        assert fd >= 0, os.strerror(ctypes.get_errno())
+        fds.append(fd)
+        attributes = ctypes.create_string_buffer(struct.pack("II80x", fd, 0))
+        ret = libc.syscall(_BPF, _PROG_TEST_RUN, attributes, len(attributes))
+        assert not ret, os.strerror(ctypes.get_errno())
+        return int(struct.unpack_from("i", attributes.raw, 4)[0])
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def test_it_is_the_call_that_this_thread_is_in() -> None:
+    """bpf(2) runs the program, and its number is what is read."""
+    assert told(defines()) == _BPF
+
+
+@pytest.mark.parametrize("beside", [-16, 16])
+def test_registers_that_are_not_there_are_no_system_call(beside: int) -> None:
+    """As on a kernel taken for one without FRED, or for one with it: nothing is claimed.
+
+    A stack pointer, or the number of a call, is no code segment of user space's.
+    """
+    macros = defines()
+    padding = int(macros["STACK_PADDING"]) + beside
+    assert told({**macros, "STACK_PADDING": f"({padding})"}) == NOWHERE
