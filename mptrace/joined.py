@@ -95,8 +95,8 @@ class Joined:
         first = index
         while first and self._numbers[first - 1] == self._numbers[first] - 1:
             first -= 1
-        boundary = _whole(self._parts[index].meta.get("boundary_ns"))
-        since = _whole(self._parts[first].meta.get("boundary_ns"))
+        boundary = self._parts[index].meta.get("boundary_ns") or 0
+        since = self._parts[first].meta.get("boundary_ns") or 0
         if first == index or not boundary or not (since or self._numbers[first] == 1):
             return rows
         whole = (rows["enter_ns"] >= since) & (rows["enter_ns"] < boundary) & (rows["lost"] > 0)
@@ -171,18 +171,11 @@ def _may_be_recording(path: Path) -> bool:
 
 def _number(part: Recording) -> int:
     """Which of its session's recordings it is, 0: of none."""
-    rotation = part.meta.get("rotation")
-    return _whole(rotation.get("number")) if isinstance(rotation, dict) else 0
+    return int((part.meta.get("rotation") or {}).get("number") or 0)
 
 
 def _started(part: Recording) -> int:
-    started = part.meta.get("started")
-    return _whole(started.get("wall_ns")) if isinstance(started, dict) else 0
-
-
-def _whole(value: object) -> int:
-    """A number above 0 of meta.json; 0 where it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return int((part.meta.get("started") or {}).get("wall_ns") or 0)
 
 
 def _earlier(path: Path, first: int) -> str:

@@ -257,15 +257,31 @@ def test_a_recording_by_that_very_name_is_read_alone(base: Path) -> None:
     assert f"'{base}.000001' to '{base}.000004' are another session's" in notes[0]
 
 
+#: Values of these keys that are fine, though another one was written.
+FINE = [
+    *((key, None) for key in ("session", "boundary_ns", "rotation", "started")),
+    ("last_part", True),
+    ("rotation", {"a": [1]}),
+    # keys below that nobody reads
+    *((key, value) for key in ("session", "started") for value in ({"number": "x"}, {"a": [1]})),
+]
+
+
 @pytest.mark.parametrize("key", ["session", "boundary_ns", "last_part", "rotation", "started"])
 @pytest.mark.parametrize("value", ["x", [1], {"number": "x"}, {"a": [1]}, -1, True, 1e300, None])
-def test_wrong_values_are_no_defect(base: Path, key: str, value: object) -> None:
-    """Something is read, or a clear error is said; nothing else comes out."""
+def test_a_wrong_value_is_named(base: Path, key: str, value: object) -> None:
+    """With the file and the key; a value that may be there is read."""
     path = base.with_name("rot.000003") / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    data = joined(base)
-    assert data.table("calls").size in (2, 4, 6, 8)
-    assert data.meta["rotation"]["of"] == "rot"
+    if (key, value) in FINE:
+        data = joined(base)
+        assert data.table("calls").size in (2, 4, 6, 8)
+        assert data.meta["rotation"]["of"] == "rot"
+        return
+    with pytest.raises(RecordingError) as caught:
+        joined(base)
+    assert str(path) in caught.value.message
+    assert f"{key} is " in caught.value.message.replace(".number", "")
 
 
 def test_where_nothing_is_there_that_is_said(tmp_path: Path) -> None:
