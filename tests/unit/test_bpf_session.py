@@ -74,6 +74,10 @@ class PlayedProcesses:
             self.cgroups[tgid] = f"/{tgid}"
         return np.empty(0, PROCESS)
 
+    def learn(self, cgroup_ids: list[int]) -> None:
+        for cgroup_id in filter(None, cgroup_ids):
+            self.cgroups[cgroup_id] = f"/{cgroup_id}"
+
     def forget(self) -> None:
         return None
 

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Report, its JSON, dump and explain of one recording: the same numbers in each."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import recorded
-from click.testing import CliRunner
 from others import META, Others
 from test_report_others import busy
+from views import CHECKS, Views
 
-from mptrace.cli import main
-from mptrace.cli.dump import TABLES
 from mptrace.recording import RecordingWriter
 
 #: Recordings by name: of failures by calls and by others, of calls alone, of an idle minute.
@@ -22,120 +19,20 @@ RECORDINGS: dict[str, Any] = {
     "calls": lambda: (recorded.tables(), recorded.META),
     "idle": lambda: (Others().tables(), META),
 }
-FAILED = ("failed", "not_attempted")
-
-
-class Views:
-    """What each command says of one recording."""
-
-    def __init__(self, path: Path, tables: dict[str, Any], meta: dict[str, Any]) -> None:
-        self._path = path
-        self.tables = tables
-        with RecordingWriter(path, meta=meta) as writer:
-            for name, rows in tables.items():
-                writer.append(name, rows)
-            writer.finish()
-        self.report = json.loads(self.run("report", "--json"))
-
-    def run(self, *arguments: str) -> str:
-        """Standard output of a command."""
-        result = CliRunner().invoke(main, [*arguments, str(self._path)])
-        assert result.exit_code == 0
-        return result.stdout
-
-    def rows(self, command: str, *arguments: str) -> list[dict[str, Any]]:
-        """Rows that a command has as JSON lines."""
-        form = ("--json",) if command == "explain" else ("--format", "jsonl")
-        lines = self.run(command, *form, *arguments).splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
-
-    def dump(self, table: str, *arguments: str) -> list[dict[str, Any]]:
-        """Rows of a table."""
-        return self.rows("dump", "--table", table, *arguments)
 
 
 @pytest.fixture(params=RECORDINGS)
 def views(request: pytest.FixtureRequest, tmp_path: Path) -> Views:
     """Of each of the recordings."""
-    return Views(tmp_path / "r", *RECORDINGS[request.param]())
+    tables, meta = RECORDINGS[request.param]()
+    with RecordingWriter(tmp_path / "r", meta=meta) as writer:
+        for name, rows in tables.items():
+            writer.append(name, rows)
+        writer.finish()
+    return Views(tmp_path / "r")
 
 
-def test_every_row_is_dumped_in_every_format(views: Views) -> None:
-    """As many as the recording has; of what failed no more than of all, and no other."""
-    for table in TABLES:
-        every = views.dump(table)
-        assert len(every) == len(views.tables.get(table, ()))
-        lines = views.run("dump", "--table", table).splitlines()
-        # what does not fit is continued in a line that is indented
-        assert sum(not line.startswith(" ") for line in lines) == len(every) + 1
-        csv = views.run("dump", "--table", table, "--format", "csv")
-        assert len(csv.splitlines()) == len(every) + 1
-        failed = views.dump(table, "--failed")
-        assert all(row in every for row in failed)
-
-
-def test_entries_that_stayed(views: Views) -> None:
-    """In dump, explain, the outcomes and the causes of the report."""
-    dumped = views.dump("entries", "--failed")
-    assert [row["outcome"] in FAILED for row in views.dump("entries")].count(True) == len(dumped)
-    explained = [row for row in views.rows("explain") if "entry" in row]
-    assert [(row["call"], row["entry"]) for row in dumped] == [
-        (row["call"], row["entry"]) for row in explained
-    ]
-    outcomes = views.report["outcomes"]
-    assert sum(outcomes[name] for name in FAILED) == len(dumped)
-    assert sum(group["count"] for group in views.report["failure_causes"]) == len(dumped)
-    by_call = {row["call"] for row in dumped}
-    assert by_call <= {row["call"] for row in views.dump("calls", "--failed")}
-
-
-def test_folios_that_stayed(views: Views) -> None:
-    """In dump, in the report's rows by path, and without a call in explain."""
-    dumped = views.dump("folios", "--failed")
-    of_migrations = [row for row in dumped if row["migration"] is not None]
-    paths = views.report["paths"]
-    assert sum(path["folios"]["failed"] for path in paths) == len(of_migrations)
-    assert sum(path["pages"]["failed"] for path in paths) == sum(
-        row["nr_pages"] for row in of_migrations
-    )
-    alone = [row for row in of_migrations if row["call"] is None]
-    explained = [row for row in views.rows("explain") if row.get("kind") == "folio"]
-    assert [row["folio"] for row in explained] == [row["folio"] for row in alone]
-    assert [row["cause"]["name"] for row in explained] == [row["cause"] for row in alone]
-
-
-def test_migrations_that_left_something_behind(views: Views) -> None:
-    """In dump, by path, and with and without a call."""
-    dumped = views.dump("migrations", "--failed")
-    assert sum(path["failed_migrations"] for path in views.report["paths"]) == len(dumped)
-    numbers = views.report["migrations"]
-    without = sum(group["failed"] for group in numbers["without_call"])
-    assert numbers["failed"] + without == len(dumped)
-    assert without == sum(row["call"] is None for row in dumped)
-
-
-def test_pages_that_moved(views: Views) -> None:
-    """By path, by reason, from node to node, and in the rows of dump."""
-    paths, folios = views.report["paths"], views.dump("folios")
-    migrations = views.dump("migrations")
-    moved = [row for row in folios if row["outcome"] == "moved"]
-    assert sum(path["folios"]["moved"] for path in paths) == len(moved)
-    pages = sum(path["pages"]["moved"] for path in paths)
-    assert sum(cell["pages"] for path in paths for cell in path["matrix"]) == pages
-    without = [row for row in moved if migrations[row["migration"]]["call"] is None]
-    numbers = views.report["migrations"]["without_call"]
-    assert sum(group["moved_pages"] for group in numbers) == sum(row["nr_pages"] for row in without)
-    assert views.report["rates"]["pages"] == sum(c["pages"] for c in views.report["matrix"])
-
-
-def test_witnesses_and_names(views: Views) -> None:
-    """Each witness as often as in dump; the names of report and dump are those of one process."""
-    agreement = views.report["agreement"]
-    dumped = [row["witnesses"] for row in views.dump("entries")]
-    for name in ("agree", "silent", "disagree", "not_asked", "unknown"):
-        assert agreement[name] == dumped.count(name)
-    people = {row["tgid"]: row["comm"] for row in views.dump("processes")}
-    owners = [owner for path in views.report["paths"] for owner in path["owners"]]
-    known = [owner for owner in owners if owner["tgid"] in people]
-    assert all(owner["comm"] == people[owner["tgid"]] for owner in known)
-    assert np.isin([owner["tgid"] for owner in owners], [0, *people]).all()
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_views_agree(views: Views, check: Callable[[Views], None]) -> None:
+    """See the check."""
+    check(views)
