@@ -23,8 +23,10 @@
 #define MPOL_BIND 2
 #define MPOL_DEFAULT 0
 #define MPOL_MF_MOVE 2
+#define MPOL_MF_MOVE_ALL 4
+#define UNTOUCHED (-12345)
 
-static void *addresses[MOST];
+static void *addresses[MOST], *strange[MOST];
 static int nodes[MOST], status[MOST];
 
 static void fail(const char *what)
@@ -37,15 +39,15 @@ static long move(unsigned long pages, int node)
 {
 	for (unsigned long i = 0; i < pages; i++) {
 		nodes[i] = node;
-		status[i] = -12345;
+		status[i] = UNTOUCHED;
 	}
 	return syscall(SYS_move_pages, 0, pages, addresses, nodes, status, MPOL_MF_MOVE);
 }
 
 int main(int argc, char **argv)
 {
-	unsigned long pages, held, mask = 1, spliced = 0;
-	int ends[2], node;
+	unsigned long pages, held, from, count, mask = 1, spliced = 0;
+	int ends[2], node, pid;
 	uint8_t *base;
 	char line[64];
 
@@ -91,6 +93,21 @@ int main(int argc, char **argv)
 				if (status[i] == 0 || status[i] == 1)
 					on[status[i]]++;
 			printf("%lu %lu\n", on[0], on[1]);
+		} else if (sscanf(line, "push %d %lx %lu %d", &pid, &from, &count, &node) == 4 &&
+			   count <= MOST) {
+			unsigned long there = 0;
+			long ret;
+
+			for (unsigned long i = 0; i < count; i++) {
+				strange[i] = (void *)(from + i * PAGE);
+				nodes[i] = node;
+				status[i] = UNTOUCHED;
+			}
+			ret = syscall(SYS_move_pages, pid, count, strange, nodes, status,
+				      MPOL_MF_MOVE_ALL);
+			for (unsigned long i = 0; i < count; i++)
+				there += status[i] == node;
+			printf("%ld %lu\n", ret, there);
 		} else {
 			return 2;
 		}
