@@ -80,8 +80,11 @@ def test_pages_that_could_not_be_moved(made: Made) -> None:
     told, held = about["failures"], about["held"]
     kept = [about["address"] + page * 4096 for page in range(1, 5 * held, 5)]
     assert told["calls"][0]["where"] == [held, about["pages"] - held]
-    assert [call["ret"] for call in told["calls"]] == [held, 0, held]
-    assert [call["failed"] for call in told["calls"]] == [held, 0, held]
+    # the first call meets a page that is there already, one that is held, and one that is there
+    # again, which ends the group of the held one: the rest is not attempted, and counted
+    rest = about["pages"] - 3
+    assert [call["ret"] for call in told["calls"]] == [1 + rest, 0, held]
+    assert [call["failed"] for call in told["calls"]] == [1, 0, held]
 
     paths = {row["path"]: row for row in views.report["paths"]}
     by_others = paths["migrate_pages"]["pages"]
@@ -94,18 +97,20 @@ def test_pages_that_could_not_be_moved(made: Made) -> None:
 
     folios = views.dump("folios", "--failed")
     addresses = sorted(int(row["address"], 16) for row in folios)
-    assert addresses == sorted(3 * kept)
+    assert addresses == sorted([*kept, kept[0], *kept])
     assert {row["owner_tgid"] for row in folios} == {about["pid"]}
     assert {row["cause"] for row in folios} == {"extra_references"}
     entries = views.dump("entries", "--failed")
-    assert sorted(int(row["address"], 16) for row in entries) == sorted(2 * kept)
+    stayed = [int(row["address"], 16) for row in entries if row["outcome"] == "failed"]
+    assert sorted(stayed) == sorted([kept[0], *kept])
     explained = views.rows("explain")
-    assert sorted(int(row["address"], 16) for row in explained) == addresses
+    stayed = [int(row["address"], 16) for row in explained if row["outcome"] == "failed"]
+    assert sorted(stayed) == addresses
     assert views.report["outcomes"] == {
         "moved": 2 * (about["pages"] - held),
-        "already_there": about["pages"] - held + held,
-        "failed": 2 * held,
-        "not_attempted": 0,
+        "already_there": 2 + held,
+        "failed": 1 + held,
+        "not_attempted": rest,
         "unknown": 0,
     }
     asked = views.report["agreement"]
@@ -137,7 +142,9 @@ def test_mptraces_own_pages_are_in_no_sum(made: Made) -> None:
     about, views = made.about["own"], Views(made.path / "own")
     own = views.report["own"]
     assert own["tgids"] == [about["recorder"]]
-    assert 0 < about["there"] <= own["pages"] <= about["pages"]
+    (migration,) = [row for row in made.parquet("own", "migrations") if row["call_id"]]
+    # the heap may have a huge page, which is moved whole
+    assert 0 < about["there"] <= own["pages"] == migration["succeeded"]
     assert own["calls"] == 1
     assert [row["own"] for row in views.dump("calls")] == [True]
     assert not any(views.report["outcomes"].values())
@@ -145,7 +152,7 @@ def test_mptraces_own_pages_are_in_no_sum(made: Made) -> None:
     assert [path["pages"]["moved"], path["pages"]["failed"]] == about["migrated"]
     assert {owner["tgid"] for owner in path["owners"]} <= {made.about["pid"], 0}
     moved = [row for row in made.parquet("own", "folios") if row["owner_tgid"] == about["recorder"]]
-    assert len(moved) >= about["there"]
-    marked = [row for row in views.dump("folios") if row["own"]]
-    assert len(marked) >= len(moved)
+    assert sum(row["nr_pages"] for row in moved) == own["pages"]
+    marked = [row for row in views.dump("folios") if row["own"] and row["outcome"] == "moved"]
+    assert sum(row["nr_pages"] for row in marked) == own["pages"]
     assert "of mptrace itself" in " ".join(views.run("report").split())
