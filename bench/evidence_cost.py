@@ -17,10 +17,10 @@ import numpy as np
 
 from mptrace import driver
 from mptrace.driver import MPOL_MF_MOVE, PAGE_SIZE, SENTINEL
-from mptrace.kernel.facts import read_host_facts
-from mptrace.plan import Request, make_plan
-from mptrace.proved import read_facts
+from mptrace.host.read import read_host_facts
+from mptrace.sessions.calibrated import read_facts
 from mptrace.tracer import Tracer
+from mptrace.tracing.plan.plan import Request, make_plan
 from mptrace.units import format_ns
 
 PAGES = 509

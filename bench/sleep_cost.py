@@ -21,10 +21,10 @@ from pathlib import Path
 
 from evidence_cost import write
 
-from mptrace.plan import Request, make_plan
-from mptrace.proved import read_facts
-from mptrace.scope import Scope
+from mptrace.sessions.calibrated import read_facts
 from mptrace.tracer import Tracer
+from mptrace.tracing.plan.plan import Request, make_plan
+from mptrace.tracing.plan.scope import Scope
 from mptrace.units import format_ns
 
 PAGE_SIZE, PAGES = 4096, 1009

@@ -6,6 +6,8 @@ line prints ``message`` and ``hint`` on stderr and leaves with ``exit_code``;
 nothing else in mptrace decides on an exit status.
 """
 
+from collections.abc import Callable
+
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -73,3 +75,7 @@ class CommandError(MptraceError):
     def __init__(self, message: str, hint: str, exit_code: int) -> None:
         super().__init__(message, hint)
         self.exit_code = exit_code
+
+
+#: Is told what a session does now, for whoever waits.
+Progress = Callable[[str], None]

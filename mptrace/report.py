@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The numbers of a profile as text of so many columns.  Returns, never prints."""
 
-from mptrace.rendering import calls as report_calls
-from mptrace.rendering import groups as report_groups
-from mptrace.rendering import head as report_head
-from mptrace.rendering import paths as report_paths
-from mptrace.rendering import stalls as report_stalls
-from mptrace.rendering import time as report_time
-from mptrace.rendering.text import WIDTH, Numbers, columns
+from mptrace.reporting.text import calls as report_calls
+from mptrace.reporting.text import groups as report_groups
+from mptrace.reporting.text import head as report_head
+from mptrace.reporting.text import paths as report_paths
+from mptrace.reporting.text import stalls as report_stalls
+from mptrace.reporting.text import time as report_time
+from mptrace.reporting.text.layout import WIDTH, Numbers, columns
 
 __all__ = ["WIDTH", "render"]
 
 
 def render(profile: Numbers, *, histogram: bool = False, width: int = WIDTH) -> str:
-    """The report of a profile (:func:`mptrace.profile.profile`).
+    """The report of a profile (:func:`mptrace.reporting.numbers.profile.profile`).
 
     :param histogram: add a power-of-two histogram of each phase and of the blackout.
     :param width: columns that there are, 80 at the least.

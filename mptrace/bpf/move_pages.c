@@ -6,7 +6,7 @@
  * a move_pages(2) call as its optional parent.  One record per folio, emitted
  * when the kernel is done with it; user space replays the rest.
  *
- * phase     | kernel function (rows of mptrace/candidates.py)       | unit
+ * phase     | kernel function (rows of tracing/plan/candidates.py)  | unit
  * ----------+-------------------------------------------------------+----------
  * call      | kernel_move_pages                                     | call
  * drain     | lru_cache_disable, lru_add_drain_all                  | call
@@ -45,7 +45,7 @@
  *
  * The plan passes with -D: offsets of struct members (from BTF), argument
  * positions that differ between kernels, map sizes.  No kernel header is used.
- * The parts below are put in place by mptrace/bpf_source.py, in this order.
+ * The parts below are put in place by mptrace/tracing/program/source.py, in this order.
  */
 #include <linux/types.h>
 #include <uapi/linux/ptrace.h>

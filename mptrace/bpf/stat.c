@@ -3,7 +3,7 @@
  * Counts and sums of page migrations, by reason and process, added up in the
  * kernel: no record leaves it for a page, a folio or a migration.
  *
- * phase      | kernel (rows of mptrace/counting/plan.py)             | unit
+ * phase      | kernel (rows of mptrace/tracing/counting/plan.py)     | unit
  * -----------+--------------------------------------------------------+-----------
  * begin      | tracepoint mm_migrate_pages_start, or migrate_pages()  | migration
  * end        | tracepoint mm_migrate_pages                            | migration
@@ -38,7 +38,7 @@ static long (*const read_kernel)(void *to, u32 size, const void *from) =
 #define ROW_KTHREAD	(1 << 0)
 #define PF_KTHREAD	0x00200000	/* include/linux/sched.h */
 
-/* ---- layouts: mirrored by mptrace/counting/counts.py, field by field ------------- */
+/* ---- layouts: mirrored by mptrace/tracing/counting/counts.py, field by field ----- */
 
 struct row_key {
 	u32 tgid;
@@ -61,7 +61,7 @@ struct row {
 };
 _Static_assert(sizeof(struct row) == 392, "counts.ROW");
 
-/* Why something was not counted as it should; names in mptrace/counting/counts.py. */
+/* Why something was not counted as it should; names in mptrace/tracing/counting/counts.py. */
 #define LOST_ROW_MAP	0	/* no room for the process: counted among the others */
 #define LOST_THREAD_MAP	1	/* migrations without time: too many threads at once */
 #define LOST_NESTING	2	/* migrations without time: nested too deep */

@@ -61,10 +61,10 @@ def command(
     if restore:
         _restore()
         return
-    from mptrace.conform import ConformRequest, described, run
-    from mptrace.rendering import conform as report_conform
-    from mptrace.scenarios import catalogue, find
-    from mptrace.verdicts import BAD
+    from mptrace.conform.run import ConformRequest, described, run
+    from mptrace.conform.scenarios import catalogue, find
+    from mptrace.conform.verdicts import BAD
+    from mptrace.reporting.text import conform as report_conform
 
     wanted = {find(name).name for name in only} or set(catalogue())
     scenarios = tuple(each for each in catalogue().values() if each.name in wanted)
@@ -107,7 +107,7 @@ def command(
 
 
 def _restore() -> None:
-    from mptrace.conform import restore
+    from mptrace.conform.run import restore
 
     undone = restore()
     for words in undone:

@@ -5,11 +5,11 @@ import json
 
 import click
 
-from mptrace import candidates, doctor
 from mptrace.cli import terminal
 from mptrace.errors import EXIT_FAILURE
-from mptrace.kernel import facts
-from mptrace.rendering import doctor as report_doctor
+from mptrace.host import read as facts
+from mptrace.reporting.text import doctor as report_doctor
+from mptrace.tracing.plan import candidates, doctor
 
 
 @click.command("doctor")

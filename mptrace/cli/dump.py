@@ -14,7 +14,7 @@ from mptrace.cli import terminal
 from mptrace.cli.types import DEFAULT_RECORDING, RECORDING, opened
 
 if TYPE_CHECKING:
-    from mptrace.rows import Rows
+    from mptrace.outcomes.dump import Rows
 
 TABLES = (
     "entries",
@@ -63,7 +63,7 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     a page under migration; one of `processes` a process that was met. `own` is true where
     it was mptrace itself that migrated, waited, or whose page it was.
     """
-    from mptrace.rows import Rows
+    from mptrace.outcomes.dump import Rows
 
     data = opened(recording)
     rows = Rows(table, data.tables(), data.meta, failed=failed)
@@ -103,7 +103,7 @@ def _json_lines(rows: "Rows") -> Iterator[str]:
 
 
 def _text_lines(rows: "Rows") -> Iterator[str]:
-    from mptrace.rendering import dump as report_dump
+    from mptrace.reporting.text import dump as report_dump
 
     widths = [rows.width(name) for name in rows.short]
     return report_dump.lines(rows.short, widths, rows.values(rows.short), width=terminal.width())

@@ -56,11 +56,11 @@ def command(
         raise UsageError("--entry, --address and --failed exclude each other")
     if pid is not None and address is None:
         raise UsageError("--pid goes with --address")
-    from mptrace.explain import Explainer, Which
-    from mptrace.explain_folios import FolioExplainer
-    from mptrace.rendering import explain as report_explain
-    from mptrace.rendering import explain_folios as report_explain_folios
-    from mptrace.rendering.history import history
+    from mptrace.explain.entries import Explainer, Which
+    from mptrace.explain.folios import FolioExplainer
+    from mptrace.reporting.text import explain as report_explain
+    from mptrace.reporting.text import explain_folios as report_explain_folios
+    from mptrace.reporting.text.history import history
 
     width = terminal.width()
     data = opened(recording)

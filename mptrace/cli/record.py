@@ -23,7 +23,7 @@ from mptrace.cli.types import (
     within,
 )
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
-from mptrace.plan import Request
+from mptrace.tracing.plan.plan import Request
 from mptrace.units import and_more, many
 
 #: Recordings of one session that are named at its end, the last ones.
@@ -133,10 +133,10 @@ def command(
     follows its name are its own options: mptrace's come before it.
     `mptrace report`, `explain` and `dump` read the recording.
     """
-    from mptrace.command import find_user, invoking_user
-    from mptrace.record import record
-    from mptrace.rotation import Rotation
-    from mptrace.wanted import RecordRequest, Wanted, WantedFilters
+    from mptrace.recording.rotation import Rotation
+    from mptrace.sessions.command import find_user, invoking_user
+    from mptrace.sessions.record import record
+    from mptrace.sessions.request import RecordRequest, Wanted, WantedFilters
 
     asked = (
         ("-a", everybody),

@@ -49,8 +49,8 @@ def print_report(
     budget_ns: int | None = None,
 ) -> int:
     """Print the report of a recording; return the exit status."""
-    from mptrace.profile import is_clean, profile
     from mptrace.report import render
+    from mptrace.reporting.numbers.profile import is_clean, profile
 
     data = opened(recording)
     numbers = profile(

@@ -23,11 +23,11 @@ from mptrace.cli.types import (
     is_default,
 )
 from mptrace.driver import PAGE_SIZE
+from mptrace.driving.workloads import KINDS, PATTERNS, Workload
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
-from mptrace.plan import Request
-from mptrace.rendering.text import columns, wrapped
+from mptrace.reporting.text.layout import columns, wrapped
+from mptrace.tracing.plan.plan import Request
 from mptrace.units import many
-from mptrace.workloads import KINDS, PATTERNS, Workload
 
 
 def _progress(message: str) -> None:
@@ -173,7 +173,7 @@ def command(
     if pid is not None and not yes:
         _show_what_would_move(workload)
         raise SystemExit(EXIT_USAGE)
-    from mptrace.session import RunRequest, run
+    from mptrace.sessions.run import RunRequest, run
 
     signal.signal(signal.SIGTERM, _interrupt)
     result = run(
@@ -196,7 +196,7 @@ def command(
 
 def _show_what_would_move(workload: Workload) -> None:
     """What --pid would do, and that it was not done."""
-    from mptrace.session import preview
+    from mptrace.sessions.run import preview
 
     with columns(terminal.width()):
         for mapping in preview(workload).would_move:

@@ -8,7 +8,7 @@ import click
 from mptrace.cli import terminal
 from mptrace.cli.types import COUNT, PIDS, SECONDS, flat, whole
 from mptrace.errors import EXIT_INTERRUPTED, UsageError
-from mptrace.rendering.stat import VIEWS, Lines, to_json
+from mptrace.reporting.text.stat import VIEWS, Lines, to_json
 
 
 def _progress(message: str) -> None:
@@ -74,8 +74,8 @@ def command(
         raise UsageError("COUNT goes with an INTERVAL")
     if len(pids) > 1024:
         raise UsageError("-p takes 1024 processes at the most")
-    from mptrace.counting.plan import StatBounds
-    from mptrace.counting.session import Ending, Sampler, clock, intervals
+    from mptrace.tracing.counting.plan import StatBounds
+    from mptrace.tracing.counting.sampler import Ending, Sampler, clock, intervals
 
     # signals from the start: what is being attached is taken down in order
     with (

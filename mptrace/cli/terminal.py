@@ -4,7 +4,7 @@
 import os
 import sys
 
-from mptrace.rendering.text import WIDTH
+from mptrace.reporting.text.layout import WIDTH
 
 
 def width() -> int:

@@ -8,9 +8,9 @@ import click
 from mptrace.cli import terminal
 from mptrace.cli.stat import TIER
 from mptrace.cli.types import PIDS, SECONDS, flat
-from mptrace.counting.counts import SORTS, Interval
 from mptrace.errors import EXIT_INTERRUPTED
-from mptrace.rendering.stat import next_sort, render_total, top_lines
+from mptrace.reporting.text.stat import next_sort, render_total, top_lines
+from mptrace.tracing.counting.counts import SORTS, Interval
 
 
 def _progress(message: str) -> None:
@@ -41,9 +41,9 @@ def command(
     The counts are those of 'mptrace stat'. Keys: s sorts by pages, time,
     failed or stalls in turn; q quits. What was counted is printed at the end.
     """
-    from mptrace.counting import screen as curses_screen
-    from mptrace.counting.plan import StatBounds
-    from mptrace.counting.session import Ending, Sampler, clock
+    from mptrace.cli import screen as curses_screen
+    from mptrace.tracing.counting.plan import StatBounds
+    from mptrace.tracing.counting.sampler import Ending, Sampler, clock
 
     curses_screen.check()
     with Ending() as ending, Sampler(pids, StatBounds(), _progress, tier) as sampler:

@@ -13,8 +13,8 @@ from mptrace.errors import UsageError
 from mptrace.units import format_bytes, parse_ns, parse_size
 
 if TYPE_CHECKING:
-    from mptrace.joined import Joined
-    from mptrace.recording import Recording
+    from mptrace.recording.reader import Recording
+    from mptrace.recording.rotated import Joined
 
     _ParamType = click.ParamType[Any]
 else:  # not generic before click 8.2
@@ -47,7 +47,7 @@ def flat(
 
 def opened(path: Path) -> "Recording | Joined":
     """The recording at ``path``, or those of a session by that name; says what is not read."""
-    from mptrace.joined import open_recording
+    from mptrace.recording.rotated import open_recording
 
     data, notes = open_recording(path)
     for note in notes:

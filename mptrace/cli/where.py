@@ -21,8 +21,8 @@ def command(pid: int, as_json: bool, ranges: tuple[str, ...]) -> None:
     0xSTART-0xEND, as in /proc/PID/maps; without one, every mapping is asked
     about.  Addresses that are reserved but never touched are skipped in bulk.
     """
-    from mptrace.rendering.where import render_where
-    from mptrace.where import where
+    from mptrace.driving.where import where
+    from mptrace.reporting.text.where import render_where
 
     answer = where(pid, tuple(parse_range(text) for text in ranges))
     if as_json:

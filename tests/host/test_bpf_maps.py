@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from recorded_facts import facts_of
 
-from mptrace.bpf_compiler import built, libbcc
-from mptrace.bpf_map import Map
-from mptrace.bpf_program import Compiled
-from mptrace.plan import Request, make_plan
+from mptrace.tracing.plan.plan import Request, make_plan
+from mptrace.tracing.program.compiled import Compiled
+from mptrace.tracing.program.compiler import built, libbcc
+from mptrace.tracing.program.map import Map
 
 Built = tuple[Compiled, list[int]]
 
@@ -31,7 +31,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Built, Bui
         patch.setenv("MPTRACE_PROGRAMS", str(directory))
         first = built("move_pages.c", defines, "6.12.0")
         assert len(list(directory.iterdir())) == 1
-        patch.setattr("mptrace.bpf_compiler._compile", None)
+        patch.setattr("mptrace.tracing.program.compiler._compile", None)
         second = built("move_pages.c", defines, "6.12.0")
     yield first, second
     for fd in first[1] + second[1]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mptrace.recording import Recording
+from mptrace.recording.reader import Recording
 
 MPTRACE = [sys.executable, "-m", "mptrace"]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from mptrace.counting.counts import by_process, total
-from mptrace.counting.plan import StatBounds
-from mptrace.counting.session import Sampler
-from mptrace.rendering.stat import render_total
+from mptrace.reporting.text.stat import render_total
+from mptrace.tracing.counting.counts import by_process, total
+from mptrace.tracing.counting.plan import StatBounds
+from mptrace.tracing.counting.sampler import Sampler
 
 COMPACT = Path("/proc/sys/vm/compact_memory")
 

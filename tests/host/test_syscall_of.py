@@ -14,11 +14,11 @@ from collections.abc import Mapping
 import pytest
 from recorded_facts import facts_of
 
-from mptrace import bpf_compiler
-from mptrace.bpf_source import source_of
-from mptrace.candidates import INITIATORS, candidate_sizes
-from mptrace.kernel import btf
-from mptrace.plan import Request, make_plan
+from mptrace.host import btf
+from mptrace.tracing.plan.candidates import INITIATORS, candidate_sizes
+from mptrace.tracing.plan.plan import Request, make_plan
+from mptrace.tracing.program import compiler
+from mptrace.tracing.program.source import source_of
 
 _BPF, _PROG_TEST_RUN, _RAW_TRACEPOINT = 321, 10, 17
 #: What the program returns where it found no registers.
@@ -49,13 +49,13 @@ def told(macros: Mapping[str, int | str]) -> int:
     text = source_of("move_pages.c") + PROGRAM
     release = os.uname().release
     flags = [f"-D{name}={value}" for name, value in macros.items()]
-    flags += [f"-DLINUX_VERSION_CODE={bpf_compiler.version_code(release)}"]
+    flags += [f"-DLINUX_VERSION_CODE={compiler.version_code(release)}"]
     flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
-    program, fds = bpf_compiler._compile("told", text, flags)
+    program, fds = compiler._compile("told", text, flags)
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         body = program.instructions("told", fds)
-        fd = bpf_compiler.libbcc().bcc_prog_load(
+        fd = compiler.libbcc().bcc_prog_load(
             _RAW_TRACEPOINT, b"told", body, len(body), b"GPL", 0, 0, None, 0
         )
         assert fd >= 0, os.strerror(ctypes.get_errno())

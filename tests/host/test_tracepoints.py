@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mptrace.joined import open_recording
-from mptrace.kernel import tracefs
-from mptrace.processes import Processes
-from mptrace.profile import profile
-from mptrace.recording import Recording
-from mptrace.tracepoints.perf_events import PerfEvents, Probe, online_cpus
-from mptrace.tracepoints.perf_records import head, record_bytes
-from mptrace.tracepoints.session import Request, read_formats, record
+from mptrace.host import tracefs
+from mptrace.host.processes import Processes
+from mptrace.recording.reader import Recording
+from mptrace.recording.rotated import open_recording
+from mptrace.reporting.numbers.profile import profile
+from mptrace.tracing.tracepoints.perf_events import PerfEvents, Probe, online_cpus
+from mptrace.tracing.tracepoints.perf_records import head, record_bytes
+from mptrace.tracing.tracepoints.session import Request, read_formats, record
 
 PAGE = mmap.PAGESIZE
 COMPACT = Path("/proc/sys/vm/compact_memory")

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mptrace.driving.worker_client import RoundReply, TargetGone, Worker
+from mptrace.driving.workloads import HOLE, UNMAPPED, Explicit, Workload
 from mptrace.errors import HostError
-from mptrace.workerclient import RoundReply, TargetGone, Worker
-from mptrace.workloads import HOLE, UNMAPPED, Explicit, Workload
 
 PAGE = 4096
 PAGES = 509
@@ -439,8 +439,8 @@ def _wait_until_away(pid: int, base: int) -> None:
 
 _KILLED = """
 import sys
-from mptrace.workerclient import Worker
-from mptrace.workloads import Workload
+from mptrace.driving.worker_client import Worker
+from mptrace.driving.workloads import Workload
 pid, base = int(sys.argv[1]), int(sys.argv[2])
 worker = Worker()
 worker.setup(Workload(target="pid", pid=pid, source_nids=(0, 1), target_nids=(1, 0),

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mptrace.correlate import ENTRY_REASONS, UNTOUCHED, WRITTEN, Correlation, correlate
-from mptrace.diagnose import cause_name
-from mptrace.records import DRIVER_CALL, LOCATION, OUTCOMES, WITNESSES
+from mptrace.outcomes.causes.rules import cause_name
+from mptrace.outcomes.correlate import ENTRY_REASONS, UNTOUCHED, WRITTEN, Correlation, correlate
+from mptrace.recording.layouts import DRIVER_CALL, LOCATION, OUTCOMES, WITNESSES
 
 PLAIN, PINNED, UNMAPPED, NEVER_TOUCHED = range(4)
 _HUGE = 16  # added for a page of a huge one

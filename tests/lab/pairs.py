@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from mptrace import driver
-from mptrace.arrays import EntryMerger
+from mptrace.conform.stage import iouring, memfd
+from mptrace.conform.stage.journal import Journal
+from mptrace.conform.stage.stage import Stage
 from mptrace.driver import MPOL_MF_MOVE, MPOL_MF_MOVE_ALL, PAGE_SIZE, SENTINEL
-from mptrace.kernel.facts import read_host_facts
-from mptrace.plan import Request
-from mptrace.proved import calibrated, first_meta, read_facts
-from mptrace.recording import RecordingWriter
-from mptrace.stage import iouring, memfd
-from mptrace.stage.journal import Journal
-from mptrace.stage.stage import Stage
-from mptrace.workerclient import Worker
+from mptrace.driving.worker_client import Worker
+from mptrace.host.read import read_host_facts
+from mptrace.recording.writer import RecordingWriter
+from mptrace.sessions.calibrated import calibrated, read_facts
+from mptrace.sessions.meta import first_meta
+from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.program.chunks import EntryMerger
 
 MADV_DONTFORK = 10
 ABORTED = "aborted_by_earlier_group"

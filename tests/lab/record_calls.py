@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mptrace import calibrate
-from mptrace.arrays import EntryMerger
-from mptrace.calibrate import Seen
-from mptrace.kernel.facts import read_host_facts
-from mptrace.plan import Request
-from mptrace.proved import calibrated, read_facts
-from mptrace.records import CALL, ENTRY, FOLIO, MAX_ENTRIES, MIGRATION
-from mptrace.workerclient import Worker
+from mptrace.driving.worker_client import Worker
+from mptrace.host.read import read_host_facts
+from mptrace.recording.layouts import CALL, ENTRY, FOLIO, MAX_ENTRIES, MIGRATION
+from mptrace.sessions.calibrated import calibrated, read_facts
+from mptrace.tracing.plan import calibration
+from mptrace.tracing.plan.calibration import Seen
+from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.program.chunks import EntryMerger
 
 HERE = Path(__file__).parent
 TRACING = Path("/sys/kernel/tracing")
@@ -545,7 +545,7 @@ def record_hits(lab):
         np.concatenate(tables[name]) for name in ("calls", "migrations", "folios")
     )
     section.extra["counts"] = [
-        calibrate.counts(
+        calibration.counts(
             Seen(
                 calls[calls["call_id"] == call_id],
                 migrations[migrations["call_id"] == call_id],

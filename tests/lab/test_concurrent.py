@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from crowd.run import MACHINE, Crowd, Told, crowd_of
 
-from mptrace.correlate import UNTOUCHED, WRITTEN, correlate
 from mptrace.lab.guest import Guest
-from mptrace.records import NO_LOOKUP, NOT_COUNTED, OUTCOMES
+from mptrace.outcomes.correlate import UNTOUCHED, WRITTEN, correlate
+from mptrace.recording.layouts import NO_LOOKUP, NOT_COUNTED, OUTCOMES
 
 PROCESSES, THREADS, ROUNDS = 8, 4, 10
 UNKNOWN, MOVED, ALREADY_THERE, FAILED, NOT_ATTEMPTED = range(len(OUTCOMES))

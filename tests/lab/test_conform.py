@@ -18,9 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 from mptrace.cli import main
+from mptrace.conform.scenarios import catalogue
 from mptrace.driver import SENTINEL
-from mptrace.recording import Recording, RecordingWriter
-from mptrace.scenarios import catalogue
+from mptrace.recording.reader import Recording
+from mptrace.recording.writer import RecordingWriter
 
 HERE = Path(__file__).parent
 #: Two nodes with memory and CPUs, one of memory only (the kernel numbers it last), one of CPUs.

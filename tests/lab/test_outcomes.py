@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from oracle import PLAIN, Judged, Recorded, compare, compare_lossy, compare_whole
 
-from mptrace.diagnose import cause_name
 from mptrace.lab.guest import Guest
-from mptrace.records import OUTCOMES, WITNESSES
+from mptrace.outcomes.causes.rules import cause_name
+from mptrace.recording.layouts import OUTCOMES, WITNESSES
 
 HERE = Path(__file__).parent
 TWO_NODES, FOUR_NODES = "2500M,2500M", "1400M,1400M,1400M,1400M"

@@ -32,9 +32,9 @@ from test_run import LEFTOVERS, Mptrace, assert_error, assert_nothing_left, sh
 
 from mptrace.cli import main
 from mptrace.lab.guest import Guest
-from mptrace.paths import PATHS, of_migrations
-from mptrace.recording import Recording
-from mptrace.records import FOLIO_CHOSEN, READ_STATUS
+from mptrace.outcomes.paths import PATHS, of_migrations
+from mptrace.recording.layouts import FOLIO_CHOSEN, READ_STATUS
+from mptrace.recording.reader import Recording
 
 HERE = Path(__file__).parent
 PYTHON = sys.executable

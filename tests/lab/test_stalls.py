@@ -13,7 +13,14 @@ import pytest
 from crowd.run import MACHINE, Crowd, crowd_of
 
 from mptrace.lab.guest import Guest
-from mptrace.records import FOLIO_HUGETLB, FOLIO_PMD, WAIT_HUGETLB, WAIT_LOCK, WAIT_PMD, WAIT_PTE
+from mptrace.recording.layouts import (
+    FOLIO_HUGETLB,
+    FOLIO_PMD,
+    WAIT_HUGETLB,
+    WAIT_LOCK,
+    WAIT_PMD,
+    WAIT_PTE,
+)
 
 PAGE = 4096
 HUGE_PAGE = 2 << 20

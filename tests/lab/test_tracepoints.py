@@ -18,8 +18,8 @@ from click.testing import CliRunner
 
 from mptrace.cli import main
 from mptrace.lab.guest import Completed, Guest
-from mptrace.recording import Recording
-from mptrace.records import END_DONE, END_PUTBACK, FOLIO_PMD
+from mptrace.recording.layouts import END_DONE, END_PUTBACK, FOLIO_PMD
+from mptrace.recording.reader import Recording
 
 HERE = Path(__file__).parent
 Fetch = Callable[[str], Path]

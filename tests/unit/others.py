@@ -9,7 +9,7 @@ import numpy as np
 from recorded_facts import facts_of
 from simulated_kernel import PAGE
 
-from mptrace.records import (
+from mptrace.recording.layouts import (
     END_DONE,
     END_PUTBACK,
     FOLIO_OBSTACLE,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from simulated_kernel import PAGE, Kernel
 
-from mptrace.recording import RecordingWriter
-from mptrace.records import MIGRATION, MIGRATION_KTHREAD, SYSCALL_NONE
+from mptrace.recording.layouts import MIGRATION, MIGRATION_KTHREAD, SYSCALL_NONE
+from mptrace.recording.writer import RecordingWriter
 
 BASE = 0x7F0000000000 // PAGE
 

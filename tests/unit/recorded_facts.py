@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Facts that `proved.read_facts` returned on real kernels (tests/fixtures/facts-*.json)."""
+"""Facts that `calibrated.read_facts` returned on real kernels (tests/fixtures/facts-*.json)."""
 
 import json
 from pathlib import Path
 
-from mptrace.facts import KernelFacts, Prototype
+from mptrace.host.facts import KernelFacts, Prototype
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def facts_of(name: str) -> KernelFacts:
-    """Facts as `proved.read_facts` returned them on a real kernel."""
+    """Facts as `calibrated.read_facts` returned them on a real kernel."""
     raw = json.loads((FIXTURES / f"facts-{name}.json").read_text())
     raw["functions"] = {
         function: Prototype(**{**fields, "parameters": tuple(fields["parameters"])})

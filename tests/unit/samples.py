@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.tracepoints.formats import EVENT, Format
+from mptrace.tracing.tracepoints.formats import EVENT, Format
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SERIES = ("6.1", "6.12")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mptrace.records import (
+from mptrace.recording.layouts import (
     CALL,
     DRIVER_CALL,
     END_DONE,

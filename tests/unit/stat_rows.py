@@ -5,7 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from mptrace.counting.counts import COUNTS, KEY, LOST_CAUSES, ROW, Counts, Interval, combined
+from mptrace.tracing.counting.counts import (
+    COUNTS,
+    KEY,
+    LOST_CAUSES,
+    ROW,
+    Counts,
+    Interval,
+    combined,
+)
 
 REASONS = {0: "compaction", 3: "syscall", 5: "numa_misplaced", 8: "demotion"}
 MIGRATION, WAIT = 0, 1

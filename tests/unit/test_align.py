@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mptrace import align
-from mptrace.align import any_near, pair_ids, ranks, rows_of_calls
+import mptrace
+from mptrace.recording.joins import any_near, pair_ids, ranks, rows_of_calls
 
 
 def test_no_sort_depends_on_emulated_avx2() -> None:
-    """Index sorts are stable: the other kind is wrong in the lab's guests (align.ranks)."""
-    package = Path(align.__file__).parent
+    """Index sorts are stable: the other kind is wrong in the lab's guests (joins.ranks)."""
+    package = Path(mptrace.__file__).parent
     for path in package.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):

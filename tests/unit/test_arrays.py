@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mptrace.arrays import EntryMerger, chunk_rows
-from mptrace.records import (
+from mptrace.recording.layouts import (
     CHUNK_LARGE,
     CHUNK_MEDIUM,
     CHUNK_SMALL,
@@ -16,6 +15,7 @@ from mptrace.records import (
     READ_STATUS,
     SMALL_CHUNK,
 )
+from mptrace.tracing.program.chunks import EntryMerger, chunk_rows
 
 
 def chunk(call: int, first: int, count: int, *, at_exit: int, failed: int = 0) -> NDArray[np.void]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mptrace import bpf_cache
-from mptrace.bpf_program import Compiled, MapSpec, compiled
+from mptrace.tracing.program import cache
+from mptrace.tracing.program.compiled import Compiled, MapSpec, compiled
 
-KEY = bpf_cache.key_of(["text", "-DA=1"])
+KEY = cache.key_of(["text", "-DA=1"])
 SPECS = (MapSpec("rows", 1, 8, 72, 1024, 0), MapSpec("ring", 27, 0, 0, 4096, 0))
 
 
@@ -55,9 +55,9 @@ def test_a_map_of_nobody_is_refused() -> None:
 def test_what_is_kept_is_found(tmp_path: Path) -> None:
     """The same program, by the same inputs, in a directory that is made for it."""
     directory = tmp_path / "a" / "b"
-    assert bpf_cache.load(directory, KEY) is None
-    assert bpf_cache.store(directory, KEY, PROGRAM)
-    assert bpf_cache.load(directory, KEY) == PROGRAM
+    assert cache.load(directory, KEY) is None
+    assert cache.store(directory, KEY, PROGRAM)
+    assert cache.load(directory, KEY) == PROGRAM
     assert directory.stat().st_mode & 0o777 == 0o700
     assert [path.stat().st_mode & 0o777 for path in directory.iterdir()] == [0o600]
 
@@ -67,21 +67,21 @@ def test_what_is_kept_is_found(tmp_path: Path) -> None:
 )
 def test_other_inputs_are_another_program(inputs: list[str]) -> None:
     """However they are cut."""
-    assert bpf_cache.key_of(inputs) != KEY
+    assert cache.key_of(inputs) != KEY
 
 
 @pytest.mark.parametrize("kept", [b"", b"x", b"half"])
 def test_a_damaged_file_is_no_program(tmp_path: Path, kept: bytes) -> None:
     """Empty, short, or another text than was written: compiled again, and then kept."""
-    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
+    assert cache.store(tmp_path, KEY, PROGRAM)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if kept == b"half" else kept)
-    assert bpf_cache.load(tmp_path, KEY) is None
+    assert cache.load(tmp_path, KEY) is None
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert bpf_cache.load(tmp_path, KEY) is None
-    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
-    assert bpf_cache.load(tmp_path, KEY) == PROGRAM
+    assert cache.load(tmp_path, KEY) is None
+    assert cache.store(tmp_path, KEY, PROGRAM)
+    assert cache.load(tmp_path, KEY) == PROGRAM
 
 
 def test_another_format_is_no_program() -> None:
@@ -93,69 +93,69 @@ def test_another_format_is_no_program() -> None:
 @pytest.mark.parametrize("mode", [0o720, 0o702])
 def test_what_others_could_write_is_not_loaded(tmp_path: Path, mode: int) -> None:
     """Neither from such a directory nor from such a file."""
-    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
+    assert cache.store(tmp_path, KEY, PROGRAM)
     (file,) = tmp_path.iterdir()
     file.chmod(mode & 0o666)
-    assert bpf_cache.load(tmp_path, KEY) is None
+    assert cache.load(tmp_path, KEY) is None
     file.chmod(0o600)
-    assert bpf_cache.load(tmp_path, KEY) == PROGRAM
+    assert cache.load(tmp_path, KEY) == PROGRAM
     tmp_path.chmod(mode)
-    assert bpf_cache.load(tmp_path, KEY) is None
-    assert not bpf_cache.store(tmp_path, KEY, PROGRAM)
+    assert cache.load(tmp_path, KEY) is None
+    assert not cache.store(tmp_path, KEY, PROGRAM)
 
 
 def test_what_is_somebody_elses_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where only its owner can write it."""
-    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
+    assert cache.store(tmp_path, KEY, PROGRAM)
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    assert bpf_cache.load(tmp_path, KEY) is None
-    assert not bpf_cache.store(tmp_path, KEY, PROGRAM)
+    assert cache.load(tmp_path, KEY) is None
+    assert not cache.store(tmp_path, KEY, PROGRAM)
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     """A file of ours elsewhere doesn't count, nor does a directory."""
-    assert bpf_cache.store(tmp_path / "real", KEY, PROGRAM)
+    assert cache.store(tmp_path / "real", KEY, PROGRAM)
     (file,) = (tmp_path / "real").iterdir()
     os.makedirs(tmp_path / "other", 0o700)
     (tmp_path / "other" / file.name).symlink_to(file)
-    assert bpf_cache.load(tmp_path / "other", KEY) is None
+    assert cache.load(tmp_path / "other", KEY) is None
     (tmp_path / "other" / file.name).unlink()
     (tmp_path / "other" / file.name).mkdir()
-    assert bpf_cache.load(tmp_path / "other", KEY) is None
-    assert not bpf_cache.store(tmp_path / "other", KEY, PROGRAM)
+    assert cache.load(tmp_path / "other", KEY) is None
+    assert not cache.store(tmp_path / "other", KEY, PROGRAM)
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert bpf_cache.load(tmp_path / "link", KEY) is None
+    assert cache.load(tmp_path / "link", KEY) is None
 
 
 def test_those_used_least_lately_go(tmp_path: Path) -> None:
     """The number of files is bounded; one that was read again stays."""
-    keys = [bpf_cache.key_of([str(number)]) for number in range(bpf_cache.MAX_KEPT)]
+    keys = [cache.key_of([str(number)]) for number in range(cache.MAX_KEPT)]
     for age, key in enumerate(reversed(keys)):
-        assert bpf_cache.store(tmp_path, key, PROGRAM)
-        os.utime(tmp_path / f"{key}{bpf_cache.SUFFIX}", (1000 - age, 1000 - age))
-    assert bpf_cache.load(tmp_path, keys[0])
-    assert bpf_cache.store(tmp_path, KEY, PROGRAM)
-    assert len(list(tmp_path.iterdir())) == bpf_cache.MAX_KEPT
-    assert bpf_cache.load(tmp_path, keys[0])
-    assert bpf_cache.load(tmp_path, KEY)
+        assert cache.store(tmp_path, key, PROGRAM)
+        os.utime(tmp_path / f"{key}{cache.SUFFIX}", (1000 - age, 1000 - age))
+    assert cache.load(tmp_path, keys[0])
+    assert cache.store(tmp_path, KEY, PROGRAM)
+    assert len(list(tmp_path.iterdir())) == cache.MAX_KEPT
+    assert cache.load(tmp_path, keys[0])
+    assert cache.load(tmp_path, KEY)
 
 
 def test_only_our_own_files_go(tmp_path: Path) -> None:
     """Whatever else lies there stays; what a killed session left half written goes in time."""
     others = [tmp_path / name for name in ("a.bpf", "b.json", f"{'0' * 63}.bpf", "tmp1")]
-    others += [tmp_path / f"{number}.bpf" for number in range(bpf_cache.MAX_KEPT)]
-    left = [tmp_path / f"{KEY}{bpf_cache.SUFFIX}.{pid}" for pid in (1, 2)]
+    others += [tmp_path / f"{number}.bpf" for number in range(cache.MAX_KEPT)]
+    left = [tmp_path / f"{KEY}{cache.SUFFIX}.{pid}" for pid in (1, 2)]
     for path in others + left:
         path.write_text("x")
     os.utime(left[0], (1000, 1000))
-    for number in range(bpf_cache.MAX_KEPT + 3):
-        assert bpf_cache.store(tmp_path, bpf_cache.key_of([str(number)]), PROGRAM)
+    for number in range(cache.MAX_KEPT + 3):
+        assert cache.store(tmp_path, cache.key_of([str(number)]), PROGRAM)
     assert all(path.exists() for path in [*others, left[1]])
     assert not left[0].exists()
-    assert len(list(tmp_path.iterdir())) == len(others) + 1 + bpf_cache.MAX_KEPT
+    assert len(list(tmp_path.iterdir())) == len(others) + 1 + cache.MAX_KEPT
 
 
 def test_what_could_not_be_written_leaves_nothing(
@@ -171,20 +171,20 @@ def test_what_could_not_be_written_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", full)
-        assert not bpf_cache.store(tmp_path, KEY, PROGRAM)
+        assert not cache.store(tmp_path, KEY, PROGRAM)
         patch.setattr(os, "rename", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            bpf_cache.store(tmp_path, KEY, PROGRAM)
+            cache.store(tmp_path, KEY, PROGRAM)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_place_there_is_no_cache(tmp_path: Path) -> None:
     """Switched off, or where no directory can be made: no error, nothing kept."""
-    assert bpf_cache.directory_of({}) == Path(bpf_cache.DIRECTORY)
-    assert bpf_cache.directory_of({"MPTRACE_PROGRAMS": "/x"}) == Path("/x")
-    assert bpf_cache.directory_of({"MPTRACE_PROGRAMS": ""}) is None
-    assert not bpf_cache.store(None, KEY, PROGRAM)
-    assert bpf_cache.load(None, KEY) is None
+    assert cache.directory_of({}) == Path(cache.DIRECTORY)
+    assert cache.directory_of({"MPTRACE_PROGRAMS": "/x"}) == Path("/x")
+    assert cache.directory_of({"MPTRACE_PROGRAMS": ""}) is None
+    assert not cache.store(None, KEY, PROGRAM)
+    assert cache.load(None, KEY) is None
     (tmp_path / "file").write_text("")
-    assert not bpf_cache.store(tmp_path / "file" / "x", KEY, PROGRAM)
-    assert bpf_cache.load(tmp_path / "file", KEY) is None
+    assert not cache.store(tmp_path / "file" / "x", KEY, PROGRAM)
+    assert cache.load(tmp_path / "file", KEY) is None

@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mptrace import bpf_session, pump
-from mptrace.arrays import chunk_rows
-from mptrace.bpf_session import BpfSession
-from mptrace.records import CALL, CHUNK_SMALL, FOLIO, MIGRATION, OBSTACLE, PROCESS, TABLES, WAIT
-from mptrace.scope import Scope
+from mptrace.recording.layouts import (
+    CALL,
+    CHUNK_SMALL,
+    FOLIO,
+    MIGRATION,
+    OBSTACLE,
+    PROCESS,
+    TABLES,
+    WAIT,
+)
+from mptrace.sessions import pump, record_bpf
+from mptrace.sessions.record_bpf import BpfSession
+from mptrace.sessions.request import RecordRequest, Wanted
 from mptrace.tracer import Drained
-from mptrace.wanted import RecordRequest, Wanted
+from mptrace.tracing.plan.scope import Scope
+from mptrace.tracing.program.chunks import chunk_rows
 
 #: Times that the last of a recording's meta is made while the rings are drained.
 LOOKS = 100
@@ -149,9 +158,9 @@ def switching() -> Iterator[None]:
 def test_a_recording_ends_while_the_rings_are_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     """What its meta names is a snapshot: everything met before, while more comes."""
     monkeypatch.setattr(pump, "_DRAIN_SECONDS", 2e-4)
-    monkeypatch.setattr(bpf_session, "Processes", PlayedProcesses)
+    monkeypatch.setattr(record_bpf, "Processes", PlayedProcesses)
     monkeypatch.setattr(
-        bpf_session, "symbols_of", lambda addresses: {f"{a:#x}": "f" for a in addresses}
+        record_bpf, "symbols_of", lambda addresses: {f"{a:#x}": "f" for a in addresses}
     )
     tracer, parts = PlayedTracer(), PlayedParts()
     request = RecordRequest(Wanted(), Path("r"))

@@ -3,7 +3,7 @@
 
 import re
 
-from mptrace.bpf_source import BPF_DIRECTORY, source_of
+from mptrace.tracing.program.source import BPF_DIRECTORY, source_of
 
 
 def test_every_part_is_there_once_and_nothing_else_changes() -> None:

@@ -8,15 +8,15 @@ import pytest
 from click.testing import CliRunner
 from others import META, MOVER, Others
 
-from mptrace.budget import MAX_SIZES, MIN_BATCHES, MIN_SAMPLES, cost_curve, within
 from mptrace.cli import main
 from mptrace.errors import UsageError
-from mptrace.own import own_of
-from mptrace.profile import profile
-from mptrace.recording import RecordingWriter
-from mptrace.records import CALL, TABLES
-from mptrace.refusals import fates
+from mptrace.outcomes.fates import fates
+from mptrace.outcomes.own import own_of
+from mptrace.recording.layouts import CALL, TABLES
+from mptrace.recording.writer import RecordingWriter
 from mptrace.report import render
+from mptrace.reporting.numbers.budget import MAX_SIZES, MIN_BATCHES, MIN_SAMPLES, cost_curve, within
+from mptrace.reporting.numbers.profile import profile
 from mptrace.units import parse_ns
 
 

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 from recorded_facts import facts_of
 
-from mptrace.calibrate import PAGES, PINNED, Coverage, Seen, judge, refuted, uncalibrated
-from mptrace.plan import Plan, make_plan
-from mptrace.records import CALL, END_DONE, END_PUTBACK, FOLIO, MIGRATION
+from mptrace.recording.layouts import CALL, END_DONE, END_PUTBACK, FOLIO, MIGRATION
+from mptrace.tracing.plan.calibration import (
+    PAGES,
+    PINNED,
+    Coverage,
+    Seen,
+    judge,
+    refuted,
+    uncalibrated,
+)
+from mptrace.tracing.plan.plan import Plan, make_plan
 
 
 def seen(*, per_pte: int = 1, batches: int = 1) -> Seen:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mptrace.command import Command, find_user, invoking_user
 from mptrace.errors import CommandError, UsageError
+from mptrace.sessions.command import Command, find_user, invoking_user
 
 Start = Callable[..., Command]
 
@@ -161,7 +161,7 @@ def test_killed_while_it_waits(start: Start) -> None:
 def test_it_leaves_when_its_parent_dies(tmp_path: Path) -> None:
     """A command that nobody will release does not wait for ever."""
     script = (
-        "from mptrace.command import Command\n"
+        "from mptrace.sessions.command import Command\n"
         f"command = Command(['touch', '{tmp_path}/ran'], None)\n"
         "command.start()\n"
         "print(command.pid, flush=True)\n"

@@ -17,19 +17,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mptrace import conform
 from mptrace.cli import main
-from mptrace.correlate import ROW
-from mptrace.diagnose import cause_code
-from mptrace.errors import HostError, OutputError
-from mptrace.facts import HostFacts, Node
-from mptrace.records import FOLIO, OBSTACLE, OUTCOMES
-from mptrace.rendering import conform as report_conform
-from mptrace.scenarios import catalogue
-from mptrace.scenarios.base import MOVED, Entry, Expectation
-from mptrace.stage.client import Theatre
-from mptrace.stage.journal import Journal
-from mptrace.verdicts import (
+from mptrace.conform import run as conform
+from mptrace.conform.scenario_client import Theatre
+from mptrace.conform.scenarios import catalogue
+from mptrace.conform.scenarios.base import MOVED, Entry, Expectation
+from mptrace.conform.stage.journal import Journal
+from mptrace.conform.verdicts import (
     SeenEntry,
     events_in_words,
     judge,
@@ -37,6 +31,12 @@ from mptrace.verdicts import (
     seen_entries,
     statuses_in_words,
 )
+from mptrace.errors import HostError, OutputError
+from mptrace.host.facts import HostFacts, Node
+from mptrace.outcomes.causes.rules import cause_code
+from mptrace.outcomes.correlate import ROW
+from mptrace.recording.layouts import FOLIO, OBSTACLE, OUTCOMES
+from mptrace.reporting.text import conform as report_conform
 
 GOLDEN = Path(__file__).parent / "golden" / "conform.txt"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_conform.py -k golden"
@@ -212,7 +212,7 @@ def test_statuses_and_events_in_few_words() -> None:
 
 
 def result(name: str, verdict: str, **changes: Any) -> dict[str, Any]:
-    """A result as `conform.run` makes it."""
+    """A result as `run.run` makes it."""
     return {
         "name": name,
         "subject": "reason",
@@ -420,7 +420,7 @@ def _journal(tmp_path: Path) -> Journal:
 CHANGES = """
 import sys, time
 from pathlib import Path
-from mptrace.stage.journal import Journal
+from mptrace.conform.stage.journal import Journal
 journal, setting = Journal(Path(sys.argv[1])), Path(sys.argv[2])
 lock = journal.claim()
 journal.note("write", str(setting), setting.read_text())
@@ -488,7 +488,7 @@ def test_what_outlives_a_dead_run_is_ended(journal: Journal, tmp_path: Path) -> 
     with open(tmp_path / "run" / "conform.lock", "w") as file:
         file.write("4194305")  # above any process's number
     with subprocess.Popen(
-        [sys.executable, "-c", "input()", "mptrace.stage.server"],
+        [sys.executable, "-c", "input()", "mptrace.conform.scenario_server"],
         stdin=subprocess.PIPE,
         pass_fds=(fd,),
     ) as helper:

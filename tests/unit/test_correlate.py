@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from simulated_kernel import MOVE, MOVE_ALL, PAGE, SENTINEL, Kernel, Truth
 
-from mptrace import correlate as module
-from mptrace.correlate import CANT_TELL, ENTRY_REASONS, ROW, UNTOUCHED, WRITTEN, correlate
-from mptrace.diagnose import cause_meaning, cause_name
-from mptrace.records import (
+from mptrace.outcomes import correlate as module
+from mptrace.outcomes.causes.rules import cause_meaning, cause_name
+from mptrace.outcomes.correlate import CANT_TELL, ENTRY_REASONS, ROW, UNTOUCHED, WRITTEN, correlate
+from mptrace.recording.layouts import (
     CALL,
     END_DONE,
     END_OPEN,

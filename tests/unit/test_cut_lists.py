@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from others import HELD, META, NUMBER, Others
 
 from mptrace.cli import main
-from mptrace.profile import profile
-from mptrace.records import FOLIO_CHOSEN, FOLIO_UNEXPECTED
+from mptrace.recording.layouts import FOLIO_CHOSEN, FOLIO_UNEXPECTED
 from mptrace.report import render
-from mptrace.stalls import MAX_LONGEST
+from mptrace.reporting.numbers.profile import profile
+from mptrace.reporting.numbers.stalls import MAX_LONGEST
 from mptrace.units import and_more
 
 KCOMPACTD: dict[str, Any] = {"tgid": 31, "comm": b"kcompactd0", "kthread": True}
@@ -167,9 +167,9 @@ def test_targets_of_a_caller() -> None:
 
 def test_recordings_of_a_long_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """The last three are named at the end, the others counted."""
-    from mptrace import record
-    from mptrace.records import TABLES
-    from mptrace.wanted import RecordResult
+    from mptrace.recording.layouts import TABLES
+    from mptrace.sessions import record
+    from mptrace.sessions.request import RecordResult
 
     paths = tuple(tmp_path / f"r.{number:06d}" for number in range(1, 8))
     result = RecordResult(paths, dict.fromkeys(TABLES, 0), {}, None, False)

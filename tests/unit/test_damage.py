@@ -22,14 +22,16 @@ from test_meta import VALUES, WHOLE, places, replaced
 from mptrace.cli import main
 from mptrace.cli.dump import TABLES as DUMPED
 from mptrace.errors import MptraceError, RecordingError
-from mptrace.explain import Explainer, Which
-from mptrace.explain_folios import FolioExplainer
-from mptrace.meta import MetaError, check
-from mptrace.profile import profile
-from mptrace.recording import Recording, RecordingWriter, stored_fields
-from mptrace.rendering import explain, explain_folios
+from mptrace.explain.entries import Explainer, Which
+from mptrace.explain.folios import FolioExplainer
+from mptrace.outcomes.dump import Rows
+from mptrace.recording.layouts import stored_fields
+from mptrace.recording.meta import MetaError, check
+from mptrace.recording.reader import Recording
+from mptrace.recording.writer import RecordingWriter
 from mptrace.report import render
-from mptrace.rows import Rows
+from mptrace.reporting.numbers.profile import profile
+from mptrace.reporting.text import explain, explain_folios
 
 Tables = Mapping[str, Any]
 OLD = Path(__file__).parents[1] / "fixtures" / "recording-v2"

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mptrace.diagnose import RULES, Evidence, cause_name, causes_of_failure, causes_of_no_attempt
-from mptrace.obstacles import (
+from mptrace.outcomes.causes.obstacles import (
     PTE_HUGE,
     PTE_NONE,
     PTE_PRESENT,
@@ -18,7 +17,14 @@ from mptrace.obstacles import (
     PTE_UNKNOWN,
     PTE_ZERO,
 )
-from mptrace.records import (
+from mptrace.outcomes.causes.rules import (
+    RULES,
+    Evidence,
+    cause_name,
+    causes_of_failure,
+    causes_of_no_attempt,
+)
+from mptrace.recording.layouts import (
     FOLIO_ALLOC_FAILED,
     FOLIO_HUGETLB,
     ISOLATE_NOT_TRIED,

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from mptrace import candidates, doctor, plan
-from mptrace.doctor import FAIL, OK, WARN, Check, Diagnosis
-from mptrace.facts import STACK_ARGUMENTS, Access, HostFacts, KernelFacts, Node, Prototype
-from mptrace.rendering.doctor import render, to_json
+from mptrace.host.facts import STACK_ARGUMENTS, Access, HostFacts, KernelFacts, Node, Prototype
+from mptrace.reporting.text.doctor import render, to_json
+from mptrace.tracing.plan import candidates, doctor, plan
+from mptrace.tracing.plan.doctor import FAIL, OK, WARN, Check, Diagnosis
 
 METHODS = ("fentry", "kprobe", "raw_tracepoint", "tracepoint")
 FUNCTIONS = {name: Prototype(tuple("abcdefg"), "int") for name in candidates.candidate_functions()}

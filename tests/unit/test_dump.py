@@ -20,11 +20,11 @@ from test_report_others import busy
 
 from mptrace.cli import main
 from mptrace.cli.dump import TABLES
-from mptrace.correlate import correlate
-from mptrace.profile import profile
-from mptrace.recording import RecordingWriter
-from mptrace.records import MAPPER, NO_LOOKUP, NOT_COUNTED, OUTCOMES
-from mptrace.rows import Rows
+from mptrace.outcomes.correlate import correlate
+from mptrace.outcomes.dump import Rows
+from mptrace.recording.layouts import MAPPER, NO_LOOKUP, NOT_COUNTED, OUTCOMES
+from mptrace.recording.writer import RecordingWriter
+from mptrace.reporting.numbers.profile import profile
 
 PROMISED = [
     "call",

@@ -18,10 +18,10 @@ from test_correlate import large_tables
 
 from mptrace.cli import main
 from mptrace.errors import UsageError
-from mptrace.explain import Explainer, Explanation, Which, explain
-from mptrace.findings import Finding, Findings
-from mptrace.recording import RecordingWriter
-from mptrace.records import (
+from mptrace.explain.entries import Explainer, Explanation, Which, explain
+from mptrace.explain.evidence import Finding, Findings
+from mptrace.outcomes.causes.statuses import MISLEADING
+from mptrace.recording.layouts import (
     END_PUTBACK,
     FOLIO_OBSTACLE,
     MAPPER,
@@ -39,9 +39,9 @@ from mptrace.records import (
     STAGE_UNMAP,
     STAGE_VMA,
 )
-from mptrace.rendering.explain import explanation, render
-from mptrace.rendering.text import WIDTH
-from mptrace.statuses import MISLEADING
+from mptrace.recording.writer import RecordingWriter
+from mptrace.reporting.text.explain import explanation, render
+from mptrace.reporting.text.layout import WIDTH
 
 GOLDEN = Path(__file__).parent / "golden" / "explain.txt"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_explain.py -k golden"

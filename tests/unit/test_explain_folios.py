@@ -13,11 +13,11 @@ from others import HELD, META, MOVER, NEVER_MOVED, VICTIM, Others, story
 from simulated_kernel import PAGE, Kernel
 
 from mptrace.cli import main
-from mptrace.explain_folios import FolioExplainer
-from mptrace.recording import RecordingWriter
-from mptrace.records import FOLIO_ALLOC_FAILED, NOT_COUNTED, SYSCALL_NONE, WAIT_PMD
-from mptrace.rendering.explain_folios import explanation, render
-from mptrace.rendering.text import WIDTH
+from mptrace.explain.folios import FolioExplainer
+from mptrace.recording.layouts import FOLIO_ALLOC_FAILED, NOT_COUNTED, SYSCALL_NONE, WAIT_PMD
+from mptrace.recording.writer import RecordingWriter
+from mptrace.reporting.text.explain_folios import explanation, render
+from mptrace.reporting.text.layout import WIDTH
 
 GOLDEN = Path(__file__).parent / "golden" / "explain_folios.txt"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_explain_folios.py -k golden"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from simulated_kernel import PAGE, Kernel
 
-from mptrace.profile import profile
-from mptrace.records import READ_NODES
+from mptrace.recording.layouts import READ_NODES
 from mptrace.report import render
+from mptrace.reporting.numbers.profile import profile
 
 FIRST = 0x100
 COUNT = 1366

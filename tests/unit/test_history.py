@@ -12,13 +12,13 @@ from others import HELD, META, MOVER, OTHER, VICTIM, Others
 from simulated_kernel import PAGE, Kernel
 
 from mptrace.cli import main
-from mptrace.correlate import ENTRY_REASONS, correlate
-from mptrace.explain import Explainer, Which
-from mptrace.history import Histories, History
-from mptrace.recording import RecordingWriter
-from mptrace.records import OUTCOMES, WITNESSES
-from mptrace.rendering.explain import explanation
-from mptrace.rendering.history import history
+from mptrace.explain.entries import Explainer, Which
+from mptrace.outcomes.correlate import ENTRY_REASONS, correlate
+from mptrace.outcomes.history import Histories, History
+from mptrace.recording.layouts import OUTCOMES, WITNESSES
+from mptrace.recording.writer import RecordingWriter
+from mptrace.reporting.text.explain import explanation
+from mptrace.reporting.text.history import history
 
 BASE = 0x7F0000000000
 CALLER = 501

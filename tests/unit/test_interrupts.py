@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mptrace.interrupts import Interrupts
+from mptrace.host.signals import Interrupts
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -13,11 +13,12 @@ from click.testing import CliRunner
 
 from mptrace.cli import main
 from mptrace.errors import RecordingError
-from mptrace.joined import Joined, open_recording
-from mptrace.parts import Parts
-from mptrace.recording import Recording, RecordingWriter
-from mptrace.records import CALL, FOLIO, MIGRATION, PROCESS
-from mptrace.rotation import Rotation, Series
+from mptrace.recording.layouts import CALL, FOLIO, MIGRATION, PROCESS
+from mptrace.recording.reader import Recording
+from mptrace.recording.rotated import Joined, open_recording
+from mptrace.recording.rotation import Rotation, Series
+from mptrace.recording.series import Parts
+from mptrace.recording.writer import RecordingWriter
 
 #: When the recordings of `Session` begin.
 BOUNDARIES = (1000, 2000, 3000, 4000)

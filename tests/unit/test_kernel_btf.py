@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mptrace.errors import HostError
-from mptrace.facts import Prototype
-from mptrace.kernel.btf import Btf, lowered
+from mptrace.host.btf import Btf, lowered
+from mptrace.host.facts import Prototype
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 

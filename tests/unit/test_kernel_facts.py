@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mptrace.facts import Node
-from mptrace.kernel import privileges, settings, symbols, topology
-from mptrace.kernel.facts import read_host_facts, read_kernel_facts
+from mptrace.host import privileges, settings, symbols, topology
+from mptrace.host.facts import Node
+from mptrace.host.read import read_host_facts, read_kernel_facts
 
 KALLSYMS = """\
 ffffffff81000000 T _stext

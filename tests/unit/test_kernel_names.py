@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mptrace.kernel.names import Names
+from mptrace.host.names import Names
 
 VARIABLE, SEGMENT = 0xFFFFFFFF82A00010, 0xFFFFFFFF82A00000
 

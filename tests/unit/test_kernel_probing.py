@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mptrace.kernel import access, probing, symbols
+from mptrace.host import access, bpf_support, symbols
 
 ROOT = Path("/")
 METHODS = ("fentry", "kprobe", "tracepoint", "raw_tracepoint")
 PRINT_METHODS = """
 import json
-from mptrace.kernel import probing
-print(json.dumps({**probing.try_methods(None, None), "ring": probing.try_ring_buffer()}))
+from mptrace.host import bpf_support
+print(json.dumps({**bpf_support.try_methods(None, None), "ring": bpf_support.try_ring_buffer()}))
 """
 
 
@@ -26,10 +26,10 @@ def test_attempts_leave_no_descriptor_behind() -> None:
     tracefs = symbols.tracefs(ROOT)
     before = len(os.listdir("/proc/self/fd"))
 
-    probing.try_methods(tracefs, None)
-    probing.try_ring_buffer()
-    probing.try_ring_buffer(3)
-    probing.try_move_pages()
+    bpf_support.try_methods(tracefs, None)
+    bpf_support.try_ring_buffer()
+    bpf_support.try_ring_buffer(3)
+    bpf_support.try_move_pages()
 
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -42,17 +42,17 @@ def test_a_target_that_is_not_there_is_refused() -> None:
         ("raw_tracepoint", "migrate:no_such_tracepoint"),
         ("tracepoint", "migrate:no_such_tracepoint"),
     ):
-        assert probing.try_attach(method, target, symbols.tracefs(ROOT), None) != ""
+        assert bpf_support.try_attach(method, target, symbols.tracefs(ROOT), None) != ""
 
 
 def test_a_ring_of_three_bytes_is_refused() -> None:
     """The kernel's errno comes through: EINVAL, or EPERM without the privilege."""
-    assert probing.try_ring_buffer(3) in ("creating: EINVAL", "creating: EPERM")
+    assert bpf_support.try_ring_buffer(3) in ("creating: EINVAL", "creating: EPERM")
 
 
 def test_move_pages_works_for_a_page_of_our_own() -> None:
     """No privilege is needed to ask for, and to move, one's own page."""
-    assert probing.try_move_pages() == ""
+    assert bpf_support.try_move_pages() == ""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to drop it")

@@ -21,7 +21,6 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mptrace.bpf_cache import DIRECTORY
 from mptrace.cli import COMMANDS, main
 from mptrace.errors import LabError, UsageError
 from mptrace.lab import agent, wire
@@ -39,6 +38,7 @@ from mptrace.lab.kernels import Kernel, cache_directory, find_kernel
 from mptrace.lab.programs import MAX_KEPT, SharedPrograms
 from mptrace.lab.runner import guest_environment, run_in_guest
 from mptrace.lab.topology import GuestNode, parse_nodes
+from mptrace.tracing.program.cache import DIRECTORY
 
 GIB, MIB = 1 << 30, 1 << 20
 

@@ -1,216 +1,227 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The import directions of docs/architecture.md hold."""
+"""The packages of docs/architecture.md exist, and import in the directions that stand there."""
 
 import ast
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "mptrace"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "mptrace"
+ALL = "every module"
 
-#: Lower layers first; a module imports from its own layer or a lower one.
-LAYERS = (
-    {"__init__", "causes", "errors", "facts", "records", "statuses", "units"},
-    {
-        "align",
-        "arrays",
-        "bpf_program",
-        "budget",
-        "calibrate",
-        "candidates",
-        "correlate",
-        "counting.counts",
-        "counting.events",
-        "counting.plan",
-        "diagnose",
-        "doctor",
-        "evidence",
-        "explain",
-        "explain_folios",
-        "findings",
-        "history",
-        "initiators",
-        "later",
-        "meta",
-        "misled",
-        "obstacles",
-        "own",
-        "paths",
-        "patterns",
-        "places",
-        "plan",
-        "profile",
-        "protocol",
-        "refusals",
-        "rendering",
-        "replay",
-        "report",
-        "rows",
-        "scope",
-        "shared_pages",
-        "stalls",
-        "sums",
-        "syscalls",
-        "tracepoints.formats",
-        "tracepoints.nesting",
-        "tracepoints.page_pairs",
-        "tracepoints.perf_records",
-        "tracepoints.rows",
-        "tracepoints.selection",
-        "tracepoints.tier",
-        "verdicts",
-        "workloads",
-    },
-    {
-        "addrspace",
-        "bpf_cache",
-        "bpf_compiler",
-        "bpf_map",
-        "bpf_source",
-        "command",
-        "counting.screen",
-        "counting.tracepoints",
-        "counting.tracer",
-        "driver",
-        "foreign",
-        "heap",
-        "interrupts",
-        "joined",
-        "kernel",
-        "lab",
-        "mappers",
-        "memory",
-        "prepared",
-        "processes",
-        "pump",
-        "recording",
-        "ring",
-        "rotation",
-        "rounds",
-        "scenarios",
-        "stage",
-        "tracepoints.perf_events",
-        "tracepoints.threads",
-        "tracer",
-        "wanted",
-        "where",
-        "worker",
-        "workerclient",
-    },
-    {
-        "bpf_session",
+
+@dataclass(frozen=True)
+class Row:
+    """A package, or a module that lies beside the packages, and the rows that it may import.
+
+    ``edge`` names its modules that ask the machine something; the others are pure.
+    """
+
+    name: str
+    may_import: str = ""
+    edge: str = ""
+
+
+#: Each row imports from rows above it only, so that there is no circle.
+ROWS = (
+    Row("errors"),
+    Row("units", "errors"),
+    Row("recording", "errors units", edge="clock directory reader rotated rotation series writer"),
+    Row(
+        "host",
+        "errors recording",
+        edge="access bpf_support btf heap names page_nodes privileges processes read settings"
+        " signals symbols topology tracefs",
+    ),
+    Row("lab", "errors units", edge=ALL),
+    # the measured
+    Row("driver", "errors", edge=ALL),
+    Row(
+        "driving",
+        "driver errors recording units",
+        edge="address_space in_place memory other_process rounds where worker worker_client",
+    ),
+    # the measurer
+    Row("tracing.plan", "host recording units"),
+    Row(
+        "tracing.program",
+        "errors host recording tracing.plan",
+        edge="cache compiler map program ring source",
+    ),
+    Row("tracer", "recording tracing.plan tracing.program", edge=ALL),
+    Row(
+        "tracing.tracepoints",
+        "errors host recording tracing.plan units",
+        edge="perf_events session threads",
+    ),
+    Row(
+        "tracing.counting",
+        "errors host tracing.plan tracing.program tracing.tracepoints",
+        edge="sampler tracepoints tracer",
+    ),
+    # what became of each page, and why
+    Row("outcomes.causes", "recording"),
+    Row("outcomes", "outcomes.causes recording"),
+    Row("explain", "errors outcomes outcomes.causes recording units"),
+    # both together
+    Row(
+        "sessions",
+        "driving errors host outcomes.causes recording tracer tracing.plan tracing.program"
+        " tracing.tracepoints",
+        edge=ALL,
+    ),
+    Row("conform.stage", "driver driving errors", edge=ALL),
+    Row("conform.scenarios", "conform.stage driver errors", edge=ALL),
+    Row(
         "conform",
-        "counting.session",
-        "parts",
-        "proved",
-        "record",
-        "session",
-        "tracepoints.session",
-    },
-    {"__main__", "cli"},
+        "conform.scenarios conform.stage driver driving errors host outcomes outcomes.causes"
+        " recording sessions tracer tracing.plan tracing.program units",
+        edge="run scenario_client scenario_server",
+    ),
+    # what is printed
+    Row("reporting.numbers", "explain outcomes outcomes.causes recording units"),
+    Row(
+        "reporting.text",
+        "conform driving explain host outcomes outcomes.causes reporting.numbers tracing.counting"
+        " tracing.plan units",
+    ),
+    Row("report", "reporting.text"),
+    Row(
+        "cli",
+        "conform conform.scenarios driver driving errors explain host lab outcomes recording"
+        " report reporting.numbers reporting.text sessions tracing.counting tracing.plan units",
+        edge=ALL,
+    ),
+    Row("__main__", "cli", edge=ALL),
 )
-#: Third-party module -> the rooms that may import it.
-ONLY_IN = {"bcc": {"bpf_compiler"}, "click": {"cli"}, "tabulate": {"report", "rendering"}}
-DRIVING = {"driver", "foreign", "memory", "prepared", "rounds", "worker", "workerclient"}
-PURE_LAYERS = 2
-#: Packages with pure modules and others: each module is a room of its own, __init__ is empty.
-MIXED = {"counting", "tracepoints"}
+TABLE = {row.name: row for row in ROWS}
+#: Third-party module -> the packages, or the module, that may import it.
+ONLY_IN = {
+    "bcc": {"tracing.program.compiler"},
+    "click": {"cli"},
+    "tabulate": {"report", "reporting.text"},
+}
+#: What a pure module doesn't import.
+ASKING = {"ctypes", "mmap", "os", "pathlib", "signal", "socket", "subprocess", "time"}
 
 
-def room(path: Path) -> str:
-    """The room of a file: its module, or the package below mptrace that it is in."""
-    return room_of(path.relative_to(PACKAGE).with_suffix("").parts)
+def module_of(path: Path) -> str:
+    """The name of a file's module below mptrace, "" for mptrace itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def room_of(parts: tuple[str, ...]) -> str:
-    """The room of a module by its name's parts below mptrace."""
-    return ".".join(parts[: 2 if parts[0] in MIXED else 1])
+FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imports(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, wherever in it."""
-    found = set()
+def row_of(module: str) -> str:
+    """The name of a module's row: its package, or itself where it lies beside the packages."""
+    if FILES[module].name == "__init__.py":
+        return module
+    return module.rpartition(".")[0] or module
+
+
+def imported(module: str) -> set[str]:
+    """Full names of all that a module imports, wherever in it."""
+    path, found = FILES[module], set()
     package = ["mptrace", *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {module, *(f"{module}.{name.name}" for name in node.names)}
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{name}.{each.name}" for each in node.names}
     return found
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
-MODULES = {".".join(["mptrace", *f.relative_to(PACKAGE).with_suffix("").parts]) for f in FILES}
-
-
-def rooms_imported(path: Path) -> set[str]:
-    """Rooms of mptrace that a file imports from, its own left out."""
-    rooms = set()
-    for name in imports(path):
+def own_imports(module: str) -> set[str]:
+    """Modules of mptrace that a module imports; mptrace itself, which has a number, left out."""
+    found = set()
+    for name in imported(module):
         parts = name.split(".")
-        while (
-            parts
-            and ".".join(parts) not in MODULES
-            and ".".join([*parts, "__init__"]) not in MODULES
-        ):
-            parts.pop()
-        if len(parts) > 1:
-            rooms.add(room_of(tuple(parts[1:])))
-        elif parts == ["mptrace"]:
-            rooms.add("__init__")
-    return rooms - {room(path)} - MIXED
+        if parts.pop(0) == "mptrace":
+            while ".".join(parts) not in FILES:
+                parts.pop()
+            found.add(".".join(parts))
+    return found - {"", module}
 
 
-def layer(name: str) -> int:
-    """Number of the layer of a room; fails for a room that no layer names."""
-    for number, rooms in enumerate(LAYERS):
-        if name in rooms:
-            return number
-    raise AssertionError(f"'{name}' is in no layer: add it here and to docs/architecture.md")
+IMPORTS = {module: own_imports(module) for module in FILES}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_module_imports_from_its_layer_or_below(path: Path) -> None:
-    """No module imports from a layer above its own."""
-    above = {other for other in rooms_imported(path) if layer(other) > layer(room(path))}
-    assert not above
+def is_pure(module: str) -> bool:
+    """Whether the table says that a module asks the machine nothing."""
+    row = TABLE.get(row_of(module))
+    if row is None or row.edge == ALL:
+        return row is None
+    return module.removeprefix(f"{row.name}.") not in row.edge.split()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_library_is_imported_in_its_room_only(path: Path) -> None:
-    """bcc only in bpf_compiler, click only in cli, tabulate only in the report's renderers."""
-    for library, rooms in ONLY_IN.items():
-        if library in {name.split(".")[0] for name in imports(path)}:
-            assert room(path) in rooms, library
+def test_the_table_is_what_exists() -> None:
+    """A row for each folder with modules, for each module beside them, and no other."""
+    rows = {row_of(name) for name, path in FILES.items() if path.name != "__init__.py"}
+    assert rows == set(TABLE)
+    modules = {f"{row.name}.{name}" for row in ROWS if row.edge != ALL for name in row.edge.split()}
+    assert modules <= set(FILES)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_the_measured_does_not_know_the_measurer(path: Path) -> None:
-    """Driver and tracer never import each other."""
-    others = rooms_imported(path)
-    if room(path) in DRIVING:
-        assert "tracer" not in others
-    if room(path) in {"tracer", "ring"}:
-        assert not others & DRIVING
+def test_a_row_imports_from_rows_above_it() -> None:
+    """The table has no circle: what a row may import stands above it."""
+    above: set[str] = set()
+    for row in ROWS:
+        assert set(row.may_import.split()) <= above, row.name
+        above.add(row.name)
 
 
-def test_every_room_is_documented() -> None:
-    """docs/architecture.md names every module."""
-    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
-    rooms = {room(path).replace(".", "/") for path in FILES if not path.stem.startswith("__")}
-    assert {
-        name for name in rooms if f"`{name}.py`" not in text and f"`{name}/`" not in text
-    } == set()
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_what_its_row_may(module: str) -> None:
+    """No module imports from a package that its row doesn't name."""
+    others = {row_of(name) for name in IMPORTS[module]} - {row_of(module)}
+    row = TABLE.get(row_of(module))
+    assert others <= set(row.may_import.split() if row else ())
 
 
-@pytest.mark.parametrize(
-    "path",
-    [f for f in FILES if room(f) in set.union(*LAYERS[:PURE_LAYERS])],
-    ids=lambda p: str(p.relative_to(PACKAGE)),
-)
-def test_a_pure_module_asks_the_machine_nothing(path: Path) -> None:
-    """Pure modules import no clock, process, file or system-call module."""
-    asking = {"ctypes", "mmap", "os", "pathlib", "signal", "socket", "subprocess", "time"}
-    assert not asking & {name.split(".")[0] for name in imports(path)}
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Inside a package neither."""
+    rest = dict(IMPORTS)
+    while free := {name for name, others in rest.items() if not others & rest.keys()}:
+        rest = {name: others for name, others in rest.items() if name not in free}
+    assert not rest
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_library_is_imported_in_its_place_only(module: str) -> None:
+    """bcc in the compiler of programs only, click in cli, tabulate in the report's renderers."""
+    for library, places in ONLY_IN.items():
+        if library in {name.split(".")[0] for name in imported(module)}:
+            assert places & {module, row_of(module)}, library
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_the_measured_does_not_know_the_measurer(module: str) -> None:
+    """Driver and tracer, and what belongs to each, never import each other."""
+    measured, measurer = {"driver", "driving"}, {"tracer", "tracing"}
+    own = module.split(".")[0]
+    others = {name.split(".")[0] for name in IMPORTS[module]}
+    if own in measured:
+        assert not others & measurer
+    if own in measurer:
+        assert not others & measured
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if is_pure(name)])
+def test_a_pure_module_asks_the_machine_nothing(module: str) -> None:
+    """Pure modules import no clock, process, file or system-call module, nor what does."""
+    assert not ASKING & {name.split(".")[0] for name in imported(module)}
+    assert {name for name in IMPORTS[module] if not is_pure(name)} == set()
+
+
+@pytest.mark.parametrize("row", [row.name for row in ROWS if not row.name.startswith("__")])
+def test_every_row_is_documented(row: str) -> None:
+    """docs/architecture.md names every package."""
+    name = row.replace(".", "/")
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert f"`{name}.py`" in text or f"`{name}/`" in text

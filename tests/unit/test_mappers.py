@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mptrace import mappers
-from mptrace.mappers import PAGE_SIZE, Finder, Frames
-from mptrace.records import (
+from mptrace.recording.layouts import (
     MAPPER,
     OBSTACLE,
     SEEN_FILE,
@@ -21,6 +19,8 @@ from mptrace.records import (
     STAGE_ISOLATE,
     STAGE_SHARED,
 )
+from mptrace.sessions import mappers
+from mptrace.sessions.mappers import PAGE_SIZE, Finder, Frames
 
 BASE = 0xFFFFEA0000000000
 FRAMES = Frames(BASE, 64)

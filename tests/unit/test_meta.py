@@ -12,14 +12,15 @@ import pytest
 import recorded
 from samples import formats_of
 
+from mptrace.driving.workloads import Workload
 from mptrace.errors import RecordingError
-from mptrace.facts import HostFacts, Node
-from mptrace.meta import SHAPES, MetaError, check, parse
-from mptrace.recording import Recording, RecordingWriter
-from mptrace.scope import Filters, Scope
-from mptrace.tracepoints.tier import Kernel, first_meta
-from mptrace.wanted import Wanted, WantedFilters, meta_of
-from mptrace.workloads import Workload
+from mptrace.host.facts import HostFacts, Node
+from mptrace.recording.meta import SHAPES, MetaError, check, parse
+from mptrace.recording.reader import Recording
+from mptrace.recording.writer import RecordingWriter
+from mptrace.sessions.request import Wanted, WantedFilters, meta_of
+from mptrace.tracing.plan.scope import Filters, Scope
+from mptrace.tracing.tracepoints.tier import Kernel, first_meta
 
 #: Everything that a session writes: with a driver, for everybody, for a command, by tracepoints.
 WHOLE: dict[str, Any] = {

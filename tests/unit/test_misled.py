@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from simulated_kernel import PAGE, SENTINEL, Kernel
 
-from mptrace.correlate import correlate
-from mptrace.initiators import Processes
-from mptrace.misled import misled_of
-from mptrace.profile import profile
-from mptrace.records import READ_STATUS
+from mptrace.outcomes.correlate import correlate
+from mptrace.outcomes.processes import Processes
+from mptrace.recording.layouts import READ_STATUS
 from mptrace.report import render
+from mptrace.reporting.numbers.misled import misled_of
+from mptrace.reporting.numbers.profile import profile
 
 
 def kernel_with_a_pinned_page(initial: int, generation: str = "6.12") -> Kernel:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mptrace import obstacles
-from mptrace.obstacles import PTE_KINDS
-from mptrace.records import (
+from mptrace.outcomes.causes import obstacles
+from mptrace.outcomes.causes.obstacles import PTE_KINDS
+from mptrace.recording.layouts import (
     FOLIO,
     NO_LOOKUP,
     OBSTACLE,

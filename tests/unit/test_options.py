@@ -13,8 +13,8 @@ import recorded
 from click.testing import CliRunner, Result
 
 from mptrace.cli import COMMANDS, main
-from mptrace.records import TABLES
-from mptrace.wanted import RecordRequest, RecordResult
+from mptrace.recording.layouts import TABLES
+from mptrace.sessions.request import RecordRequest, RecordResult
 
 #: Words of click's that say nothing to who does not know it.
 JARGON = ("integer range", "float range", "valid integer", "valid float", "<=x", "x>=")
@@ -34,7 +34,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[RecordRequest]:
         asked.append(request)
         return RecordResult((), dict.fromkeys(TABLES, 0), {}, None, False)
 
-    monkeypatch.setattr("mptrace.record.record", session)
+    monkeypatch.setattr("mptrace.sessions.record.record", session)
     return asked
 
 
@@ -78,8 +78,8 @@ def test_processes_by_commas_and_by_repetition(
         watched.append(pids)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mptrace.counting.session.Sampler", sampler)
-    monkeypatch.setattr("mptrace.counting.screen.check", lambda: None)
+    monkeypatch.setattr("mptrace.tracing.counting.sampler.Sampler", sampler)
+    monkeypatch.setattr("mptrace.cli.screen.check", lambda: None)
     for command in ("stat", "top"):
         assert call(command, *form).exit_code == 130
     assert watched == [(23, 42), (23, 42)]

@@ -17,16 +17,16 @@ import stat_rows
 from test_doctor import ACCESS, HOST, KERNEL
 
 from mptrace.cli import COMMANDS, main
+from mptrace.driving.places import Where
 from mptrace.errors import OutputError
 from mptrace.lab import runner, wire
 from mptrace.lab.guest import Completed, Guest
 from mptrace.lab.kernels import Kernel
 from mptrace.lab.topology import parse_nodes
-from mptrace.places import Where
-from mptrace.recording import Recording
-from mptrace.records import TABLES
-from mptrace.session import RunResult
-from mptrace.wanted import RecordResult
+from mptrace.recording.layouts import TABLES
+from mptrace.recording.reader import Recording
+from mptrace.sessions.request import RecordResult
+from mptrace.sessions.run import RunResult
 
 FULL = "mptrace: can't write to standard output: No space left on device\n"
 MPTRACE = [sys.executable, "-m", "mptrace"]
@@ -61,9 +61,9 @@ def _record(request: Any, progress: Callable[[str], None]) -> RecordResult:
 
 
 def _count(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("mptrace.counting.session.Sampler", Sampler)
+    patch.setattr("mptrace.tracing.counting.sampler.Sampler", Sampler)
     each = iter([stat_rows.interval(stat_rows.busy())])
-    patch.setattr("mptrace.counting.session.intervals", lambda *_: each)
+    patch.setattr("mptrace.tracing.counting.sampler.intervals", lambda *_: each)
 
 
 @contextlib.contextmanager
@@ -73,15 +73,15 @@ def _screen() -> Iterator[Any]:
 
 def _top(patch: pytest.MonkeyPatch) -> None:
     _count(patch)
-    patch.setattr("mptrace.counting.screen.check", lambda: None)
-    patch.setattr("mptrace.counting.screen.opened", _screen)
+    patch.setattr("mptrace.cli.screen.check", lambda: None)
+    patch.setattr("mptrace.cli.screen.opened", _screen)
 
 
 def _doctor(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("mptrace.kernel.facts.read_kernel_facts", lambda *_: KERNEL)
-    patch.setattr("mptrace.kernel.facts.read_host_facts", lambda: HOST)
-    patch.setattr("mptrace.kernel.facts.read_access", lambda: ACCESS)
-    patch.setattr("mptrace.kernel.facts.try_attach", lambda *_: "")
+    patch.setattr("mptrace.host.read.read_kernel_facts", lambda *_: KERNEL)
+    patch.setattr("mptrace.host.read.read_host_facts", lambda: HOST)
+    patch.setattr("mptrace.host.read.read_access", lambda: ACCESS)
+    patch.setattr("mptrace.host.read.try_attach", lambda *_: "")
 
 
 class TalkingGuest:
@@ -125,14 +125,16 @@ def _nothing(_: pytest.MonkeyPatch) -> None:
 #: Command -> what stands in for root, a guest, a kernel; and arguments with which it prints.
 PRINTING: dict[str, tuple[Faked, list[list[str]]]] = {
     "run": (
-        lambda patch: patch.setattr("mptrace.session.run", _run),
+        lambda patch: patch.setattr("mptrace.sessions.run.run", _run),
         [["-o", "new"], ["--json", "-o", "new"]],
     ),
-    "record": (lambda patch: patch.setattr("mptrace.record.record", _record), []),
+    "record": (lambda patch: patch.setattr("mptrace.sessions.record.record", _record), []),
     "stat": (_count, [["-d", "1"], ["1", "1"], ["--json", "-d", "1"]]),
     "top": (_top, [["-d", "1"]]),
     "where": (
-        lambda patch: patch.setattr("mptrace.where.where", lambda *_: Where(1, "a", (0,), 1, ())),
+        lambda patch: patch.setattr(
+            "mptrace.driving.where.where", lambda *_: Where(1, "a", (0,), 1, ())
+        ),
         [["-p", "1"], ["-p", "1", "--json"]],
     ),
     "lab": (_lab, [["--no-bring", "--", "true"]]),
@@ -218,7 +220,7 @@ def test_messages_that_cant_be_written_change_nothing(
 
 def test_a_full_stderr_ends_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress, the summary and what was lost are dropped; the recording is whole."""
-    monkeypatch.setattr("mptrace.record.record", _record)
+    monkeypatch.setattr("mptrace.sessions.record.record", _record)
     arguments = ["record", "-a", "-o", "new"]
     assert status_of(arguments, monkeypatch, stdout="out", stderr="/dev/full") == 0
     assert Recording.open("new").complete
@@ -228,7 +230,7 @@ def test_the_report_of_a_run_may_fail_but_not_its_recording(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was recorded is there and whole, and its place was said before."""
-    monkeypatch.setattr("mptrace.session.run", _run)
+    monkeypatch.setattr("mptrace.sessions.run.run", _run)
     arguments = ["run", "-o", "new"]
     assert status_of(arguments, monkeypatch, stdout="/dev/full", stderr="err") == 1
     assert Path("err").read_text() == "mptrace: recording: new\n" + FULL

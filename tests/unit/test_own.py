@@ -12,10 +12,10 @@ from others import HELD, META, VICTIM, Others
 from simulated_kernel import PAGE, Kernel
 
 from mptrace.cli import main
-from mptrace.own import own_of
-from mptrace.profile import profile
-from mptrace.recording import RecordingWriter
+from mptrace.outcomes.own import own_of
+from mptrace.recording.writer import RecordingWriter
 from mptrace.report import render
+from mptrace.reporting.numbers.profile import profile
 
 #: The recorder, and another mptrace that was asked for.
 OWN, ANOTHER = 6001, 6002

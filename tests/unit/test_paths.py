@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from recorded_facts import facts_of
 
-from mptrace.paths import BY_KEY, PATHS, mode_name, of_migrations, path_of, reason_name
-from mptrace.records import (
+from mptrace.outcomes.paths import BY_KEY, PATHS, mode_name, of_migrations, path_of, reason_name
+from mptrace.outcomes.syscalls import syscall_name
+from mptrace.recording.layouts import (
     MIGRATION,
     MIGRATION_COMPAT,
     MIGRATION_KTHREAD,
     SYSCALL_NONE,
     SYSCALL_UNKNOWN,
 )
-from mptrace.syscalls import syscall_name
 
 WITH_CPUS = [{"nid": 0, "cpus": [0], "memory_bytes": 1}, {"nid": 1, "cpus": [1]}]
 SLOW = [*WITH_CPUS, {"nid": 2, "cpus": [], "memory_bytes": 1 << 30}]

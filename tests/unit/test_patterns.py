@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
-from mptrace import patterns
-from mptrace.patterns import NAMES_HOLE, NAMES_PAGE, NAMES_UNMAPPED
-from mptrace.workloads import HOLE, UNMAPPED, Workload
+from mptrace.driving import patterns
+from mptrace.driving.patterns import NAMES_HOLE, NAMES_PAGE, NAMES_UNMAPPED
+from mptrace.driving.workloads import HOLE, UNMAPPED, Workload
 
 PAGES = 509
 

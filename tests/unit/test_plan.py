@@ -6,16 +6,16 @@ import dataclasses
 import pytest
 from recorded_facts import facts_of
 
-from mptrace.bpf_source import source_of
-from mptrace.candidates import (
+from mptrace.host.facts import Prototype
+from mptrace.tracing.plan.candidates import (
     CANDIDATES,
     ESSENTIAL,
     PHASES,
     PHASES_FOR_OTHERS,
     candidate_sizes,
 )
-from mptrace.facts import Prototype
-from mptrace.plan import PhasePlan, Plan, Request, make_plan
+from mptrace.tracing.plan.plan import PhasePlan, Plan, Request, make_plan
+from mptrace.tracing.program.source import source_of
 
 
 def phases_of(plan: Plan) -> dict[str, PhasePlan]:

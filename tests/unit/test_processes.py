@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mptrace import processes
-from mptrace.processes import Processes, cgroup_id
+from mptrace.host import processes
+from mptrace.host.processes import Processes, cgroup_id
 
 UNKNOWN_USER = 0xFFFFFFFF
 

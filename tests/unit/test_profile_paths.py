@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from others import HELD, META, MOVER, NEVER_MOVED, OTHER, VICTIM, Others, story
 
-from mptrace.correlate import correlate
-from mptrace.diagnose import cause_name
-from mptrace.evidence import FAILED, MOVED, UNKNOWN
-from mptrace.profile import is_clean, profile
-from mptrace.recording import Recording
-from mptrace.records import (
+from mptrace.outcomes.causes.rules import cause_name
+from mptrace.outcomes.correlate import correlate
+from mptrace.outcomes.fates import fates, split_heads
+from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
+from mptrace.recording.layouts import (
     END_DONE,
     END_OPEN,
     FOLIO_ALLOC_FAILED,
@@ -22,7 +21,8 @@ from mptrace.records import (
     MOVE_NOT_TRIED,
     STAGE_UNMAP,
 )
-from mptrace.refusals import fates, split_heads
+from mptrace.recording.reader import Recording
+from mptrace.reporting.numbers.profile import is_clean, profile
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

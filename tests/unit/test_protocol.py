@@ -3,9 +3,9 @@
 
 import pytest
 
-from mptrace import protocol
+from mptrace.driving import protocol
+from mptrace.driving.protocol import TeardownReply
 from mptrace.errors import HostError, MptraceError
-from mptrace.protocol import TeardownReply
 
 
 def test_a_reply_survives_the_way() -> None:

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 from recorded_facts import facts_of
 
-from mptrace.arrays import chunk_rows
-from mptrace.calibrate import PAGES, PINNED, Coverage
 from mptrace.errors import HostError
-from mptrace.plan import Plan, Request, make_plan
-from mptrace.proved import calibrated
-from mptrace.records import (
+from mptrace.recording.layouts import (
     CALL,
     CHUNK_SMALL,
     END_DONE,
@@ -24,7 +20,11 @@ from mptrace.records import (
     OBSTACLE,
     WAIT,
 )
+from mptrace.sessions.calibrated import calibrated
 from mptrace.tracer import Drained
+from mptrace.tracing.plan.calibration import PAGES, PINNED, Coverage
+from mptrace.tracing.plan.plan import Plan, Request, make_plan
+from mptrace.tracing.program.chunks import chunk_rows
 
 Key = tuple[str, str, str]
 FACTS = facts_of("6.12")

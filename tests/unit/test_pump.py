@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mptrace import mappers
-from mptrace.arrays import chunk_rows
 from mptrace.errors import RecordingError
-from mptrace.joined import open_recording
-from mptrace.processes import Processes
-from mptrace.pump import Pump
-from mptrace.recording import Recording, RecordingWriter
-from mptrace.records import (
+from mptrace.host.processes import Processes
+from mptrace.recording.layouts import (
     CALL,
     CHUNK_SMALL,
     FOLIO,
@@ -27,7 +22,13 @@ from mptrace.records import (
     STAGE_SHARED,
     WAIT,
 )
+from mptrace.recording.reader import Recording
+from mptrace.recording.rotated import open_recording
+from mptrace.recording.writer import RecordingWriter
+from mptrace.sessions import mappers
+from mptrace.sessions.pump import Pump
 from mptrace.tracer import Drained
+from mptrace.tracing.program.chunks import chunk_rows
 
 Rows = np.ndarray[Any, Any]
 WAIT_SECONDS = 30

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from mptrace import record as module
 from mptrace.errors import HostError
-from mptrace.facts import HostFacts
-from mptrace.record import record
-from mptrace.scope import Scope
-from mptrace.wanted import RecordRequest, RecordResult, Wanted
+from mptrace.host.facts import HostFacts
+from mptrace.sessions import record as module
+from mptrace.sessions.record import record
+from mptrace.sessions.request import RecordRequest, RecordResult, Wanted
+from mptrace.tracing.plan.scope import Scope
 
 DONE = RecordResult((), {}, {}, None, False)
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mptrace.causes import BY_NAME
-from mptrace.correlate import correlate
-from mptrace.explain import Explainer, Which
-from mptrace.recording import Recording
-from mptrace.rendering.explain import explanation
-from mptrace.verdicts import SeenEntry, seen_entries
+from mptrace.conform.verdicts import SeenEntry, seen_entries
+from mptrace.explain.entries import Explainer, Which
+from mptrace.outcomes.causes.table import BY_NAME
+from mptrace.outcomes.correlate import correlate
+from mptrace.recording.reader import Recording
+from mptrace.reporting.text.explain import explanation
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 KERNELS = ("6.1", "6.12")

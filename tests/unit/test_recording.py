@@ -11,10 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mptrace import recording
 from mptrace.errors import RecordingError
-from mptrace.recording import FORMAT_VERSION, Recording, RecordingWriter
-from mptrace.records import NOT_COUNTED, SYSCALL_UNKNOWN, TABLES
+from mptrace.recording import layouts
+from mptrace.recording import writer as recording
+from mptrace.recording.directory import FORMAT_VERSION
+from mptrace.recording.layouts import NOT_COUNTED, SYSCALL_UNKNOWN, TABLES
+from mptrace.recording.reader import Recording
+from mptrace.recording.writer import RecordingWriter
 
 META = {"tool_version": "test", "command": ["mptrace"]}
 
@@ -23,7 +26,7 @@ def random_rows(table: str, count: int, seed: int = 7) -> np.ndarray[Any, Any]:
     """Rows of a table with random bits in every stored field."""
     random = np.random.default_rng(seed)
     rows = np.zeros(count, TABLES[table])
-    for name in recording.stored_fields(table):
+    for name in layouts.stored_fields(table):
         kind = rows.dtype[name]
         if kind.kind == "S":
             names = np.array([b"python3", b"mover", "münze".encode(), b""], kind)

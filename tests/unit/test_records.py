@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The structs of bpf/move_pages/ and the dtypes of records.py are the same."""
+"""The structs of bpf/move_pages/ and the dtypes of recording/layouts.py are the same."""
 
 import re
 
 import numpy as np
 import pytest
 
-from mptrace import records, tracer
-from mptrace.bpf_source import source_of
+from mptrace import tracer
+from mptrace.recording import layouts
+from mptrace.tracing.program.source import source_of
 
 SOURCE = source_of("move_pages.c")
 TYPES = {
@@ -29,7 +30,7 @@ def dtype_of(body: str) -> np.dtype[np.void]:
         if kind == "char":
             fields.append((name, f"S{length}"))
         elif length:
-            fields.append((name, TYPES[kind], (records.SMALL_CHUNK,)))
+            fields.append((name, TYPES[kind], (layouts.SMALL_CHUNK,)))
         else:
             fields.append((name, TYPES[kind]))
     return np.dtype(fields, align=True)
@@ -38,10 +39,10 @@ def dtype_of(body: str) -> np.dtype[np.void]:
 @pytest.mark.parametrize(
     ("struct", "layout"),
     [
-        ("folio_record", records.FOLIO),
-        ("migration_record", records.MIGRATION),
-        ("call_record", records.CALL),
-        ("obstacle_record", records.OBSTACLE),
+        ("folio_record", layouts.FOLIO),
+        ("migration_record", layouts.MIGRATION),
+        ("call_record", layouts.CALL),
+        ("obstacle_record", layouts.OBSTACLE),
     ],
 )
 def test_a_record_has_the_fields_of_its_struct(struct: str, layout: np.dtype[np.void]) -> None:
@@ -55,7 +56,7 @@ def test_a_chunk_has_the_fields_of_its_struct() -> None:
     """The chunk of the user arrays, whose struct is made by a macro."""
     body = re.search(r"#define CHUNK_STRUCT\(name, entries\)(.*?)\n}", SOURCE, re.DOTALL)
     assert body
-    assert dtype_of(body[1].replace("\\", "")).descr == records.CHUNK_SMALL.descr
+    assert dtype_of(body[1].replace("\\", "")).descr == layouts.CHUNK_SMALL.descr
 
 
 def test_constants_are_the_same_on_both_sides() -> None:
@@ -69,7 +70,7 @@ def test_constants_are_the_same_on_both_sides() -> None:
     ]
     assert len(names) >= 31
     for name in names:
-        assert eval(defines[name]) == getattr(records, name), name
+        assert eval(defines[name]) == getattr(layouts, name), name
 
 
 def test_every_cause_of_loss_has_a_name() -> None:

@@ -14,14 +14,20 @@ from click.testing import CliRunner, Result
 from simulated_kernel import PAGE, Kernel
 from test_correlate import large_tables
 
-from mptrace.causes import BY_NAME
 from mptrace.cli import main
-from mptrace.diagnose import CAUSES, cause_code, cause_meaning, cause_name
-from mptrace.profile import distribution, is_clean, profile
-from mptrace.recording import RecordingWriter
-from mptrace.records import FOLIO_UNTRACKED, TABLES
+from mptrace.outcomes.causes.rules import CAUSES, cause_code, cause_meaning, cause_name
+from mptrace.outcomes.causes.statuses import (
+    PAGE_STATUSES,
+    RETURN_CODES,
+    page_status,
+    return_code,
+    status_text,
+)
+from mptrace.outcomes.causes.table import BY_NAME
+from mptrace.recording.layouts import FOLIO_UNTRACKED, TABLES
+from mptrace.recording.writer import RecordingWriter
 from mptrace.report import WIDTH, render
-from mptrace.statuses import PAGE_STATUSES, RETURN_CODES, page_status, return_code, status_text
+from mptrace.reporting.numbers.profile import distribution, is_clean, profile
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_report.py -k golden"

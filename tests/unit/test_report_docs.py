@@ -10,8 +10,8 @@ import pytest
 from others import META
 from test_report_others import busy
 
-from mptrace.paths import PATHS
-from mptrace.profile import profile
+from mptrace.outcomes.paths import PATHS
+from mptrace.reporting.numbers.profile import profile
 
 TEXT = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
 #: Names that are data: causes, nodes of a matrix, names of reasons, errors, system calls.

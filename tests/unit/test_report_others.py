@@ -10,10 +10,10 @@ import pytest
 from others import HELD, META, MOVER, OTHER, VICTIM, Others, story
 from simulated_kernel import PAGE, Kernel
 
-from mptrace.paths import PATHS
-from mptrace.profile import profile
-from mptrace.records import NOT_COUNTED
+from mptrace.outcomes.paths import PATHS
+from mptrace.recording.layouts import NOT_COUNTED
 from mptrace.report import WIDTH, render
+from mptrace.reporting.numbers.profile import profile
 
 GOLDEN = Path(__file__).parent / "golden" / "report_others.txt"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_report_others.py -k golden"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mptrace.ring import Ring
+from mptrace.tracing.program.ring import Ring
 
 PAGE = mmap.PAGESIZE
 SIZE = PAGE

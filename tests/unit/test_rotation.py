@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mptrace.errors import RecordingError, UsageError
-from mptrace.recording import Recording, RecordingWriter
-from mptrace.rotation import Rotation, Series
+from mptrace.recording.reader import Recording
+from mptrace.recording.rotation import Rotation, Series
+from mptrace.recording.writer import RecordingWriter
 
 
 def write(path: Path) -> None:

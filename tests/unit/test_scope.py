@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from mptrace.bpf_source import source_of
-from mptrace.scope import CONTROL, KINDS, NODE_WORDS, Filters, Scope, node_mask
+from mptrace.tracing.plan.scope import CONTROL, KINDS, NODE_WORDS, Filters, Scope, node_mask
+from mptrace.tracing.program.source import source_of
 
 SOURCE = source_of("move_pages.c")
 ALL_NODES = [(1 << 64) - 1] * NODE_WORDS

@@ -3,10 +3,10 @@
 
 import numpy as np
 
-from mptrace.records import CALL, FOLIO, MIGRATION, NOT_COUNTED
-from mptrace.scope import Filters
-from mptrace.tracepoints.rows import Rows
-from mptrace.tracepoints.selection import select
+from mptrace.recording.layouts import CALL, FOLIO, MIGRATION, NOT_COUNTED
+from mptrace.tracing.plan.scope import Filters
+from mptrace.tracing.tracepoints.rows import Rows
+from mptrace.tracing.tracepoints.selection import select
 
 COMPACTION, SYSCALL = 0, 3
 

@@ -8,13 +8,20 @@ import pytest
 from others import META, MOVER, OTHER, VICTIM, WRITER, Others
 from simulated_kernel import PAGE
 
-from mptrace.initiators import Processes
-from mptrace.own import own_of
-from mptrace.profile import profile
-from mptrace.records import END_OPEN, WAIT_HUGETLB, WAIT_LOCK, WAIT_NAMES, WAIT_PMD, WAIT_PTE
-from mptrace.refusals import fates
+from mptrace.outcomes.fates import fates
+from mptrace.outcomes.own import own_of
+from mptrace.outcomes.processes import Processes
+from mptrace.recording.layouts import (
+    END_OPEN,
+    WAIT_HUGETLB,
+    WAIT_LOCK,
+    WAIT_NAMES,
+    WAIT_PMD,
+    WAIT_PTE,
+)
 from mptrace.report import render
-from mptrace.stalls import MATCHES, MAX_LONGEST, join, stalls_of
+from mptrace.reporting.numbers.profile import profile
+from mptrace.reporting.numbers.stalls import MATCHES, MAX_LONGEST, join, stalls_of
 
 THREAD = 4101
 COVERAGE = [{"phase": "wait_pte", "state": "unproved", "unit": "wait", "attach": "x"}]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from stat_rows import MIGRATION, REASONS, WAIT, busy, entry, table
 
-from mptrace.counting import counts as stat_counts
-from mptrace.counting.counts import (
+from mptrace.tracing.counting import counts as stat_counts
+from mptrace.tracing.counting.counts import (
     COUNTS,
     KEY,
     LOST_CAUSES,
@@ -28,7 +28,7 @@ from mptrace.counting.counts import (
     total,
 )
 
-SOURCE = (Path(stat_counts.__file__).parents[1] / "bpf" / "stat.c").read_text()
+SOURCE = (Path(stat_counts.__file__).parents[2] / "bpf" / "stat.c").read_text()
 
 
 def test_epochs_of_one_row_are_summed() -> None:

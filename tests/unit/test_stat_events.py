@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
-from mptrace.counting.counts import OTHERS, by_process, by_reason
-from mptrace.counting.events import EventCounts
-from mptrace.tracepoints.formats import END, EVENT, START
+from mptrace.tracing.counting.counts import OTHERS, by_process, by_reason
+from mptrace.tracing.counting.events import EventCounts
+from mptrace.tracing.tracepoints.formats import END, EVENT, START
 
 NAMES = {7: (b"mover", False), 42: (b"kcompactd0", True)}
 REASONS = {0: "compaction", 3: "syscall"}

@@ -8,7 +8,8 @@ import pytest
 from recorded_facts import facts_of
 
 import mptrace
-from mptrace.counting.plan import (
+from mptrace.host.facts import KernelFacts, Prototype
+from mptrace.tracing.counting.plan import (
     CANDIDATES,
     StatBounds,
     make_stat_plan,
@@ -16,7 +17,6 @@ from mptrace.counting.plan import (
     stat_offsets,
     stat_tracepoints,
 )
-from mptrace.facts import KernelFacts, Prototype
 
 #: Of __bpf_trace_mm_migrate_pages, by BTF of 6.1 and of 6.12, which split large folios, too.
 ARGUMENTS = {

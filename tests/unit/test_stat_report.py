@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from stat_rows import MIGRATION, REASONS, WAIT, busy, entry, interval, table
 
-from mptrace.counting.counts import LOST_CAUSES, SORTS, split
-from mptrace.rendering.stat import VIEWS, Lines, next_sort, short, short_ns, to_json, top_lines
+from mptrace.reporting.text.stat import VIEWS, Lines, next_sort, short, short_ns, to_json, top_lines
+from mptrace.tracing.counting.counts import LOST_CAUSES, SORTS, split
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_stat_report.py -k golden"

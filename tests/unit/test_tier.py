@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from samples import SERIES, bytes_of, comm, formats_of, task
 
-from mptrace.facts import HostFacts, Node
-from mptrace.kernel.page_nodes import read_node_ranges
-from mptrace.processes import Processes
-from mptrace.records import MIGRATION, PROCESS
-from mptrace.sums import span
-from mptrace.tracepoints.formats import NodeRanges
-from mptrace.tracepoints.perf_records import split
-from mptrace.tracepoints.threads import Identity, Threads, children
-from mptrace.tracepoints.tier import Kernel, first_meta, unseen
+from mptrace.host.facts import HostFacts, Node, NodeRanges
+from mptrace.host.page_nodes import read_node_ranges
+from mptrace.host.processes import Processes
+from mptrace.recording.layouts import MIGRATION, PROCESS
+from mptrace.reporting.numbers.sums import span
+from mptrace.tracing.tracepoints.perf_records import split
+from mptrace.tracing.tracepoints.threads import Identity, Threads, children
+from mptrace.tracing.tracepoints.tier import Kernel, first_meta, unseen
 
 
 def kernel(series: str = "6.12") -> Kernel:

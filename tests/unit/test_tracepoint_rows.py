@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from samples import event, events, migrating, present
 
-from mptrace.records import (
+from mptrace.host.facts import NodeRanges
+from mptrace.recording.layouts import (
     END_DONE,
     END_OPEN,
     END_PUTBACK,
@@ -16,7 +17,7 @@ from mptrace.records import (
     NOT_COUNTED,
     SYSCALL_UNKNOWN,
 )
-from mptrace.tracepoints.formats import (
+from mptrace.tracing.tracepoints.formats import (
     ARGUMENTS,
     END,
     ENTER,
@@ -25,10 +26,9 @@ from mptrace.tracepoints.formats import (
     REMOVE,
     SET,
     START,
-    NodeRanges,
 )
-from mptrace.tracepoints.perf_records import LOSS
-from mptrace.tracepoints.rows import Assembler, Rows
+from mptrace.tracing.tracepoints.perf_records import LOSS
+from mptrace.tracing.tracepoints.rows import Assembler, Rows
 
 NODES = NodeRanges(((0, 0x10000, 0), (0x10000, 0x20000, 1)))
 COMPACTION, SYSCALL = 0, 3

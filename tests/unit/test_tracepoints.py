@@ -20,7 +20,8 @@ from samples import (
 )
 from samples import START as START_POINT
 
-from mptrace.tracepoints.formats import (
+from mptrace.host.facts import NodeRanges
+from mptrace.tracing.tracepoints.formats import (
     END,
     ENTER,
     EXIT,
@@ -32,11 +33,18 @@ from mptrace.tracepoints.formats import (
     START,
     Decoder,
     Format,
-    NodeRanges,
     migration_pfn,
     present_pfn,
 )
-from mptrace.tracepoints.perf_records import LOSS, TASK, head, raw, record_bytes, runs, split
+from mptrace.tracing.tracepoints.perf_records import (
+    LOSS,
+    TASK,
+    head,
+    raw,
+    record_bytes,
+    runs,
+    split,
+)
 
 
 @pytest.mark.parametrize("series", SERIES)

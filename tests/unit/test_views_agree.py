@@ -11,7 +11,7 @@ from others import META, Others
 from test_report_others import busy
 from views import CHECKS, Views
 
-from mptrace.recording import RecordingWriter
+from mptrace.recording.writer import RecordingWriter
 
 #: Recordings by name: of failures by calls and by others, of calls alone, of an idle minute.
 RECORDINGS: dict[str, Any] = {

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mptrace import addrspace, driver
-from mptrace.addrspace import Mapping, Pagemap
+from mptrace import driver
 from mptrace.cli.where import command
+from mptrace.driving import address_space
+from mptrace.driving.address_space import Mapping, Pagemap
+from mptrace.driving.places import Place, Where
+from mptrace.driving.where import where
 from mptrace.errors import TargetError, UsageError
-from mptrace.places import Place, Where
-from mptrace.rendering.where import render_where
-from mptrace.where import where
+from mptrace.reporting.text.where import render_where
 
 PAGE = driver.PAGE_SIZE
 PAGES = 23
@@ -60,14 +61,14 @@ def _sparse() -> Iterator[int]:
 
 
 def _mapping(base: int) -> Mapping:
-    return next(found for found in addrspace.mappings(os.getpid()) if found.start == base)
+    return next(found for found in address_space.mappings(os.getpid()) if found.start == base)
 
 
 def test_smaps_is_read_with_names_that_have_blanks(tmp_path: Path) -> None:
     """Resident are Rss, Swap and hugetlb; [vsyscall] belongs to nobody."""
     (tmp_path / "proc/5").mkdir(parents=True)
     (tmp_path / "proc/5/smaps").write_text(SMAPS)
-    assert addrspace.mappings(5, root=tmp_path) == [
+    assert address_space.mappings(5, root=tmp_path) == [
         Mapping(0x559F00000000, 0x559F00002000, "r-xp", "/usr/bin/a program", 12 << 10),
         Mapping(0x7F0000000000, 0x7F0000400000, "rw-p", "", 2 << 20),
         Mapping(0x7FFF00000000, 0x7FFF00004000, "r--p", "[vvar]", 0, raw_frames=True),
@@ -79,22 +80,22 @@ def test_a_process_without_mappings_is_a_target_error(tmp_path: Path) -> None:
     (tmp_path / "proc/5").mkdir(parents=True)
     (tmp_path / "proc/5/smaps").write_text("")
     with pytest.raises(TargetError, match="no memory of its own"):
-        addrspace.mappings(5, root=tmp_path)
+        address_space.mappings(5, root=tmp_path)
 
 
 def test_ranges_cut_mappings_to_whole_pages() -> None:
     """What lies outside of every mapping is dropped."""
     found = [Mapping(0x1000, 0x5000, "rw-p", "", 0), Mapping(0x9000, 0xA000, "rw-p", "", 0)]
-    parts = addrspace.clip(found, ((0x1FFF, 0x2001), (0x4000, 0x9000)))
+    parts = address_space.clip(found, ((0x1FFF, 0x2001), (0x4000, 0x9000)))
     assert [(part.start, part.end) for part in parts] == [(0x1000, 0x3000), (0x4000, 0x5000)]
 
 
 def test_addresses_come_in_batches() -> None:
     """Batches cut through ranges, and hold each page once."""
     ranges = np.array([[0x1000, 0x4000], [0x6000, 0x7000], [0x9000, 0xB000]])
-    batches = [batch.tolist() for batch in addrspace.addresses_in(ranges, 4)]
+    batches = [batch.tolist() for batch in address_space.addresses_in(ranges, 4)]
     assert batches == [[0x1000, 0x2000, 0x3000, 0x6000], [0x9000, 0xA000]]
-    assert list(addrspace.addresses_in(np.empty((0, 2), np.int64), 4)) == []
+    assert list(address_space.addresses_in(np.empty((0, 2), np.int64), 4)) == []
 
 
 @pytest.mark.parametrize("scan", [True, False])
@@ -103,7 +104,7 @@ def test_a_terabyte_of_reserved_addresses_is_skipped(sparse: int, scan: bool) ->
     with Pagemap(os.getpid(), scan=scan) as pagemap:
         parts = list(pagemap.present(_mapping(sparse)))
     ranges = np.concatenate([ranges for _, ranges in parts])
-    addresses = np.concatenate(list(addrspace.addresses_in(ranges, 1000)))
+    addresses = np.concatenate(list(address_space.addresses_in(ranges, 1000)))
     middle = sparse + (1 << 39)
     assert addresses.tolist() == [middle + i * PAGE for i in range(PAGES)]
     assert parts[-1][0] == sparse + (1 << 40)
@@ -130,7 +131,7 @@ def test_what_is_too_large_to_read_is_counted_as_unread(
 ) -> None:
     """Never silently as absent."""
     monkeypatch.setattr(Pagemap, "_can_scan", lambda _: False)
-    monkeypatch.setattr(addrspace, "MAX_READ_PAGES", 1 << 21)
+    monkeypatch.setattr(address_space, "MAX_READ_PAGES", 1 << 21)
     (place,) = where(os.getpid(), ((sparse, sparse + (1 << 40)),)).mappings
     assert (place.absent, place.unread) == (1 << 21, (1 << 28) - (1 << 21))
     assert not place.nodes

@@ -23,14 +23,14 @@ from stat_rows import MIGRATION, WAIT, entry, interval, table
 from test_report_others import busy
 
 from mptrace.cli import main, terminal
-from mptrace.counting.counts import LOST_CAUSES
-from mptrace.profile import profile
-from mptrace.rendering import conform, doctor
-from mptrace.rendering import stat as report_stat
-from mptrace.rendering.text import clip, clip_process, columns, wide
-from mptrace.rendering.text import table as text_table
-from mptrace.rendering.where import render_where
 from mptrace.report import render
+from mptrace.reporting.numbers.profile import profile
+from mptrace.reporting.text import conform, doctor
+from mptrace.reporting.text import stat as report_stat
+from mptrace.reporting.text.layout import clip, clip_process, columns, wide
+from mptrace.reporting.text.layout import table as text_table
+from mptrace.reporting.text.where import render_where
+from mptrace.tracing.counting.counts import LOST_CAUSES
 
 COMM = "a_comm_of_15_by"
 PID = 4_194_304

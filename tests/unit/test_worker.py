@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from mptrace import driver
+from mptrace.driving.worker_client import TargetGone, Worker
+from mptrace.driving.workloads import HOLE, UNMAPPED, Explicit, Workload
 from mptrace.errors import HostError, MptraceError, UsageError
-from mptrace.workerclient import TargetGone, Worker
-from mptrace.workloads import HOLE, UNMAPPED, Explicit, Workload
 
 NID = driver.memory_nodes()[0]
 HERE = {"source_nids": (NID,), "target_nids": (NID,)}
@@ -226,8 +226,8 @@ def test_closing_ends_the_worker_and_its_child() -> None:
 
 
 _PARENT = f"""
-from mptrace.workerclient import Worker
-from mptrace.workloads import Workload
+from mptrace.driving.worker_client import Worker
+from mptrace.driving.workloads import Workload
 worker = Worker()
 workload = Workload(pages=5, target="child", source_nids=({NID},), target_nids=({NID},))
 setup = worker.setup(workload)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from mptrace.driving.workloads import Explicit, Workload, from_dict, resolve
 from mptrace.errors import HostError, UsageError
-from mptrace.workloads import Explicit, Workload, from_dict, resolve
 
 
 @pytest.mark.parametrize(

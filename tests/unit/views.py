@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from mptrace.cli import main
 from mptrace.cli.dump import TABLES
-from mptrace.recording import Recording
+from mptrace.recording.reader import Recording
 
 FAILED = ("failed", "not_attempted")
 

@@ -51,7 +51,7 @@ struct obstacle_record {
 	u32 pad;
 	char fs[16];
 };
-_Static_assert(sizeof(struct obstacle_record) == 232, "records.OBSTACLE");
+_Static_assert(sizeof(struct obstacle_record) == 232, "layouts.OBSTACLE");
 
 /* Where the folio was refused last. */
 #define STAGE_NONE	0	/* it only waited */

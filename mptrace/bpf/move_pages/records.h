@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The records that go to user space, mirrored field by field by mptrace/records.py, and the
- * values in them.
+ * The records that go to user space, mirrored field by field by mptrace/recording/layouts.py,
+ * and the values in them.
  */
 #ifndef MPTRACE_RECORDS_H
 #define MPTRACE_RECORDS_H
@@ -48,7 +48,7 @@ struct folio_record {
 	u32 owner_tgid;
 	u32 pad;
 };
-_Static_assert(sizeof(struct folio_record) == 216, "records.FOLIO");
+_Static_assert(sizeof(struct folio_record) == 216, "layouts.FOLIO");
 
 struct migration_record {
 	u64 migration_id;
@@ -73,7 +73,7 @@ struct migration_record {
 	u32 pad;
 	char comm[16];
 };
-_Static_assert(sizeof(struct migration_record) == 120, "records.MIGRATION");
+_Static_assert(sizeof(struct migration_record) == 120, "layouts.MIGRATION");
 
 struct call_record {
 	u64 call_id;
@@ -97,7 +97,7 @@ struct call_record {
 	u32 target_tgid;
 	char comm[16];
 };
-_Static_assert(sizeof(struct call_record) == 128, "records.CALL");
+_Static_assert(sizeof(struct call_record) == 128, "layouts.CALL");
 
 struct wait_record {
 	u64 start_ns;
@@ -113,7 +113,7 @@ struct wait_record {
 	u16 pad;
 	char comm[16];
 };
-_Static_assert(sizeof(struct wait_record) == 72, "records.WAIT");
+_Static_assert(sizeof(struct wait_record) == 72, "layouts.WAIT");
 
 #define CHUNK_STRUCT(name, entries)					\
 struct name {								\

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mptrace.lab.guest import Guest
-from mptrace.recording import Recording
+from mptrace.recording.reader import Recording
 
 #: The guest that a module of tests asks for with ``pytestmark``: its two CPUs run at once.
 MACHINE = [pytest.mark.multi]

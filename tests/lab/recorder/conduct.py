@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mptrace.recording import Recording
+from mptrace.recording.reader import Recording
 
 HERE = Path(__file__).parent
 PAGE = 4096

@@ -12,14 +12,15 @@ import sys
 import threading
 from pathlib import Path
 
-from mptrace.bpf_session import BpfSession
-from mptrace.kernel.facts import read_host_facts
-from mptrace.parts import Parts
-from mptrace.plan import Request
-from mptrace.proved import calibrated, first_meta, read_facts
-from mptrace.rotation import Rotation, Series
-from mptrace.wanted import RecordRequest, Wanted, WantedFilters, meta_of, resolve_scope
-from mptrace.workerclient import Worker
+from mptrace.driving.worker_client import Worker
+from mptrace.host.read import read_host_facts
+from mptrace.recording.rotation import Rotation, Series
+from mptrace.recording.series import Parts
+from mptrace.sessions.calibrated import calibrated, read_facts
+from mptrace.sessions.meta import first_meta
+from mptrace.sessions.record_bpf import BpfSession
+from mptrace.sessions.request import RecordRequest, Wanted, WantedFilters, meta_of, resolve_scope
+from mptrace.tracing.plan.plan import Request
 
 
 def session(facts, host, tracer, coverage, asked):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mptrace.correlate import Correlation, correlate
-from mptrace.joined import open_recording
-from mptrace.records import OUTCOMES, READ_NODES, READ_PAGES, READ_STATUS
+from mptrace.outcomes.correlate import Correlation, correlate
+from mptrace.recording.layouts import OUTCOMES, READ_NODES, READ_PAGES, READ_STATUS
+from mptrace.recording.rotated import open_recording
 
 UNKNOWN, MOVED, ALREADY_THERE, FAILED, NOT_ATTEMPTED = range(len(OUTCOMES))
 COMPAT_HEAD = np.dtype(

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pages of a kernel thread: it has none of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mptrace.conform.scenarios.base import RETURN_CODE, Entry, Expectation, Known, Scenario
+
+if TYPE_CHECKING:
+    from mptrace.conform.stage.stage import Stage
+
+
+_PF_KTHREAD = 0x00200000
+
+
+def _kernel_threads() -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().rpartition(")")
+        except OSError:
+            continue  # it is gone
+        if int(rest.split()[6]) & _PF_KTHREAD:
+            yield int(name.split()[0])
+
+
+def _provoke(stage: "Stage") -> None:
+    thread = next(_kernel_threads(), 0)
+    if not thread:
+        stage.skip("no kernel thread can be seen from here (a pid namespace)")
+    stage.move(stage.anonymous(3), pid=thread)
+
+
+def _expect(known: Known) -> Expectation:
+    return Expectation(
+        "EINVAL", (Entry("untouched", "not_attempted", "call_refused_EINVAL", times=0),)
+    )
+
+
+SCENARIO = Scenario(
+    name="ret_einval_kthread",
+    subject=RETURN_CODE,
+    title="a kernel thread's pid",
+    documented="EINVAL: an attempt was made to migrate pages of a kernel thread",
+    function="get_task_mm",
+    source="move_pages(2), errors; get_task_mm(): PF_KTHREAD",
+    provoke=_provoke,
+    expect=_expect,
+    cause="call_refused_EINVAL",
+)

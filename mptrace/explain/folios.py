@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Why folios stayed that no call asked for: who wanted to move them, and what refused.  Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mptrace.explain.entries import MOST_NAMED, cause_of
+from mptrace.explain.evidence import Finding, Findings
+from mptrace.outcomes.causes.rules import cause_name
+from mptrace.outcomes.causes.table import Cause
+from mptrace.outcomes.fates import Fates, fates
+from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
+from mptrace.outcomes.own import own_of
+from mptrace.outcomes.paths import PATHS, Path, mode_name, of_migrations, reason_name
+from mptrace.outcomes.processes import Initiator, Processes, initiator_of
+from mptrace.recording.joins import Ints, Tables, members, ranks
+from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES
+
+# Phase in which a path's targets are allocated, where it is not the calls' own.
+_ALLOCATE = {
+    "compaction": "alloc_compaction",
+    "numa": "alloc_numa",
+    "demotion": "alloc_demotion",
+    "damon": "alloc_demotion",
+    "mbind": "alloc_policy",
+}
+
+
+@dataclass(frozen=True)
+class FolioExplanation:
+    """One folio of a migration without a call.  All values are JSON-able.
+
+    ``folio`` and ``migration`` are row numbers, as in ``mptrace dump``; ``address``
+    is the first user address that was unmapped, None where none was; ``owner_tgid``
+    a process that maps it, 0 where none is known.  ``path``, ``initiator`` and
+    ``migration`` are None where the migration's record is missing.
+    """
+
+    kind: str
+    folio: int
+    migration: int | None
+    address: int | None
+    owner_tgid: int
+    owner_comm: str
+    nr_pages: int
+    path: Path | None
+    reason: str
+    mode: str
+    initiator: Initiator | None
+    source_nid: int | None
+    target_nid: int | None
+    outcome: str
+    cause: Cause
+    evidence: tuple[Finding, ...]
+    gap: str
+    delay: Finding | None
+    start_ns: int
+    blackout_ns: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the address in hexadecimal, as everywhere."""
+        plain = asdict(self)
+        plain["address"] = None if self.address is None else hex(self.address)
+        return plain
+
+
+@dataclass(frozen=True)
+class FolioBlock:
+    """Folios with one initiator, path, cause and kind of evidence: the first, and how many.
+
+    ``others`` names a few more by row number and address (0: unknown).
+    """
+
+    count: int
+    pages: int
+    first: FolioExplanation
+    others: tuple[tuple[int, int], ...]
+    ranges: dict[str, list[int]]
+
+
+class FolioExplainer:
+    """Explains folios that were migrated without a call.
+
+    :param tables: tables of a recording by name.
+    :param meta: its meta.json.
+    """
+
+    def __init__(self, tables: Tables, meta: Mapping[str, Any]) -> None:
+        self._tables, self._meta = tables, meta
+        found = fates(tables, meta)
+        self._fates: Fates = found.select(tables["folios"]["call_id"][found.row] == 0)
+        self._is_own = own_of(tables, meta).folios[self._fates.row]
+        self._findings = Findings(tables, meta)
+        self._paths = of_migrations(tables["migrations"], meta)
+        self._processes = Processes(tables, meta)
+        self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
+
+    @property
+    def count(self) -> int:
+        """Folios of the recording that were migrated without a call, but for mptrace's own."""
+        return int((~self._is_own).sum())
+
+    @property
+    def own_stayed(self) -> int:
+        """Folios of mptrace itself that stayed."""
+        return int(((self._fates.outcome == FAILED) & self._is_own).sum())
+
+    @property
+    def unrecorded_pages(self) -> int:
+        """Base pages that the kernel counted as failed beyond those of the folios here."""
+        migrations = self._tables["migrations"]
+        counted = (migrations["call_id"] == 0) & (migrations["failed"] != NOT_COUNTED)
+        stayed = (self._fates.outcome == FAILED) | (self._fates.outcome == UNKNOWN)
+        stayed &= self._fates.migration >= 0
+        of_each = np.bincount(
+            self._fates.migration[stayed], self._fates.pages[stayed], migrations.size
+        ).astype(np.int64)
+        # one by one: what another migration has too many of makes up for nothing
+        lacking = migrations["failed"].astype(np.int64) - of_each
+        return int(np.maximum(lacking[counted], 0).sum())
+
+    def select(self, address: int | None = None, pid: int | None = None) -> Ints:
+        """Those at an address (of a process), else all that stayed but for mptrace's own.
+
+        May be empty.
+        """
+        if address is None:
+            return np.flatnonzero((self._fates.outcome == FAILED) & ~self._is_own)
+        folios = self._tables["folios"][self._fates.row]
+        # A large folio lies at a multiple of its size, in the process, too.
+        size = np.maximum(folios["nr_pages"], 1).astype(np.uint64) * np.uint64(self._page)
+        same = folios["address"] // size == np.uint64(address) // size
+        if pid is not None:
+            same &= np.isin(folios["owner_tgid"], (pid, 0))
+        return np.flatnonzero(same & (folios["address"] != 0))
+
+    @property
+    def addresses_hint(self) -> str:
+        """Where the addresses of the recording's folios lie, for an error's hint."""
+        known = self._tables["folios"]["address"]
+        known = known[known != 0]
+        if not known.size:
+            return "no folio's address was recorded"
+        return f"addresses of folios lie in {known.min():#x}..{known.max():#x}: mptrace dump"
+
+    def each(self, which: Ints) -> Iterator[FolioExplanation]:
+        """An explanation for each of these."""
+        for at, obstacle in zip(which.tolist(), self._obstacles(which).tolist(), strict=True):
+            yield self._explain(at, obstacle)
+
+    def blocks(self, which: Ints) -> list[FolioBlock]:
+        """The same, equal ones together, most pages first."""
+        if not which.size:
+            return []
+        part, migrations = self._fates.select(which), self._tables["migrations"]
+        obstacles = self._obstacles(which)
+        known, safe = part.migration >= 0, np.maximum(part.migration, 0)
+        columns = [part.cause.astype(np.int64), part.outcome.astype(np.int64)]
+        if migrations.size:
+            # With its index np.unique sorts stably: see joins.ranks().
+            _, _, comm = np.unique(migrations["comm"][safe], return_index=True, return_inverse=True)
+            columns += [
+                np.where(known, column, -1).astype(np.int64)
+                for column in (self._paths[safe], migrations["tgid"][safe], comm)
+            ]
+        shape = np.zeros(which.size, np.int64)
+        for column in (*columns, *self._findings.shape(obstacles)):
+            values, place = ranks(column)
+            shape = ranks(shape * values.size + place)[1]
+        addresses = self._tables["folios"]["address"]
+        found = []
+        for group in members(shape, int(shape.max()) + 1):
+            rows = part.row[group]
+            found.append(
+                FolioBlock(
+                    int(group.size),
+                    int(part.pages[group].sum()),
+                    self._explain(int(which[group[0]]), int(obstacles[group[0]])),
+                    tuple((int(row), int(addresses[row])) for row in rows[1 : 1 + MOST_NAMED]),
+                    self._findings.ranges(obstacles[group]),
+                )
+            )
+        return sorted(found, key=lambda block: -block.pages)
+
+    def _obstacles(self, which: Ints) -> Ints:
+        nothing = np.zeros(which.size, np.uint64)
+        return self._findings.rows_of(self._fates.row[which], nothing, nothing)
+
+    def _explain(self, at: int, obstacle: int) -> FolioExplanation:
+        row, number = int(self._fates.row[at]), int(self._fates.migration[at])
+        folio = self._tables["folios"][row]
+        outcome = int(self._fates.outcome[at])
+        migration = self._tables["migrations"][number] if number >= 0 else None
+        path = PATHS[int(self._paths[number])] if number >= 0 else None
+        evidence: tuple[Finding, ...] = ()
+        gap = ""
+        if outcome == FAILED:
+            key = "" if path is None else path.key.split("_")[0]
+            allocate = _ALLOCATE.get(key, "allocate")
+            evidence = self._findings.all_of(obstacle, folio, allocate=allocate)
+            gap = self._findings.gap(obstacle, folio)
+        nids = [int(folio[name]) for name in ("src_nid", "dst_nid")]
+        owner = int(folio["owner_tgid"])
+        return FolioExplanation(
+            kind="folio",
+            folio=row,
+            migration=number if number >= 0 else None,
+            address=int(folio["address"]) or None,
+            owner_tgid=owner,
+            owner_comm=self._processes.comm(owner) if owner else "",
+            nr_pages=int(self._fates.pages[at]),
+            path=path,
+            reason="" if migration is None else reason_name(self._meta, int(migration["reason"])),
+            mode="" if migration is None else mode_name(self._meta, int(migration["mode"])),
+            initiator=None if migration is None else initiator_of(migration, self._processes),
+            source_nid=nids[0] if nids[0] >= 0 else None,
+            target_nid=nids[1] if nids[1] >= 0 and folio["dst"] else None,
+            outcome=OUTCOMES[outcome],
+            cause=cause_of("" if outcome == MOVED else cause_name(int(self._fates.cause[at]))),
+            evidence=evidence,
+            gap=gap,
+            delay=None if outcome == FAILED else self._findings.delay(obstacle),
+            start_ns=int(folio["start_ns"]),
+            blackout_ns=int(folio["blackout_ns"].astype(np.int64)),
+        )

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What became of each folio that a migration had, and why it stayed.  Pure, vectorized.
+
+By the rules of ``causes.rules``, as for the entries of calls: compaction, NUMA
+balancing and the other paths have folios and no entries.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mptrace.outcomes.causes import obstacles, rules
+from mptrace.outcomes.causes.columns import state_of
+from mptrace.outcomes.joined import FAILED, UNKNOWN, Bytes, fates_of, is_seen
+from mptrace.outcomes.paths import reason_name
+from mptrace.recording.joins import Bools, Ints, Table, Tables, pair_ids, ranks, rows_of_ids
+from mptrace.recording.layouts import END_OPEN, NOT_COUNTED, STRUCT_PAGE_BYTES
+
+# Phases without which nobody can say whether a folio moved.
+_ESSENTIAL = frozenset({"migration", "move"})
+#: The tier in which the kernel's tracepoints are all that is seen.
+TRACEPOINTS = "tracepoints"
+
+
+@dataclass(frozen=True)
+class Fates:
+    """Folios that migrations had, one element for each; of calls, too.
+
+    ``row``: in `folios`; ``migration``: row in `migrations`, -1 where its record is
+    missing; ``outcome``: index into ``layouts.OUTCOMES`` (moved, failed, unknown);
+    ``cause``: ``rules.cause_name()`` of those that failed or are unknown;
+    ``pages``: base pages, of a folio that was split its first page alone (its
+    other pages have records of their own).
+    """
+
+    row: Ints
+    migration: Ints
+    outcome: Bytes
+    cause: npt.NDArray[np.uint16]
+    pages: Ints
+    is_split: Bools
+
+    def select(self, which: Any) -> "Fates":
+        """Those of an index or a mask."""
+        return Fates(
+            self.row[which],
+            self.migration[which],
+            self.outcome[which],
+            self.cause[which],
+            self.pages[which],
+            self.is_split[which],
+        )
+
+
+def fates(tables: Tables, meta: Mapping[str, Any]) -> Fates:
+    """What became of every folio that a migration had, in the order of `folios`.
+
+    :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
+    :param meta: its meta.json; ``coverage``, ``tier``, ``lost``, ``reasons`` and
+        what ``obstacles`` decodes are used.
+    """
+    folios, migrations = tables["folios"], tables["migrations"]
+    row = np.flatnonzero(folios["migration_id"] != 0)
+    migration = rows_of_ids(migrations["migration_id"], folios["migration_id"][row])
+    move_rc, end = folios["move_rc"][row].astype(np.int64), folios["end"][row]
+    outcome, cause = fates_of(move_rc, end, folios["flags"][row])
+    if meta.get("tier") == TRACEPOINTS:
+        # A migration entry was set and removed: the page frame says whether it moved.
+        back = (move_rc != 0) & (folios["light_last_ns"][row] != 0) & (end != END_OPEN)
+        outcome[back] = FAILED
+        cause[back] = rules.cause_code("no_coverage")
+    elif _lacks_coverage(meta):
+        outcome[:] = UNKNOWN
+        cause[:] = rules.cause_code("no_coverage")
+    is_split = split_heads(folios, row)
+    pages = np.where(is_split, 1, folios["nr_pages"][row].astype(np.int64))
+    failed = np.flatnonzero((outcome == FAILED) & (cause == 0))
+    if failed.size:
+        cause[failed] = _causes(tables, meta, row[failed], migration[failed])
+    return Fates(row, migration, outcome, cause, pages, is_split)
+
+
+def outcomes(tables: Tables, meta: Mapping[str, Any], found: Fates) -> tuple[Bytes, Bools]:
+    """Outcome of every row of `folios`, and whether its records tell it.
+
+    They do of those that a migration had (``found``: :func:`fates`), and of those that
+    were isolated and had none: their turn never came.  Of what was looked up and not
+    isolated the entries tell.
+    """
+    folios = tables["folios"]
+    outcome, is_told = np.zeros(folios.size, np.uint8), np.zeros(folios.size, np.bool_)
+    outcome[found.row], is_told[found.row] = found.outcome, True
+    alone = np.flatnonzero((folios["migration_id"] == 0) & (folios["isolate_rc"] == 0))
+    is_told[alone] = True
+    if alone.size and not _lacks_coverage(meta):
+        move_rc = folios["move_rc"][alone].astype(np.int64)
+        outcome[alone] = fates_of(move_rc, folios["end"][alone], folios["flags"][alone])[0]
+    return outcome, is_told
+
+
+def failed_migrations(migrations: Table, found: Fates) -> Bools:
+    """Which migrations left something behind: by any of the three that can tell it.
+
+    What migrate_pages() returned, the kernel's own count, and the folios' outcomes: a
+    return value of 0 alone is no success (of hugetlb pages, of folios that were split).
+    """
+    failed: Bools = migrations["rc"] != 0
+    failed |= (migrations["failed"] != NOT_COUNTED) & (migrations["failed"] != 0)
+    stayed = (found.outcome == FAILED) & (found.migration >= 0)
+    failed[found.migration[stayed]] = True
+    return failed
+
+
+def _causes(
+    tables: Tables, meta: Mapping[str, Any], row: Ints, migration: Ints
+) -> npt.NDArray[np.uint16]:
+    folios, migrations = tables["folios"][row], tables["migrations"]
+    yes, no = np.ones(row.size, np.bool_), np.zeros(row.size, np.bool_)
+    zero = np.zeros(row.size, np.int64)
+    rc, is_compaction = zero, no
+    if migrations.size:
+        known, safe = migration >= 0, np.maximum(migration, 0)
+        rc = np.where(known, migrations["rc"][safe].astype(np.int64), 0)
+        reasons, place = ranks(migrations["reason"][safe])
+        named = [reason_name(meta, int(reason)) == "compaction" for reason in reasons]
+        is_compaction = known & np.array(named, np.bool_)[place]
+    fields: dict[str, Any] = {
+        name: folios[name].astype(np.int64)
+        for name in ("lookup_rc", "isolate_rc", "move_rc", "flags", "nr_pages", "n_alloc")
+    }
+    cause = rules.causes_of_failure(
+        rules.Evidence(
+            looked_up=yes,
+            queued=yes,
+            told_zero=no,
+            call_flags=zero,
+            migration_rc=rc,
+            vma=zero - 1,
+            n_unmap=folios["n_unmap"].astype(np.int64),
+            **fields,
+            **state_of(tables, meta, obstacles.of_folios(tables)[row]),
+        )
+    )
+    # compaction takes its targets from the free pages that its scanner finds
+    none = is_compaction & (cause == rules.cause_code("no_memory"))
+    cause[none] = rules.cause_code("no_free_page")
+    return cause
+
+
+def split_heads(folios: Table, row: Ints) -> Bools:
+    """Whether each large folio of these rows was split: a page of it has its own record.
+
+    In the same migration, that is.
+    """
+    found = np.zeros(row.size, np.bool_)
+    pages = folios["nr_pages"][row].astype(np.uint64)
+    large = pages > 1
+    if not large.any():
+        return found
+    src = folios["src"][row]
+    _, migration = ranks(folios["migration_id"][row])
+    order = np.argsort(pair_ids(migration, src), kind="stable")
+    here, after = order[:-1], order[1:]
+    behind = src[after] - src[here]
+    inside = (behind > 0) & (behind < pages[here] * np.uint64(STRUCT_PAGE_BYTES))
+    found[here] = large[here] & inside & (migration[here] == migration[after])
+    return found
+
+
+def _lacks_coverage(meta: Mapping[str, Any]) -> bool:
+    return any(
+        phase.get("phase") in _ESSENTIAL and not is_seen(phase)
+        for phase in meta.get("coverage") or ()
+    )

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A page in time: every recorded migration of it, by whom, from where to where.  Pure.
+
+A page is an address in a process: equal addresses of several processes are pages of
+their own.  Where the process is not known that is said.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mptrace.outcomes.causes.rules import cause_name
+from mptrace.outcomes.correlate import ALREADY_THERE, NOT_ATTEMPTED, Correlation
+from mptrace.outcomes.fates import fates
+from mptrace.outcomes.joined import MOVED, UNKNOWN
+from mptrace.outcomes.later import owners, tail_row
+from mptrace.outcomes.paths import BY_KEY, PATHS, Path, of_migrations
+from mptrace.outcomes.processes import Initiator, Processes, initiator_of
+from mptrace.recording.joins import Ints, Tables, rows_of_ids
+from mptrace.recording.layouts import OUTCOMES
+
+
+@dataclass(frozen=True)
+class Step:
+    """One attempt to move the page.  All values are JSON-able.
+
+    ``folio``, ``migration`` and ``call`` are numbers as in ``mptrace dump``; of a folio
+    that no migration took ``migration`` is None.  ``since_start_ns`` and ``wall_ns`` (of
+    its first event) are None where the recording does not say when it began.
+    """
+
+    start_ns: int
+    since_start_ns: int | None
+    wall_ns: int | None
+    took_ns: int
+    initiator: Initiator | None
+    path: Path | None
+    call: int | None
+    migration: int | None
+    folio: int
+    address: int
+    nr_pages: int
+    source_nid: int | None
+    target_nid: int | None
+    outcome: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class History:
+    """What was done to the page at ``address`` of a process (0: unknown), in time."""
+
+    address: int
+    owner_tgid: int
+    owner_comm: str
+    steps: tuple[Step, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: addresses in hexadecimal, as everywhere."""
+        plain = {"kind": "history", **asdict(self)}
+        plain["address"] = hex(self.address)
+        for step in plain["steps"]:
+            step["address"] = hex(step["address"])
+        return plain
+
+
+class Histories:
+    """Histories of the pages of a recording.
+
+    :param tables: tables of a recording by name.
+    :param meta: its meta.json.
+    :param found: of these tables.
+    """
+
+    def __init__(self, tables: Tables, meta: Mapping[str, Any], found: Correlation) -> None:
+        self._tables, self._meta, self._found = tables, meta, found
+        self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
+        self._processes = Processes(tables, meta)
+        self._paths = of_migrations(tables["migrations"], meta)
+        self._owners = owners(tables)
+
+    def of(self, address: int, pid: int | None = None) -> list[History]:
+        """A history for each process that has a page of the recording there, by its number.
+
+        :param pid: of this process alone, and of what may be its.
+        """
+        page = address // self._page * self._page
+        row, outcome, cause, pages = self._steps_at(page)
+        owner = self._owners[row]
+        found = []
+        for tgid in np.unique(owner).tolist():
+            if pid is not None and tgid not in (pid, 0):
+                continue
+            mine = np.flatnonzero(owner == tgid)
+            mine = mine[np.argsort(self._tables["folios"]["start_ns"][row[mine]], kind="stable")]
+            steps = tuple(
+                self._step(int(row[at]), int(outcome[at]), int(cause[at]), int(pages[at]))
+                for at in mine
+            )
+            found.append(History(page, tgid, self._processes.comm(tgid) if tgid else "", steps))
+        return found
+
+    def step(self, folio: int) -> Step:
+        """What a row of `folios` says, of a folio that moved."""
+        pages = int(self._tables["folios"]["nr_pages"][folio])
+        return self._step(folio, MOVED, 0, pages)
+
+    def _steps_at(self, page: int) -> tuple[Ints, Ints, Ints, Ints]:
+        """Rows of `folios` of a page's migrations, their outcomes, causes and base pages."""
+        folios = self._tables["folios"]
+        # A large folio lies at a multiple of its size, in the process, too.
+        size = np.maximum(folios["nr_pages"], 1).astype(np.uint64) * np.uint64(self._page)
+        here = (folios["address"] != 0) & (folios["address"] // size == np.uint64(page) // size)
+        part = fates(self._tables, self._meta)
+        outcome = np.full(folios.size, -1, np.int64)
+        cause, pages = np.zeros(folios.size, np.int64), np.zeros(folios.size, np.int64)
+        outcome[part.row], cause[part.row], pages[part.row] = part.outcome, part.cause, part.pages
+        # What a call looked up and no migration took has its outcome from the call's loop.
+        rows = self._found.rows
+        own = np.flatnonzero(
+            (rows["folio"] >= 0) & ~np.isin(rows["outcome"], (ALREADY_THERE, NOT_ATTEMPTED))
+        )
+        own = own[(folios["migration_id"][rows["folio"][own]] == 0)]
+        of_loop = rows["folio"][own]
+        outcome[of_loop], cause[of_loop] = rows["outcome"][own], rows["cause"][own]
+        pages[of_loop] = folios["nr_pages"][of_loop]
+        # Of a folio that was split each page has its own record.
+        split = part.row[part.is_split]
+        for head in split[here[split]].tolist():
+            index = int(np.uint64(page) % size[head]) // self._page
+            here[head] = False
+            tail = tail_row(folios, head, index)
+            if tail >= 0 and outcome[tail] >= 0:
+                here[tail] = True
+        found = np.flatnonzero(here & (outcome >= 0))
+        return found, outcome[found], cause[found], pages[found]
+
+    def _step(self, row: int, outcome: int, cause: int, pages: int) -> Step:
+        folio = self._tables["folios"][row]
+        migrations, calls = self._tables["migrations"], self._tables["calls"]
+        number = int(rows_of_ids(migrations["migration_id"], folio["migration_id"][None])[0])
+        number = number if folio["migration_id"] else -1
+        of_call = int(rows_of_ids(calls["call_id"], folio["call_id"][None])[0])
+        of_call = of_call if folio["call_id"] else -1
+        call = int(rows_of_ids(self._found.call_ids, folio["call_id"][None])[0])
+        target = int(folio["dst_nid"]) if folio["dst"] else -1
+        initiator = None
+        if number >= 0:
+            migration = migrations[number]
+            target = int(migration["dst_nid"]) if target < 0 else target
+            initiator = initiator_of(migration, self._processes)
+        elif of_call >= 0:
+            initiator = initiator_of(calls[of_call], self._processes)
+        path = PATHS[int(self._paths[number])] if number >= 0 else None
+        if path is None and folio["call_id"]:
+            path = BY_KEY["move_pages"]
+        started = self._meta.get("started") or {}
+        begin, wall = started.get("monotonic_ns"), started.get("wall_ns")
+        since = None if begin is None else int(folio["start_ns"]) - int(begin)
+        source = int(folio["src_nid"])
+        return Step(
+            start_ns=int(folio["start_ns"]),
+            since_start_ns=since,
+            wall_ns=None if since is None or not wall else int(wall) + since,
+            took_ns=max(int(folio["end_ns"]) - int(folio["start_ns"]), 0),
+            initiator=initiator,
+            path=path,
+            call=call if folio["call_id"] and call >= 0 else None,
+            migration=number if number >= 0 else None,
+            folio=row,
+            address=int(folio["address"]),
+            nr_pages=max(pages, 1),
+            source_nid=source if source >= 0 else None,
+            target_nid=target if target >= 0 else None,
+            outcome=OUTCOMES[outcome if outcome >= 0 else UNKNOWN],
+            cause="" if outcome == MOVED else cause_name(cause),
+        )

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What of a recording is mptrace's own: its pages, what it migrated, its waits.  Pure.
+
+The recording says who mptrace was (`own` in its meta.json).  The rows stay where they
+are, so that their numbers stay, too; whoever sums up leaves them out, and says so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mptrace.outcomes.correlate import Correlation
+from mptrace.recording.joins import Bools, Ints, Table, Tables, rows_of_ids
+from mptrace.recording.layouts import MAX_ENTRIES, NO_LOOKUP, NOT_COUNTED, WAIT
+
+
+@dataclass(frozen=True)
+class Own:
+    """For each row of these tables, whether it is mptrace's own.
+
+    ``tgids`` is None where the recording does not say who mptrace was: then
+    nothing is its own.
+    """
+
+    tgids: tuple[int, ...] | None
+    calls: Bools
+    migrations: Bools
+    folios: Bools
+    waits: Bools
+
+    def of_calls(self, calls: Table, call_id: npt.NDArray[np.uint64]) -> Bools:
+        """Whether each of these ids is that of an own call; ``calls`` is the table."""
+        if not self.calls.any():
+            return np.zeros(call_id.size, np.bool_)
+        found: Bools = np.isin(call_id, calls["call_id"][self.calls]) & (call_id != 0)
+        return found
+
+
+def own_tgids(meta: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Processes that were mptrace itself, None where the recording does not say."""
+    told = meta.get("own")
+    if not isinstance(told, list):
+        return None
+    return tuple(tgid for tgid in told if isinstance(tgid, int) and tgid > 0)
+
+
+def own_of(tables: Tables, meta: Mapping[str, Any]) -> Own:
+    """Tell mptrace's own rows from everybody else's.
+
+    Own are a call that mptrace made or whose pages were mptrace's; a migration that
+    mptrace or such a call made, or that had no folio but mptrace's; a folio of these,
+    and one that a process of mptrace maps and nobody else; a wait of a thread of
+    mptrace.  A page that others map, too, is everybody's.
+
+    :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
+    :param meta: its meta.json; ``own`` is used.
+    """
+    calls, migrations, folios = tables["calls"], tables["migrations"], tables["folios"]
+    known = tables.get("waits")
+    waits = np.zeros(0, WAIT) if known is None else known
+    tgids = own_tgids(meta)
+    if not tgids:
+        sizes = (calls.size, migrations.size, folios.size, waits.size)
+        return Own(tgids, *(np.zeros(size, np.bool_) for size in sizes))
+    of_call: Bools = np.isin(calls["tgid"], tgids) | np.isin(calls["target_tgid"], tgids)
+    call = _rows_of(calls["call_id"], migrations["call_id"])
+    initiated: Bools = np.isin(migrations["tgid"], tgids) | _told(of_call, call)
+    call = _rows_of(calls["call_id"], folios["call_id"])
+    migration = _rows_of(migrations["migration_id"], folios["migration_id"])
+    mapped = np.isin(folios["owner_tgid"], tgids)
+    # one mapping in each attempt at the most: nobody else maps it
+    mapped &= folios["n_maps"] <= np.maximum(folios["n_unmap"], 1)
+    # a page that a call asked for is its target's, whoever else maps it
+    mapped &= (call < 0) | (folios["lookup_seq"] == NO_LOOKUP)
+    of_folio: Bools = mapped | _told(of_call, call) | _told(initiated, migration)
+    whole = _has_only(migrations, folios, migration, of_folio) & (migrations["call_id"] == 0)
+    return Own(tgids, of_call, initiated | whole, of_folio, np.isin(waits["tgid"], tgids))
+
+
+def others_calls(
+    found: Correlation, tables: Tables, meta: Mapping[str, Any], own: Own
+) -> Correlation:
+    """The entries of everybody else's calls; ordinals of calls stay as they were."""
+    calls = tables["calls"]
+    out = own.of_calls(calls, found.call_ids)
+    if not out.any():
+        return found
+    bound = int(meta.get("max_entries") or MAX_ENTRIES)
+    mine = calls[found.call_row[out & (found.call_row >= 0)]]
+    beyond = sum(max(int(count) - bound, 0) for count in mine["nr_pages"])
+    return replace(
+        found,
+        rows=found.rows[~out[found.rows["call"]]],
+        call_row=np.where(out, -1, found.call_row),
+        beyond_bound=max(found.beyond_bound - beyond, 0),
+    )
+
+
+def _rows_of(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:
+    """Row of each wanted id, -1 where there is none; 0 is no id."""
+    found: Ints = np.where(wanted != 0, rows_of_ids(ids, wanted), -1)
+    return found
+
+
+def _told(flags: Bools, row: Ints) -> Bools:
+    """The flag of each row, False for -1."""
+    if not flags.size:
+        return np.zeros(row.size, np.bool_)
+    found: Bools = flags[np.maximum(row, 0)] & (row >= 0)
+    return found
+
+
+def _has_only(migrations: Table, folios: Table, migration: Ints, own: Bools) -> Bools:
+    """Whether every folio that a migration had is an own one, as far as the kernel counted."""
+    inside = migration >= 0
+    size = folios["nr_pages"][inside].astype(np.int64)
+    of, mine = migration[inside], own[inside]
+    count = np.bincount(of, minlength=migrations.size)
+    pages = np.bincount(of, weights=size, minlength=migrations.size)
+    strange = np.bincount(of, weights=~mine, minlength=migrations.size)
+    counted = (migrations["succeeded"] != NOT_COUNTED) & (migrations["failed"] != NOT_COUNTED)
+    told = migrations["succeeded"].astype(np.int64) + migrations["failed"].astype(np.int64)
+    # pages that the kernel counted beyond the records may be anybody's, as may lost ones
+    all_there = ~(counted & (told > pages)) & (migrations["lost"] == 0)
+    found: Bools = (count > 0) & (strange == 0) & all_there
+    return found

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rows of tables joined by what they have in common.  Pure, vectorized."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Table = npt.NDArray[np.void]
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Addresses = npt.NDArray[np.uint64]
+
+
+def rows_of_calls(call_start: Ints, which: Ints) -> Ints:
+    """Row numbers of the entries of the calls ``which``, in the order of ``which``."""
+    counts = call_start[which + 1] - call_start[which]
+    total = int(counts.sum())
+    before = np.cumsum(counts) - counts
+    rows: Ints = np.arange(total) + np.repeat(call_start[which] - before, counts)
+    return rows
+
+
+def ranks(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Ints]:
+    """Distinct values in order, and the place of each value among them.
+
+    What ``np.unique(return_inverse=True)`` gives, by a stable sort: numpy's
+    other argsort uses AVX2, which QEMU 7.2 emulates wrongly under ``-cpu max``
+    (indices that do not sort; np.sort and the stable kind are right).
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = np.ones(values.size, np.bool_)
+    first[1:] = ordered[1:] != ordered[:-1]
+    places = np.empty(values.size, np.int64)
+    places[order] = np.cumsum(first) - 1
+    return ordered[first], places
+
+
+def pair_ids(first: Ints, second: npt.NDArray[np.uint64] | Ints) -> Ints:
+    """Number the distinct pairs (``first``, ``second``) densely, in their order."""
+    distinct, inner = ranks(second)
+    return ranks(first * max(distinct.size, 1) + inner)[1]
+
+
+def any_near(
+    calls: Ints, pages: Ints, wanted_calls: Ints, wanted_pages: Ints, reach: Ints
+) -> Bools:
+    """For each wanted (call, page): is one of (calls, pages) within ``reach`` pages of it?"""
+    _, rank = ranks(np.concatenate([pages, wanted_pages]))
+    key = (calls << 32) + rank[: pages.size]
+    wanted = (wanted_calls << 32) + rank[pages.size :]
+    order = np.argsort(key, kind="stable")
+    near = np.zeros(wanted.size, np.bool_)
+    if not key.size:
+        return near
+    place = np.searchsorted(key[order], wanted)
+    for neighbour in (place - 1, place):
+        safe = np.clip(neighbour, 0, key.size - 1)
+        at = order[safe]
+        inside = (neighbour == safe) & (calls[at] == wanted_calls)
+        near |= inside & (np.abs(pages[at] - wanted_pages) <= reach)
+    return near
+
+
+def rows_of_ids(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:
+    """Row of each wanted id, -1 where it is not there."""
+    if not ids.size:
+        return np.full(wanted.size, -1, np.int64)
+    order = np.argsort(ids, kind="stable")
+    place = np.minimum(np.searchsorted(ids[order], wanted), ids.size - 1)
+    found: Ints = np.where(ids[order][place] == wanted, order[place], -1)
+    return found
+
+
+def members(group: Ints, count: int) -> list[Ints]:
+    """Rows of each of ``count`` groups, in order; ``group``: that of each row, -1: none."""
+    order = np.argsort(group, kind="stable")
+    bounds = np.searchsorted(group[order], np.arange(count + 1))
+    return [order[bounds[each] : bounds[each + 1]] for each in range(count)]
+
+
+Tables = Mapping[str, Table]

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A recording, read back from its directory."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mptrace.errors import RecordingError
+from mptrace.recording.directory import FORMAT_VERSION, META, PART, explained, read_hint
+from mptrace.recording.joins import Table
+from mptrace.recording.layouts import (
+    NOT_COUNTED,
+    PADDING,
+    SYSCALL_UNKNOWN,
+    TABLES,
+    field_names,
+    stored_fields,
+)
+from mptrace.recording.meta import MetaError, check, parse
+from mptrace.units import many
+
+#: Columns that came with version 3, and what they are in a recording of version 2.
+_NEW_COLUMNS: dict[str, dict[str, int]] = {
+    "calls": {"target_tgid": 0},
+    "folios": {"n_maps": 0, "owner_tgid": 0},
+    "migrations": {
+        "cgroup_id": 0,
+        "flags": 0,
+        "syscall": SYSCALL_UNKNOWN,
+        "succeeded": NOT_COUNTED,
+        "failed": NOT_COUNTED,
+    },
+}
+_READABLE = (2, FORMAT_VERSION)
+#: Missing parts of a table that are named one by one.
+_MOST_NAMED = 100
+# More than any part has: an append of one ring's drain at once is far below.
+_MOST_ROWS = 1 << 32
+
+
+class Recording:
+    """A recording, read back.
+
+    ``meta`` is the dictionary of ``meta.json``, ``path`` the directory,
+    ``missing_parts`` the names of parts that the numbering shows to be gone.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any], parts: dict[str, dict[int, str]]) -> None:
+        self.path = path
+        self.meta = meta
+        self._parts = parts
+        self._tables: dict[str, Table] = {}
+        self.missing_parts = tuple(self._gaps())
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Recording":
+        """Open a recording for reading.
+
+        :raises RecordingError: there is none at ``path``, its version is not
+            ours, or its ``meta.json`` is damaged.
+        """
+        where = Path(path)
+        with explained(where, "read"):
+            names = os.listdir(where)
+        if META not in names:
+            raise RecordingError(
+                f"'{where}' is not a recording: it has no {META}",
+                "give the directory that `mptrace run -o` wrote",
+            )
+        meta = _read_meta(where)
+        version = meta.get("format_version")
+        if version not in _READABLE:
+            raise RecordingError(
+                f"'{where}' has format version {version!r}; this mptrace reads "
+                + " and ".join(map(str, _READABLE)),
+                f"read it with the mptrace that wrote it ({meta.get('tool_version', 'unknown')})",
+            )
+        parts: dict[str, dict[int, str]] = {table: {} for table in TABLES}
+        for name in sorted(names):
+            match = PART.fullmatch(name)
+            if match and match["table"] in parts:
+                parts[match["table"]][int(match["number"])] = name
+        return cls(where, meta, parts)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the session ended in order and wrote everything."""
+        return bool(self.meta.get("complete"))
+
+    def table(self, name: str) -> Table:
+        """All rows of a table, shape (n,), dtype ``layouts.TABLES[name]``, padding zero.
+
+        :raises RecordingError: a part is damaged.
+        """
+        if name not in self._tables:
+            paths = [self.path / part for _, part in sorted(self._parts[name].items())]
+            files = [_open_part(path) for path in paths]
+            rows = _room_for(paths, files, TABLES[name])
+            start = 0
+            old = self.meta.get("format_version") != FORMAT_VERSION
+            for path, file in zip(paths, files, strict=True):
+                stop = start + file.metadata.num_rows
+                _read_part(path, file, name, rows[start:stop], old=old)
+                start = stop
+            self._tables[name] = rows
+        return self._tables[name]
+
+    def tables(self) -> dict[str, Table]:
+        """Every table by name."""
+        return {name: self.table(name) for name in TABLES}
+
+    def _gaps(self) -> list[str]:
+        expected = self.meta.get("parts") or {}
+        gone = []
+        for table, parts in self._parts.items():
+            count = max(max(parts, default=-1) + 1, expected.get(table, 0)) - len(parts)
+            absent = (number for number in itertools.count() if number not in parts)
+            named = itertools.islice(absent, min(count, _MOST_NAMED))
+            gone += [f"{table}-{number:06d}.parquet" for number in named]
+            if count > _MOST_NAMED:
+                gone.append(f"{count - _MOST_NAMED} more of {table}")
+        return gone
+
+
+def _read_meta(where: Path) -> dict[str, Any]:
+    path = where / META
+    with explained(path, "read"):
+        content = path.read_bytes()
+    try:
+        meta = parse(content)
+        if meta.get("format_version") in _READABLE:
+            check(meta)
+        return meta
+    except MetaError as error:
+        raise RecordingError(
+            f"can't read '{path}': {error}",
+            "the file is damaged and the recording can't be read without it",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _open_part(path: Path) -> pq.ParquetFile:
+    with _undamaged(path):
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        return pq.ParquetFile(path, memory_map=True)
+
+
+def _room_for(paths: list[Path], files: list[pq.ParquetFile], layout: np.dtype[Any]) -> Table:
+    """Zeros for the rows of all parts; a part that claims more rows than can be is damaged."""
+    rows = 0
+    for path, file in zip(paths, files, strict=True):
+        with _undamaged(path):
+            count = file.metadata.num_rows
+            if not 0 <= count <= _MOST_ROWS:
+                raise ValueError(f"it says that it has {many(count, 'row')}")
+            rows += count
+    try:
+        return np.zeros(rows, layout)
+    except MemoryError as error:
+        raise RecordingError(
+            f"there is not enough memory for {many(rows, 'row')} of {many(len(paths), 'part')}, "
+            f"the first of which is '{paths[0]}'",
+            "read it on a larger machine, or move parts out of the recording",
+        ) from error
+
+
+def _read_part(path: Path, file: pq.ParquetFile, table: str, rows: Table, *, old: bool) -> None:
+    with _undamaged(path):
+        defaults = _NEW_COLUMNS.get(table, {}) if old else {}
+        wanted = [name for name in stored_fields(table) if name not in defaults]
+        for name in wanted:
+            if name not in file.schema_arrow.names:
+                raise ValueError(f"it has no column {name!r}")
+        content = file.read(columns=wanted)
+        for name, value in defaults.items():
+            rows[name] = value
+        if content.num_rows != rows.size:
+            raise ValueError(f"it has {many(content.num_rows, 'row')}, not {rows.size}")
+        _fill(rows, content, without=(*PADDING, *defaults))
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise RecordingError(
+            f"can't read '{path}': Permission denied", read_hint(path.parent)
+        ) from error
+    except (OSError, ValueError, KeyError, MemoryError, pa.ArrowException) as error:
+        raise RecordingError(
+            f"can't read '{path}': {_first_line(error)}",
+            "the file is damaged; move it out of the recording to read the rest "
+            "(entries that need it become unknown)",
+        ) from error
+
+
+def _fill(rows: Table, content: pa.Table, *, without: tuple[str, ...]) -> None:
+    # Column by column into structured rows that are there already.
+    for name in field_names(rows.dtype):
+        if name in without:
+            continue
+        kind = rows.dtype[name]
+        column = content.column(name)
+        if column.null_count:
+            raise ValueError(f"column {name!r} has {column.null_count} nulls")
+        if kind.kind == "S":
+            if not pa.types.is_string(column.type):
+                raise ValueError(f"column {name!r} has type {column.type}, not string")
+            # One dictionary for the whole column, whatever its chunks.
+            coded = column.combine_chunks().dictionary_encode()
+            texts = [str(text).encode() for text in coded.dictionary.to_pylist()]
+            if rows.size:
+                rows[name] = np.array(texts, kind)[coded.indices.to_numpy()]
+        else:
+            values = column.to_numpy()
+            if values.dtype != kind:
+                raise ValueError(f"column {name!r} has type {values.dtype}, not {kind}")
+            rows[name] = values

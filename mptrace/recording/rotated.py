@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The recordings of a session that rotated, read as one.
+
+``BASE`` is a recording, or the name of a session whose recordings are ``BASE.000001``
+and so on.  Each call and migration has its row in one of them; what lies across a
+boundary is marked as lost there, as a part of it is in the recording before, and
+is not lost where both are read.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mptrace.errors import RecordingError
+from mptrace.recording.directory import META
+from mptrace.recording.joins import Table
+from mptrace.recording.layouts import TABLES
+from mptrace.recording.reader import Recording
+from mptrace.recording.rotation import numbered
+
+Meta = dict[str, Any]
+#: Tables with rows that are marked as lost where they lie across a boundary.
+_MARKED = {"bpf": ("calls", "migrations"), "tracepoints": ("calls",)}
+
+
+class Joined:
+    """Recordings of one session, in order, as one: `meta`, `table` and the rest as of one.
+
+    ``notes`` are sentences about what is not read, or not there.
+    """
+
+    def __init__(self, path: Path, parts: Sequence[Recording], notes: Iterable[str] = ()) -> None:
+        self.path = path
+        self._parts = parts
+        self._numbers = [_number(part) for part in parts]
+        first, last = self._numbers[0], self._numbers[-1]
+        gone = [number for number in range(first, last) if number not in self._numbers]
+        #: Files, and whole recordings, that the numbering shows to be gone.
+        self.missing_parts = (
+            *(f"{path.name}.{number:06d}" for number in gone),
+            *(f"{part.path.name}/{name}" for part in parts for name in part.missing_parts),
+        )
+        self.notes = (*notes, *([_earlier(path, first)] if first > 1 else []))
+        self._tables: dict[str, Table] = {}
+
+    @cached_property
+    def meta(self) -> Meta:
+        """meta.json of all: from the first one's begin to the last one's end."""
+        metas = [part.meta for part in self._parts]
+        meta = {
+            **metas[-1],
+            "started": metas[0].get("started"),
+            "complete": self.complete,
+            "interrupted": any(each.get("interrupted") for each in metas),
+            "lost": _lost(metas),
+            "rotation": {"numbers": self._numbers, "of": self.path.name},
+        }
+        for key in ("symbols", "cgroups"):
+            meta[key] = {name: text for m in metas for name, text in (m.get(key) or {}).items()}
+        for key in ("mappings", "unseen"):
+            found: list[Any] = []
+            for each in metas:
+                found += [one for one in each.get(key) or () if one not in found]
+            meta[key] = found
+        meta.pop("parts", None)
+        return meta
+
+    @property
+    def complete(self) -> bool:
+        """Whether the session ended in order, and its last recording is here."""
+        last = self._parts[-1].meta
+        # who wrote no `session` did not say which one is the last either
+        there = bool(last.get("last_part")) or "session" not in last
+        return there and all(part.complete for part in self._parts)
+
+    def table(self, name: str) -> Table:
+        """All rows of a table, shape (n,), dtype ``layouts.TABLES[name]``."""
+        if name not in self._tables:
+            tables = [part.table(name) for part in self._parts]
+            if name in _MARKED.get(str(self.meta.get("tier")), ()):
+                tables = [self._unmarked(index, rows) for index, rows in enumerate(tables)]
+            rows = np.concatenate(tables)
+            self._tables[name] = _once(rows) if name == "processes" else rows
+        return self._tables[name]
+
+    def tables(self) -> dict[str, Table]:
+        """Every table by name."""
+        return {name: self.table(name) for name in TABLES}
+
+    def _unmarked(self, index: int, rows: Table) -> Table:
+        """Rows that are whole, as every recording since they began is here."""
+        first = index
+        while first and self._numbers[first - 1] == self._numbers[first] - 1:
+            first -= 1
+        boundary = self._parts[index].meta.get("boundary_ns") or 0
+        since = self._parts[first].meta.get("boundary_ns") or 0
+        if first == index or not boundary or not (since or self._numbers[first] == 1):
+            return rows
+        whole = (rows["enter_ns"] >= since) & (rows["enter_ns"] < boundary) & (rows["lost"] > 0)
+        rows = rows.copy()
+        rows["lost"][whole] -= 1
+        return rows
+
+
+def open_recording(path: Path) -> "tuple[Recording | Joined, tuple[str, ...]]":
+    """The recording at ``path``, or those of the rotated session of that name; and notes.
+
+    :raises RecordingError: there is neither, or one of them can't be read.
+    """
+    others = numbered(path)
+    if os.path.lexists(path) or not others:
+        notes: tuple[str, ...] = ()
+        if others:
+            notes = (
+                f"'{others[0]}' to '{others[-1]}' are another session's and are not read: "
+                "each can be read by its name",
+            )
+        return Recording.open(path), notes
+    joined = _joined(path, others)
+    return joined, joined.notes
+
+
+def _joined(path: Path, found: Sequence[Path]) -> Joined:
+    notes = []
+    sessions: dict[object, list[Recording]] = {}
+    began, group = 0, 0
+    for each in found:
+        if not _may_be_recording(each):
+            notes.append(f"'{each}' is not a recording and is not read")
+            continue
+        part = Recording.open(each)
+        if not _number(part):
+            notes.append(f"'{each}' is not of a session that rotated and is not read")
+            continue
+        session = part.meta.get("session")
+        start = _started(part)
+        if session is None and start < began:
+            # an older session's: its numbers go on where a newer one has ended
+            group += 1
+        began = start
+        key = json.dumps(session, sort_keys=True) if session is not None else group
+        parts = sessions.setdefault(key, [])
+        if _number(part) in map(_number, parts):
+            notes.append(f"'{each}' is a copy of another of them and is not read")
+            continue
+        parts.append(part)
+    if not sessions:
+        raise RecordingError(
+            f"there is no recording '{path}', nor one of a session by that name",
+            "\n  ".join(notes),
+        )
+    *others, newest = sorted(sessions.values(), key=lambda parts: _started(parts[-1]))
+    for parts in others:
+        names = " to ".join(dict.fromkeys(f"'{p.path}'" for p in (parts[0], parts[-1])))
+        notes.append(f"of another, older session and not read: {names}")
+    return Joined(path, sorted(newest, key=_number), notes)
+
+
+def _may_be_recording(path: Path) -> bool:
+    """False where it is certainly none; what can't be looked into is an error of reading."""
+    try:
+        return META in os.listdir(path)
+    except NotADirectoryError:
+        return False
+    except OSError:
+        return True
+
+
+def _number(part: Recording) -> int:
+    """Which of its session's recordings it is, 0: of none."""
+    return int((part.meta.get("rotation") or {}).get("number") or 0)
+
+
+def _started(part: Recording) -> int:
+    return int((part.meta.get("started") or {}).get("wall_ns") or 0)
+
+
+def _earlier(path: Path, first: int) -> str:
+    there = f"{path.name}.{first:06d}"
+    return f"the session's recordings before '{there}' are not there (--keep removes them)"
+
+
+def _lost(metas: Sequence[Meta]) -> dict[str, int]:
+    """Losses of all, by cause; {} (not recorded) where one that was killed may hide some."""
+    told = [each.get("lost") or {} for each in metas]
+    total: dict[str, int] = {}
+    for lost in told:
+        for cause, count in lost.items():
+            total[cause] = total.get(cause, 0) + int(count or 0)
+    return total if all(told) or any(total.values()) else {}
+
+
+def _once(processes: Table) -> Table:
+    """Each process once: every recording has those that it met, by its own asking."""
+    named = set(processes["tgid"][processes["comm"] != b""].tolist())
+    seen = set()
+    kept = np.zeros(len(processes), bool)
+    columns = [processes[name].tolist() for name in ("tgid", "comm", "uid", "cgroup_id")]
+    for row, who in enumerate(zip(*columns, strict=True)):
+        # gone when it was asked about again
+        nameless = not who[1] and who[0] in named
+        kept[row] = who not in seen and not nameless
+        seen.add(who)
+    return processes[kept]

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The numbers of calls and of their entries: outcomes, agreement, failures.  Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mptrace.explain.entries import Explainer, cause_of
+from mptrace.outcomes.causes.rules import cause_meaning, cause_name
+from mptrace.outcomes.causes.statuses import errno_name
+from mptrace.outcomes.correlate import (
+    AGREE,
+    DISAGREE,
+    FAILED,
+    NO_WITNESS,
+    NOT_ASKED,
+    NOT_ATTEMPTED,
+    SILENT,
+    UNKNOWN,
+    Correlation,
+)
+from mptrace.outcomes.mappings import Mappings
+from mptrace.recording.joins import Table, ranks
+from mptrace.recording.layouts import OUTCOMES, WITNESSES
+from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, nonzero
+
+#: Disagreements that are named one by one.
+MAX_DISAGREEMENTS = 10
+
+
+def calls_of(
+    calls: Table, closed: Table, rows: Table, call_ns: int, left_out: npt.NDArray[np.bool_]
+) -> Numbers:
+    """Counts and times of calls; ``left_out``: the calls, by ordinal, that are in no table here."""
+    asking = calls[calls["nodes_ptr"] != 0]
+    ret = closed["ret"]
+    values, counts = np.unique(ret[ret < 0], return_counts=True)
+    seen = int(rows["call"].max()) + 1 if rows.size else 0
+    seen -= int(left_out[:seen].sum())
+    return {
+        "count": int(asking.size),
+        "without_end": max(seen - int(closed.size), 0),
+        "returned_zero": int((ret == 0).sum()),
+        "returned_positive": int((ret > 0).sum()),
+        "errors": {
+            errno_name(-int(value)): int(count) for value, count in zip(values, counts, strict=True)
+        },
+        "threads": int(np.unique(asking["tid"]).size),
+        "time_ns": call_ns,
+        "lost": int(asking["lost"].astype(np.int64).sum()),
+        **distribution((closed["exit_ns"] - closed["enter_ns"]).astype(np.int64)),
+    }
+
+
+def entries_of(closed: Table, rows: Table, beyond: int) -> Numbers:
+    told = rows["has_status"] != 0
+    status = rows["status_after"][told]
+    values, counts = np.unique(status[status < 0], return_counts=True)
+    return {
+        "asked": int(rows.size) + beyond,
+        "rows": int(rows.size),
+        "beyond_bound": beyond,
+        "untouched": int((rows["written"] == 0).sum()),
+        "told_a_node": int((status >= 0).sum()),
+        "told_an_error": {
+            errno_name(-int(value)): int(count) for value, count in zip(values, counts, strict=True)
+        },
+        "unread": int((rows["unread"] != 0).sum()),
+        "per_call_max": int(closed["nr_pages"].max()) if closed.size else 0,
+    }
+
+
+def agreement_of(rows: Table, beyond: int) -> Numbers:
+    counts = np.bincount(rows["witnesses"], minlength=len(WITNESSES))
+    unknown = int(counts[NO_WITNESS]) + beyond
+    return {
+        "checked": int(counts[AGREE] + counts[SILENT] + counts[DISAGREE]),
+        "agree": int(counts[AGREE]),
+        "silent": int(counts[SILENT]),
+        "disagree": int(counts[DISAGREE]),
+        "not_asked": int(counts[NOT_ASKED]),
+        "unknown": unknown,
+    }
+
+
+def unknown_reasons_of(rows: Table, beyond: int) -> dict[str, int]:
+    codes, counts = np.unique(rows["cause"][rows["outcome"] == UNKNOWN], return_counts=True)
+    reasons = {cause_name(int(code)): int(count) for code, count in zip(codes, counts, strict=True)}
+    if beyond:
+        reasons["beyond_bound"] = beyond
+    return reasons
+
+
+def disagreements_of(rows: Table, mappings: Mappings) -> list[Numbers]:
+    first = np.flatnonzero(rows["witnesses"] == DISAGREE)[:MAX_DISAGREEMENTS]
+    return [
+        {
+            **name_entry(row, mappings),
+            "target_nid": int(row["target_nid"]),
+            "status": int(row["status_after"]) if row["has_status"] else None,
+            "status_expected": int(row["status_expected"]) if row["written"] == 1 else None,
+            "outcome": OUTCOMES[row["outcome"]],
+            "final_nid": int(row["final_nid"]) if row["has_location"] else None,
+        }
+        for row in rows[first]
+    ]
+
+
+def failures_of(rows: Table, mappings: Mappings) -> list[Numbers]:
+    where = np.flatnonzero((rows["outcome"] == FAILED) | (rows["outcome"] == NOT_ATTEMPTED))
+    if not where.size:
+        return []
+    some = rows[where]
+    told = some["has_status"].astype(np.int64)
+    status = np.where(told != 0, some["status_after"].astype(np.int64) & 0xFFFFFFFF, 0)
+    key = (((some["outcome"].astype(np.int64) << 1) + told) << 32) + status
+    key = (key << 16) + some["cause"]
+    _, first, counts = np.unique(key, return_index=True, return_counts=True)
+    groups = []
+    for index, count in zip(first, counts, strict=True):
+        row = some[index]
+        cause = cause_name(int(row["cause"]))
+        groups.append(
+            {
+                "outcome": OUTCOMES[row["outcome"]],
+                "status": int(row["status_after"]) if row["has_status"] else None,
+                "cause": cause,
+                "meaning": cause_meaning(cause),
+                "count": int(count),
+                "example": name_entry(row, mappings),
+            }
+        )
+    return sorted(groups, key=lambda group: -int(group["count"]))
+
+
+def failure_causes_of(
+    tables: Mapping[str, Table],
+    meta: Mapping[str, Any],
+    found: Correlation,
+    mappings: Mappings,
+) -> list[Numbers]:
+    """The same by cause, most frequent first, with its remedy and one line of evidence."""
+    rows = found.rows
+    where = np.flatnonzero((rows["outcome"] == FAILED) | (rows["outcome"] == NOT_ATTEMPTED))
+    if not where.size:
+        return []
+    explainer = Explainer(tables, meta, found)
+    codes, place = ranks(rows["cause"][where])
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(codes.size + 1))
+    groups = []
+    for number, code in enumerate(codes):
+        members = where[order[starts[number] : starts[number + 1]]]
+        some = rows[members]
+        name = cause_name(int(code))
+        cause = cause_of(name)
+        groups.append(
+            {
+                "cause": name,
+                "meaning": cause.meaning,
+                "remedy": cause.remedy,
+                "source": cause.source,
+                "count": int(members.size),
+                "outcomes": nonzero(count_codes(some["outcome"], OUTCOMES)),
+                "statuses": status_counts(some),
+                "evidence": explainer.evidence_line(members),
+                "example": name_entry(some[0], mappings),
+            }
+        )
+    return sorted(groups, key=lambda group: -int(group["count"]))
+
+
+def status_counts(rows: Table) -> list[Numbers]:
+    """Statuses told, None for untouched ones, with their counts."""
+    told = rows["has_status"] != 0
+    values, counts = np.unique(rows["status_after"][told], return_counts=True)
+    found: list[Numbers] = [
+        {"status": int(value), "count": int(count)}
+        for value, count in zip(values, counts, strict=True)
+    ]
+    silent = int((~told).sum())
+    if silent:
+        found.append({"status": None, "count": silent})
+    return sorted(found, key=lambda each: -int(each["count"]))
+
+
+def name_entry(row: Any, mappings: Mappings) -> Numbers:
+    address = int(row["address"])
+    return {
+        "call": int(row["call"]),
+        "entry": int(row["entry"]),
+        "address": hex(address),
+        "mapping": mappings.name(address),
+    }

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rows and records -> the numbers of a report, as a JSON-able dict.  Pure.
+
+All times are nanoseconds of CLOCK_MONOTONIC, all sums int64: a difference that
+comes out negative is shown as negative.  A share is of the calls' time.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mptrace.outcomes.correlate import ENTRY_REASONS, MOVED, Correlation, correlate
+from mptrace.outcomes.fates import Fates, failed_migrations, fates
+from mptrace.outcomes.fates import outcomes as outcomes_of
+from mptrace.outcomes.mappings import Mappings
+from mptrace.outcomes.own import Own, others_calls, own_of
+from mptrace.outcomes.processes import Processes
+from mptrace.recording.joins import Table
+from mptrace.recording.layouts import OUTCOMES
+from mptrace.reporting.numbers.budget import cost_curve, within
+from mptrace.reporting.numbers.callers import callers_of
+from mptrace.reporting.numbers.calls import (
+    agreement_of,
+    calls_of,
+    disagreements_of,
+    entries_of,
+    failure_causes_of,
+    failures_of,
+    unknown_reasons_of,
+)
+from mptrace.reporting.numbers.folio_times import FolioTimes
+from mptrace.reporting.numbers.groups import groups_of
+from mptrace.reporting.numbers.misled import misled_of
+from mptrace.reporting.numbers.own import numbers_of
+from mptrace.reporting.numbers.paths import paths_of
+from mptrace.reporting.numbers.phases import phases_of
+from mptrace.reporting.numbers.stalls import stalls_of
+from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, span, without
+from mptrace.units import many
+
+__all__ = ["SCHEMA_VERSION", "distribution", "is_clean", "profile"]
+
+#: Version of the layout of what :func:`profile` returns.
+SCHEMA_VERSION = 1
+#: Rounds with and without tracing, of each, that a ratio of their medians needs; it is
+#: what `mptrace run` does by default.
+MIN_COST_ROUNDS = 3
+
+
+def profile(
+    tables: Mapping[str, Table],
+    meta: Mapping[str, Any],
+    *,
+    missing_parts: Sequence[str] = (),
+    correlation: Correlation | None = None,
+    budget_ns: int | None = None,
+) -> Numbers:
+    """Compute the numbers of a report.
+
+    :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
+    :param meta: its meta.json.
+    :param missing_parts: parts of the recording that are gone.
+    :param correlation: of these tables, when it is there already.
+    :param budget_ns: adds the largest batches whose measured p99 stays below it.
+    """
+    own = own_of(tables, meta)
+    found = others_calls(correlation or correlate(tables, meta), tables, meta, own)
+    rows = found.rows
+    calls = tables["calls"][~own.calls]
+    migrations = tables["migrations"][~own.migrations]
+    closed = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0)]
+    lost = {str(cause): int(count or 0) for cause, count in (meta.get("lost") or {}).items()}
+    mappings = Mappings(meta.get("mappings") or ())
+    outcomes = count_codes(rows["outcome"], OUTCOMES)
+    outcomes["unknown"] += found.beyond_bound
+    call_ns = span(closed, "enter_ns", "exit_ns")
+    fate = fates(tables, meta)
+    split = np.union1d(found.split, fate.row[fate.is_split])
+    outcome, _ = outcomes_of(tables, meta, fate)
+    folios = FolioTimes(tables["folios"], np.unique(closed["call_id"]), outcome, split, own.folios)
+    processes = Processes(tables, meta)
+    curves = cost_curve(tables, meta, fate, own)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool_version": meta.get("tool_version", ""),
+        "command": list(meta.get("command") or ()),
+        "complete": bool(meta.get("complete")),
+        "interrupted": bool(meta.get("interrupted")),
+        "missing_parts": list(missing_parts),
+        "kernel": dict(meta.get("kernel") or {}),
+        "nodes": list(meta.get("nodes") or ()),
+        "hypervisor": meta.get("hypervisor", ""),
+        "emulated": meta.get("emulated"),
+        "started": meta.get("started"),
+        "ended": meta.get("ended"),
+        "settings": dict(meta.get("settings") or {}),
+        "workload": meta.get("workload"),
+        "scope": meta.get("scope"),
+        "filters": dict(meta.get("filters") or {}),
+        "tier": meta.get("tier"),
+        "tier_reason": meta.get("tier_reason") or "",
+        "end_reason": meta.get("end_reason") or "",
+        "unseen": list(meta.get("unseen") or ()),
+        "rotation": meta.get("rotation"),
+        "coverage": list(meta.get("coverage") or ()),
+        "unproved_kinds": list(meta.get("unproved_kinds") or ()),
+        "lost": lost,
+        "cost": _cost(meta),
+        "memory_bound_bytes": meta.get("memory_bound_bytes"),
+        "own": numbers_of(own, fate),
+        "calls": calls_of(
+            calls, closed, rows, call_ns, own.of_calls(tables["calls"], found.call_ids)
+        ),
+        "migrations": _migrations(tables["migrations"], fate, own, meta),
+        "paths": paths_of(tables, meta, fate, processes, own),
+        "folios_without_migration": _strays(fate, own),
+        "callers": callers_of(tables, found, processes),
+        "groups": groups_of(tables, found, processes),
+        "misled": misled_of(tables, meta, found, processes),
+        "stalls": stalls_of(tables, meta, fate, processes, own),
+        "cost_curve": curves,
+        "budget": None if budget_ns is None else within(curves, budget_ns),
+        "entries": entries_of(closed, rows, found.beyond_bound),
+        "outcomes": outcomes,
+        "entry_reasons": without(count_codes(rows["entry_reason"], ENTRY_REASONS), ""),
+        "unknown_reasons": unknown_reasons_of(rows, found.beyond_bound),
+        "agreement": agreement_of(rows, found.beyond_bound),
+        "disagreements": disagreements_of(rows, mappings),
+        "folios": folios.summary(),
+        "phases": phases_of(closed, migrations, folios, call_ns, meta),
+        "blackout": folios.blackout(),
+        "rates": _rates(folios, call_ns, meta),
+        "matrix": folios.matrix(),
+        "failures": failures_of(rows, mappings),
+        "failure_causes": failure_causes_of(tables, meta, found, mappings),
+    }
+
+
+def is_clean(numbers: Numbers) -> bool:
+    """Whether nothing was lost and no entry stayed unknown (what ``--strict`` asks)."""
+    return (
+        not any(numbers["lost"].values())
+        and not numbers["calls"]["lost"]
+        and not numbers["missing_parts"]
+        and not numbers["outcomes"]["unknown"]
+        and not any(path["lost"] or path["pages"]["unknown"] for path in numbers["paths"])
+        and not numbers["folios_without_migration"]["folios"]
+        and numbers["complete"]
+    )
+
+
+def _strays(found: Fates, own: Own) -> Numbers:
+    """Folios whose migration has no record: nobody can say who moved them, and why."""
+    lone = (found.migration < 0) & ~own.folios[found.row]
+    return {"folios": int(lone.sum()), "pages": int(found.pages[lone].sum())}
+
+
+def _migrations(migrations: Table, found: Fates, own: Own, meta: Mapping[str, Any]) -> Numbers:
+    others = ~own.migrations
+    of_calls = others & (migrations["call_id"] != 0)
+    strange = others & (migrations["call_id"] == 0)
+    failed = failed_migrations(migrations, found)
+    names = meta.get("reasons") or {}
+    groups = []
+    for reason in np.unique(migrations["reason"][strange]):
+        is_member = strange & (migrations["reason"] == reason)
+        group = migrations[is_member]
+        theirs = np.zeros(found.row.size, np.bool_)
+        known = found.migration >= 0
+        theirs[known] = is_member[found.migration[known]]
+        theirs &= ~own.folios[found.row]
+        done = theirs & (found.outcome == MOVED)
+        groups.append(
+            {
+                "reason": int(reason),
+                "name": str(names.get(str(int(reason)), f"reason {int(reason)}")),
+                "count": int(group.size),
+                "failed": int(failed[is_member].sum()),
+                "time_ns": span(group[group["enter_ns"] != 0], "enter_ns", "exit_ns"),
+                "folios": int(theirs.sum()),
+                "moved_pages": int(found.pages[done].sum()),
+            }
+        )
+    return {
+        "count": int(of_calls.sum()),
+        "failed": int(failed[of_calls].sum()),
+        "time_ns": span(migrations[of_calls], "enter_ns", "exit_ns"),
+        "without_call": groups,
+    }
+
+
+def _rates(folios: FolioTimes, call_ns: int, meta: Mapping[str, Any]) -> Numbers:
+    pages = int(folios.pages[folios.moved].sum())
+    page_size = int((meta.get("kernel") or {}).get("page_size") or 4096)
+    seconds = call_ns / 1e9
+    return {
+        "pages": pages,
+        "bytes": pages * page_size,
+        "call_ns": call_ns,
+        "pages_per_s": pages / seconds if seconds else None,
+        "bytes_per_s": pages * page_size / seconds if seconds else None,
+    }
+
+
+def _cost(meta: Mapping[str, Any]) -> Numbers:
+    cost = meta.get("cost")
+    if not cost:
+        return {"measured": False, "reason": meta.get("cost_reason") or "not measured"}
+    opened, closed = list(cost.get("open_ns") or ()), list(cost.get("closed_ns") or ())
+    bpf = list(cost.get("bpf") or ())
+    with_ns = float(median(opened)) if opened else None
+    without_ns = float(median(closed)) if closed else None
+    rounds = min(len(opened), len(closed))
+    unmeasured = ""
+    if rounds < MIN_COST_ROUNDS:
+        unmeasured = f"{many(rounds, 'round')} each, a ratio needs {MIN_COST_ROUNDS}"
+    elif not (with_ns and without_ns):
+        unmeasured = "the clock told no time"
+    return {
+        "measured": True,
+        "reason": "",
+        "open_ns": opened,
+        "closed_ns": closed,
+        "entries": cost.get("pages"),
+        "median_open_ns": with_ns,
+        "median_closed_ns": without_ns,
+        "ratio": with_ns / without_ns if with_ns and without_ns and not unmeasured else None,
+        "ratio_reason": unmeasured,
+        "bpf": bpf,
+        "bpf_run_ns": sum(int(handler.get("run_ns") or 0) for handler in bpf),
+        "bpf_run_count": sum(int(handler.get("run_count") or 0) for handler in bpf),
+    }

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Threads that waited for a page under migration, each joined with who migrated it.  Pure.
+
+A wait names its holder where the kernel's record of the folio was there.  Where
+it does not, the folio (or the address in the victim's process) that was
+inaccessible when the wait began says who it was: marked ``time``.  What fits
+nothing stays unknown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mptrace.outcomes.fates import Fates
+from mptrace.outcomes.mappings import Mappings
+from mptrace.outcomes.own import Own
+from mptrace.outcomes.paths import BY_KEY, PATHS, of_migrations, reason_name
+from mptrace.outcomes.processes import Processes, text
+from mptrace.recording.joins import (
+    Bools,
+    Ints,
+    Table,
+    Tables,
+    members,
+    pair_ids,
+    ranks,
+    rows_of_ids,
+)
+from mptrace.recording.layouts import END_OPEN, MIGRATION_KTHREAD, WAIT, WAIT_NAMES
+from mptrace.reporting.numbers.sums import Numbers, distribution
+
+#: How a wait was joined with its initiator.
+MATCHES = ("unknown", "holder", "time")
+_UNKNOWN, _HOLDER, _TIME = range(len(MATCHES))
+#: Waits named one by one, the longest first.
+MAX_LONGEST = 10
+_MOVE_PAGES = next(code for code, path in enumerate(PATHS) if path.key == "move_pages")
+_WAIT_PHASES = ("wait_pte", "wait_pmd", "wait_hugetlb", "io_sleep")
+
+
+@dataclass(frozen=True)
+class Join:
+    """For each wait: how it was joined, and with what.
+
+    ``how``: index into :data:`MATCHES`; ``migration``: row in `migrations`, -1;
+    ``call``: row in `calls` where the folio was held by a call, -1.
+    """
+
+    how: Ints
+    migration: Ints
+    call: Ints
+
+
+def join(tables: Tables, meta: Mapping[str, Any]) -> Join:
+    """Join every wait with the migration (or the call) that held its page."""
+    page_bytes = int((meta.get("kernel") or {}).get("page_size") or 4096)
+    waits, folios = waits_of(tables), tables["folios"]
+    how = np.zeros(waits.size, np.int64)
+    migration = rows_of_ids(tables["migrations"]["migration_id"], waits["holder_id"])
+    call = rows_of_ids(tables["calls"]["call_id"], waits["holder_id"])
+    named = waits["holder_id"] != 0
+    migration[~named], call[~named] = -1, -1
+    how[(migration >= 0) | (call >= 0)] = _HOLDER
+    left = np.flatnonzero(how == _UNKNOWN)
+    if left.size and folios.size:
+        found = _by_time(waits[left], folios, page_bytes)
+        hit = found >= 0
+        of_folio = folios[found[hit]]
+        where = left[hit]
+        migration[where] = rows_of_ids(
+            tables["migrations"]["migration_id"], of_folio["migration_id"]
+        )
+        migration[where[of_folio["migration_id"] == 0]] = -1
+        call[where] = rows_of_ids(tables["calls"]["call_id"], of_folio["call_id"])
+        call[where[of_folio["call_id"] == 0]] = -1
+        known = (migration[where] >= 0) | (call[where] >= 0)
+        how[where[known]] = _TIME
+    return Join(how, migration, call)
+
+
+def waits_of(tables: Tables) -> Table:
+    """The table of waits; empty where a recording has none."""
+    found = tables.get("waits")
+    return np.zeros(0, WAIT) if found is None else found
+
+
+def stalls_of(
+    tables: Tables,
+    meta: Mapping[str, Any],
+    found: Fates,
+    processes: Processes,
+    own: Own,
+) -> Numbers:
+    """Who waited, for how long, for whom: by victim, by initiator, and the longest; ns.
+
+    ``blackout`` beside a victim is that of the folios it maps, beside an initiator
+    that of the folios it migrated.  Waits and folios of mptrace itself are left out.
+    """
+    joined, kept = join(tables, meta), np.flatnonzero(~own.waits)
+    waits = waits_of(tables)[kept]
+    joined = Join(joined.how[kept], joined.migration[kept], joined.call[kept])
+    found = found.select(~own.folios[found.row])
+    start, end = waits["start_ns"].astype(np.int64), waits["end_ns"].astype(np.int64)
+    closed = end >= start
+    who = _Initiators(tables, meta, joined, processes)
+    rows = tables["folios"], tables["calls"]
+    view = _View(kept, waits, end - start, closed, joined, who, *rows, found, processes)
+    coverage = {phase.get("phase"): phase for phase in meta.get("coverage") or ()}
+    states = [coverage[name].get("state") for name in _WAIT_PHASES if name in coverage]
+    return {
+        "traced": any(state != "missing" for state in states),
+        "count": int(waits.size),
+        "open": int((~closed).sum()),
+        "threads": int(np.unique(waits["tid"]).size),
+        **view.times(np.arange(waits.size)),
+        "matches": {name: int((joined.how == code).sum()) for code, name in enumerate(MATCHES)},
+        "by_victim": view.by_victim(),
+        "by_initiator": view.by_initiator(),
+        "longest": view.longest(Mappings(meta.get("mappings") or ()), meta, tables["migrations"]),
+    }
+
+
+class _Initiators:
+    """Who held the page of each wait: numbered by (path, process, comm); -1: unknown."""
+
+    def __init__(
+        self, tables: Tables, meta: Mapping[str, Any], joined: Join, processes: Processes
+    ) -> None:
+        self._processes = processes
+        migrations, calls = tables["migrations"], tables["calls"]
+        count = joined.how.size
+        path, tgid = np.full(count, -1, np.int64), np.zeros(count, np.int64)
+        comm, self.flags = np.zeros(count, "S16"), np.zeros(count, np.int64)
+        inside = np.flatnonzero(joined.migration >= 0)
+        rows = migrations[joined.migration[inside]]
+        path[inside], tgid[inside] = of_migrations(rows, meta), rows["tgid"]
+        comm[inside], self.flags[inside] = rows["comm"], rows["flags"]
+        inside = np.flatnonzero((joined.migration < 0) & (joined.call >= 0))
+        rows = calls[joined.call[inside]]
+        path[inside], tgid[inside], comm[inside] = _MOVE_PAGES, rows["tgid"], rows["comm"]
+        # With its index np.unique sorts stably: see joins.ranks().
+        _, _, name = np.unique(comm, return_index=True, return_inverse=True)
+        number = name.astype(np.int64)
+        for column in (tgid, path):
+            values, place = ranks(column)
+            number = ranks(number * max(values.size, 1) + place)[1]
+        self.number: Ints = np.where(path >= 0, number, -1)
+        self.path, self.tgid, self.comm = path, tgid, comm
+
+    def name(self, wait: int) -> Numbers | None:
+        """Who held the page of a wait, None where that is unknown."""
+        if self.path[wait] < 0:
+            return None
+        path = PATHS[int(self.path[wait])]
+        return {
+            "path": path.key,
+            "label": path.label,
+            "tgid": int(self.tgid[wait]),
+            "comm": text(self.comm[wait]) or self._processes.comm(int(self.tgid[wait])),
+            "kernel_thread": bool(self.flags[wait] & MIGRATION_KTHREAD),
+        }
+
+
+@dataclass(frozen=True)
+class _View:
+    number: Ints  # row of the table that each wait is
+    waits: Table
+    ns: Ints
+    closed: Bools
+    joined: Join
+    who: _Initiators
+    folios: Table
+    calls: Table
+    found: Fates
+    processes: Processes
+
+    def times(self, rows: Ints) -> Numbers:
+        some = self.ns[rows[self.closed[rows]]]
+        return {"total_ns": int(some.sum()), **distribution(some)}
+
+    def by_victim(self) -> list[Numbers]:
+        tgids, place = ranks(self.waits["tgid"].astype(np.int64))
+        folios, owner = self._folios_of(tgids)
+        dark = members(owner, tgids.size)
+        victims = []
+        for number, rows in enumerate(members(place, tgids.size)):
+            tgid = int(tgids[number])
+            victims.append(
+                {
+                    "tgid": tgid,
+                    "comm": self.processes.comm(tgid) or text(self.waits["comm"][rows[0]]),
+                    "threads": int(np.unique(self.waits["tid"][rows]).size),
+                    "count": int(rows.size),
+                    **self.times(rows),
+                    "kinds": _kinds(self.waits["kind"][rows]),
+                    "initiators": self._initiators(rows),
+                    "blackout": _blackout(folios[dark[number]]),
+                }
+            )
+        return sorted(victims, key=lambda victim: -int(victim["total_ns"]))
+
+    def _folios_of(self, tgids: Ints) -> tuple[Table, Ints]:
+        """Folios that processes map, and the number of the process in ``tgids``."""
+        own = self.folios[np.isin(self.folios["owner_tgid"], tgids)]
+        return own, np.searchsorted(tgids, own["owner_tgid"].astype(np.int64))
+
+    def _initiators(self, rows: Ints) -> list[Numbers]:
+        numbers, place = ranks(self.who.number[rows])
+        found = []
+        for group in members(place, numbers.size):
+            some = rows[group]
+            name = self.who.name(int(some[0]))
+            found.append({"initiator": name, "count": int(some.size), **self._total(some)})
+        return sorted(found, key=lambda each: -int(each["total_ns"]))
+
+    def _total(self, rows: Ints) -> Numbers:
+        return {"total_ns": int(self.ns[rows[self.closed[rows]]].sum())}
+
+    def by_initiator(self) -> list[Numbers]:
+        numbers, place = ranks(self.who.number)
+        folios = self._folios_of_holders(place, numbers.size)
+        initiators = []
+        for rows, held in zip(members(place, numbers.size), folios, strict=True):
+            victims, which = ranks(self.waits["tgid"][rows].astype(np.int64))
+            named = []
+            for number, group in enumerate(members(which, victims.size)):
+                tgid = int(victims[number])
+                comm = self.processes.comm(tgid) or text(self.waits["comm"][rows[group[0]]])
+                some = rows[group]
+                named.append(
+                    {"tgid": tgid, "comm": comm, "count": int(some.size), **self._total(some)}
+                )
+            initiators.append(
+                {
+                    "initiator": self.who.name(int(rows[0])),
+                    "count": int(rows.size),
+                    **self.times(rows),
+                    "matches": {
+                        name: int((self.joined.how[rows] == code).sum())
+                        for code, name in enumerate(MATCHES)
+                    },
+                    "victims": sorted(named, key=lambda each: -int(each["total_ns"])),
+                    "blackout": _blackout(self.folios[self.found.row[held]]),
+                }
+            )
+        return sorted(initiators, key=lambda each: -int(each["total_ns"]))
+
+    def _folios_of_holders(self, initiator: Ints, count: int) -> list[Ints]:
+        """Rows of the folios of the migrations that were waited for, by number of initiator."""
+        held = self.joined.migration
+        most = max(int(held.max(initial=-1)), int(self.found.migration.max(initial=-1))) + 1
+        of_migration = np.full(most + 1, -1, np.int64)  # the last one is that of none
+        of_migration[held[held >= 0]] = initiator[held >= 0]
+        of_migration[most] = -1
+        return members(of_migration[self.found.migration], count)
+
+    def longest(
+        self, mappings: Mappings, meta: Mapping[str, Any], migrations: Table
+    ) -> list[Numbers]:
+        rows = np.flatnonzero(self.closed)
+        rows = rows[np.argsort(-self.ns[rows], kind="stable")][:MAX_LONGEST]
+        found = []
+        for row in rows.tolist():
+            wait = self.waits[row]
+            address, migration = int(wait["address"]), int(self.joined.migration[row])
+            mapped = address or self._mapped_at(wait)
+            name = self.who.name(row)
+            tgid = int(wait["tgid"])
+            found.append(
+                {
+                    "wait": int(self.number[row]),
+                    "tid": int(wait["tid"]),
+                    "tgid": tgid,
+                    "comm": text(wait["comm"]),
+                    "process": self.processes.comm(tgid) or text(wait["comm"]),
+                    "wait_ns": int(self.ns[row]),
+                    "start_ns": int(wait["start_ns"]),
+                    "address": hex(address) if address else None,
+                    "mapped_at": hex(mapped) if mapped else None,
+                    "mapping": mappings.name(mapped) if mapped else None,
+                    "kind": _kind(int(wait["kind"])),
+                    "match": MATCHES[self.joined.how[row]],
+                    "initiator": name,
+                    "holder_tid": int(wait["holder_tid"]) or None,
+                    "migration": migration if migration >= 0 else None,
+                    "reason": None
+                    if migration < 0
+                    else reason_name(meta, int(migrations["reason"][migration])),
+                    "why": "" if name is None else BY_KEY[name["path"]].meaning,
+                }
+            )
+        return found
+
+    def _mapped_at(self, wait: np.void) -> int:
+        """Where the migration found the wait's folio mapped by the process that waited; 0: not."""
+        if not wait["holder_id"] or not wait["folio"]:
+            return 0
+        folios = self.folios
+        own = folios[
+            (folios["src"] == wait["folio"])
+            & (
+                (folios["migration_id"] == wait["holder_id"])
+                | (folios["call_id"] == wait["holder_id"])
+            )
+        ]
+        if own.size != 1:
+            return 0
+        # of a call the address is the one that was asked for, in its target
+        target = self.calls["target_tgid"][self.calls["call_id"] == own["call_id"][0]]
+        whose = target[0] if target.size else own["owner_tgid"][0]
+        return int(own["address"][0]) if whose == wait["tgid"] else 0
+
+
+def _by_time(waits: Table, folios: Table, page_bytes: int) -> Ints:
+    """Folio that was inaccessible when each wait began, by its pointer, else its address; -1."""
+    dark = np.flatnonzero(folios["n_dark"] > 0)
+    found = np.full(waits.size, -1, np.int64)
+    has = np.flatnonzero(waits["folio"] != 0)
+    found[has] = _covering(folios, dark, folios["src"][dark], waits[has], waits["folio"][has])
+    # A large folio lies at a multiple of its size, in the process, too.
+    mapped = dark[(folios["owner_tgid"][dark] != 0) & (folios["address"][dark] != 0)]
+    sizes, of_size = ranks(np.maximum(folios["nr_pages"][mapped], 1))
+    for number, size in enumerate(sizes.tolist()):
+        left = np.flatnonzero((found < 0) & (waits["address"] != 0))
+        own = mapped[of_size == number]
+        some = waits[left]
+        scale = np.uint64(size * page_bytes)
+        place = np.concatenate([folios["address"][own] // scale, some["address"] // scale])
+        tgids = np.concatenate([folios["owner_tgid"][own], some["tgid"]]).astype(np.int64)
+        key = pair_ids(tgids, place)
+        found[left] = _covering(folios, own, key[: own.size], some, key[own.size :])
+    return found
+
+
+def _covering(folios: Table, rows: Ints, keys: Any, waits: Table, wanted: Any) -> Ints:
+    """For each wait the last of these folios with its key whose time has its start, -1: none."""
+    if not rows.size or not waits.size:
+        return np.full(waits.size, -1, np.int64)
+    some = folios[rows]
+    last = np.maximum(some["light_last_ns"], some["end_ns"])
+    last[some["end"] == END_OPEN] = np.iinfo(np.uint64).max
+    _, key = ranks(np.concatenate([keys, wanted]))
+    _, time = ranks(np.concatenate([some["dark_first_ns"], waits["start_ns"]]))
+    whole = (key << 32) + time
+    theirs, ours = whole[: rows.size], whole[rows.size :]
+    order = np.argsort(theirs, kind="stable")
+    place = np.searchsorted(theirs[order], ours, side="right") - 1
+    at = order[np.maximum(place, 0)]
+    fits = (place >= 0) & (key[at] == key[rows.size :]) & (last[at] >= waits["start_ns"])
+    found: Ints = np.where(fits, rows[at], -1)
+    return found
+
+
+def _kinds(kinds: npt.NDArray[Any]) -> dict[str, int]:
+    values, place = ranks(kinds.astype(np.int64))
+    counts = np.bincount(place, minlength=values.size)
+    return {_kind(int(value)): int(n) for value, n in zip(values, counts, strict=True)}
+
+
+def _kind(code: int) -> str:
+    return WAIT_NAMES[code] if code < len(WAIT_NAMES) else f"kind {code}"
+
+
+def _blackout(folios: Table) -> Numbers:
+    ns = folios["blackout_ns"].astype(np.int64)
+    ns = ns[(folios["n_dark"] > 0) & (ns >= 0)]
+    return {"unit": "folio", "folios": int(ns.size), **distribution(ns)}

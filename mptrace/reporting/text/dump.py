@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rows of a recording as a table whose values are all whole.  Returns, never prints."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from mptrace.reporting.text.layout import WIDTH
+
+_INDENT = "    "
+#: Heads where the whole names would make a row longer than a line.
+_BRIEF = {
+    "target_nid": "target",
+    "entry_reason": "reason",
+    "final_nid": "final",
+    "nr_pages": "pages",
+    "src_nid": "src",
+    "dst_nid": "dst",
+    "mode_name": "mode",
+    "n_lookups": "lookups",
+    "n_migrations": "migrations",
+    "holder_tid": "holder",
+    "lookup_seq": "lookup",
+}
+
+
+def lines(
+    names: Sequence[str],
+    widths: Sequence[int],
+    rows: Iterable[Sequence[Any]],
+    *,
+    width: int = WIDTH,
+) -> Iterator[str]:
+    """Heads, then a line for each row; columns for which it has no room go on below.
+
+    Such a further line is left out where it would have no value.  Nothing is cut.
+
+    :param names: the columns.
+    :param widths: letters of the longest value of each.
+    :param rows: their values; None and the empty text are shown as ``-``.
+    :param width: columns that there are, 80 at the least.
+    """
+    width = max(width, WIDTH)
+    heads = list(names)
+    sizes = _sizes(heads, widths)
+    if sum(sizes) + len(sizes) - 1 > width:
+        heads = [_BRIEF.get(name, name) for name in names]
+        sizes = _sizes(heads, widths)
+    parts = _parts(sizes, width)
+    yield from _row(heads, sizes, parts, width)
+    for row in rows:
+        cells = ["-" if value in (None, "") else str(value) for value in row]
+        yield from _row(cells, sizes, parts, width)
+
+
+def _sizes(heads: Sequence[str], widths: Sequence[int]) -> list[int]:
+    return [max(len(head), size, 1) for head, size in zip(heads, widths, strict=True)]
+
+
+def _parts(sizes: Sequence[int], width: int) -> list[slice]:
+    """The columns of each line of a row."""
+    parts: list[slice] = []
+    first = used = 0
+    for at, size in enumerate(sizes):
+        room = width - (len(_INDENT) if parts else 0)
+        if at > first and used + 1 + size > room:
+            parts.append(slice(first, at))
+            first, used = at, size
+        else:
+            used += size + (at > first)
+    return [*parts, slice(first, len(sizes))]
+
+
+def _row(
+    cells: Sequence[str], sizes: Sequence[int], parts: Sequence[slice], width: int
+) -> Iterator[str]:
+    for number, part in enumerate(parts):
+        some = cells[part]
+        if number and all(cell == "-" for cell in some):
+            continue
+        text = " ".join(f"{cell:<{size}}" for cell, size in zip(some, sizes[part], strict=True))
+        text = (_INDENT * bool(number) + text).rstrip()
+        yield text[:width]
+        # a path that is longer than a line
+        room = width - len(_INDENT)
+        yield from (_INDENT + text[at : at + room] for at in range(width, len(text), room))

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From the rings into the recording, in bulk, by a thread of its own."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mptrace.host.processes import Processes
+from mptrace.recording.writer import RecordingWriter
+from mptrace.sessions import mappers
+from mptrace.tracer import Drained, Tracer
+from mptrace.tracing.program.chunks import EntryMerger
+
+#: Longest wait for searches that are under way: what they may take, and a little.
+_SEARCH_SECONDS = mappers.SESSION_NS / 1e9 + 1
+#: Seconds between two looks at the rings.
+_DRAIN_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Met:
+    """What was met until some moment: kernel addresses, and cgroups (id -> path)."""
+
+    addresses: frozenset[int]
+    cgroups: dict[int, str]
+
+
+class Pump:
+    """Takes what is in the rings, again and again, into the recording (or nowhere)."""
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        writer: RecordingWriter,
+        finder: mappers.Finder | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self._tracer = tracer
+        self._writer = writer
+        #: Who is asked about processes that are met; None where all are known.
+        self._processes = processes
+        #: Calls and migrations that began before it lie in two recordings (CLOCK_MONOTONIC).
+        self._boundary_ns = 0
+        self._merger = EntryMerger()
+        self._lock = threading.Lock()
+        self._keep = False
+        self._given_up = False
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        #: Kernel addresses met in evidence whose names a reader will want.
+        self._addresses: set[int] = set()
+        self._thread = threading.Thread(target=self._loop, name="mptrace-drain", daemon=True)
+        # Who maps a refused page is looked for at once, but by another thread: a
+        # search takes several times _DRAIN_SECONDS, in which a ring can fill up.
+        # (It mostly waits for reads of /proc, which release the interpreter.)
+        self._finder = finder or mappers.Finder()
+        self._refused: queue.Queue[NDArray[np.void] | None] = queue.Queue()
+        self._refusals_left = mappers.MAX_PAGES  # bounds the queue, too
+        self._searcher = threading.Thread(target=self._search, name="mptrace-mappers", daemon=True)
+
+    def start(self) -> None:
+        """Start taking; what comes is dropped until `keeping`."""
+        self._thread.start()
+        self._searcher.start()
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Record what comes while inside; drop what comes outside."""
+        with self._lock:
+            self._tracer.drain()
+            self._keep = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._take()
+                self._keep = False
+            # while the workload's memory is there
+            self._await_searches()
+            self._raise()
+
+    @property
+    def failed(self) -> bool:
+        """Whether recording came to an end by an error; `finish` raises it."""
+        return self._error is not None
+
+    def met(self) -> Met:
+        """What was met until now, for the last of a recording's meta; taking goes on meanwhile."""
+        with self._lock:
+            cgroups = {} if self._processes is None else dict(self._processes.cgroups)
+            return Met(frozenset(self._addresses), cgroups)
+
+    def swap(self, writer: RecordingWriter) -> RecordingWriter:
+        """Go on in another recording; returns the one before, to be finished.
+
+        Of a call or migration that is under way a part is in either: it counts as
+        lost in the second, so that nothing is judged by what is missing there.
+        """
+        with self._lock:
+            self._take()
+            before, self._writer = self._writer, writer
+            self._boundary_ns = time.monotonic_ns()
+            # who reads both knows by it what is whole all the same
+            writer.meta["boundary_ns"] = self._boundary_ns
+            if self._processes is not None:
+                self._processes.forget()
+        return before
+
+    def finish(self) -> None:
+        """Stop, and record what never came to an end."""
+        self.stop()
+        with self._lock:
+            self._raise()
+            self._writer.append("entries", self._merger.rest())
+            folios = self._tracer.open_folios()
+            self._ask(folios["owner_tgid"])
+            self._writer.append("folios", folios)
+            self._writer.append("obstacles", self._tracer.open_obstacles())
+        self._raise()
+
+    def stop(self) -> None:
+        """Take and search no more: the tracer may be closed.  Harmless when called again."""
+        self._stop.set()
+        self._thread.join()
+        self._refused.put(None)
+        self._searcher.join(_SEARCH_SECONDS)
+        with self._lock:
+            self._given_up = True
+
+    def _await_searches(self) -> None:
+        """Wait for the searches under way; not for ever: a process may be stuck in the kernel."""
+        with self._refused.all_tasks_done:
+            self._refused.all_tasks_done.wait_for(
+                lambda: not self._refused.unfinished_tasks, _SEARCH_SECONDS
+            )
+
+    def append(self, table: str, rows: NDArray[np.void]) -> None:
+        """Rows that do not come from the tracer."""
+        with self._lock:
+            self._writer.append(table, rows)
+
+    def _loop(self) -> None:
+        try:
+            while not self._stop.wait(_DRAIN_SECONDS):
+                with self._lock:
+                    self._take()
+        except BaseException as error:  # carried to the session's thread
+            self._error = error
+
+    def _search(self) -> None:
+        while (refused := self._refused.get()) is not None:
+            try:
+                found = self._finder.find(refused)
+                with self._lock:
+                    if not self._given_up:
+                        self._writer.append("mappers", found)
+                        self._ask(found["pid"])
+            except BaseException as error:  # carried to the session's thread
+                self._error = error
+            finally:
+                self._refused.task_done()
+
+    def _take(self) -> None:
+        drained = self._tracer.drain()
+        if self._keep and len(drained):
+            self._append(drained)
+        elif self._keep:
+            self._writer.tick()
+
+    def _append(self, drained: Drained) -> None:
+        # the end of a call that turned out to be of no interest has no nodes
+        unwanted = drained.calls["nodes_ptr"] == 0
+        self._merger.forget(drained.calls["call_id"][unwanted])
+        calls = drained.calls[~unwanted]
+        for rows in (calls, drained.migrations):
+            rows["lost"][rows["enter_ns"] < self._boundary_ns] += 1
+        calls["lost"][self._merger.incomplete(calls["call_id"])] += 1
+        self._meet(drained, calls)
+        self._writer.append("calls", calls)
+        self._writer.append("migrations", drained.migrations)
+        self._writer.append("folios", drained.folios)
+        self._writer.append("obstacles", drained.obstacles)
+        self._writer.append("waits", drained.waits)
+        for name in ("a_ops", "migrate_op"):
+            self._addresses.update(np.unique(drained.obstacles[name]).tolist())
+        refused = mappers.pick(drained.obstacles, self._refusals_left)
+        if refused.size:
+            self._refusals_left -= refused.size
+            self._refused.put(refused)
+        dropped = drained.calls["call_id"][unwanted]
+        sides = drained.sides[~np.isin(drained.sides["call_id"], dropped)]
+        self._writer.append("entries", self._merger.add(sides, calls["call_id"]))
+
+    def _meet(self, drained: Drained, calls: NDArray[np.void]) -> None:
+        """Ask who initiators, targets, owners and waiters are, at once: they may end soon."""
+        met = [
+            np.unique(rows[name])
+            for rows, name in (
+                (calls, "tgid"),
+                (calls, "target_tgid"),
+                (drained.migrations, "tgid"),
+                (drained.folios, "owner_tgid"),
+                (drained.waits, "tgid"),
+            )
+        ]
+        self._ask(np.concatenate(met))
+        if self._processes is not None:
+            self._processes.learn(np.unique(drained.migrations["cgroup_id"]).tolist())
+
+    def _ask(self, tgids: NDArray[np.uint32]) -> None:
+        if self._processes is not None:
+            self._writer.append("processes", self._processes.meet(np.unique(tgids).tolist()))
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The counts of `mptrace stat` by tracepoints alone, where the kernel refuses BPF."""
+
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mptrace.errors import HostError
+from mptrace.host import tracefs
+from mptrace.tracing.counting.counts import LOST_CAUSES, Counts
+from mptrace.tracing.counting.events import EventCounts
+from mptrace.tracing.counting.plan import StatBounds
+from mptrace.tracing.tracepoints.formats import END, EVENT, START, Decoder, Format, Point
+from mptrace.tracing.tracepoints.perf_events import PerfEvents, Probe
+from mptrace.tracing.tracepoints.perf_records import record_bytes
+
+# What is asked of them; the rest of `tracepoints.POINTS` comes once per page.
+_POINTS = {
+    START: Point("migrate:mm_migrate_pages_start", START, ("mode", "reason"), ""),
+    END: Point("migrate:mm_migrate_pages", END, ("succeeded", "failed", "mode", "reason"), ""),
+}
+_MAX_NAMES = 1 << 16
+_PF_KTHREAD = 0x00200000
+
+
+class StatTracepoints:
+    """Counts like `tracer.StatTracer`, from events that user space adds up.
+
+    Raises HostError where the tracepoint or perf_event_open(2) can't be had.
+    """
+
+    #: Seconds after which the rings must be looked at again.
+    poll_seconds = 0.1
+
+    def __init__(self, bounds: StatBounds) -> None:
+        self._bounds = bounds
+        formats = _formats()
+        self._has_begin = _POINTS[START].name in formats
+        #: Names of the reasons by number, as the tracepoint has them.
+        self.reasons: Mapping[int, str] = formats[_POINTS[END].name].symbols("reason")
+        self._decoder = Decoder(formats)
+        self._counts = EventCounts((), bounds.max_rows)
+        self._held = np.empty(0, EVENT)
+        self._names: dict[int, tuple[bytes, bool]] = {}
+        self._lost = 0
+        self._events = PerfEvents(
+            [
+                Probe(name, layout.event_id, record_bytes(layout.raw_bytes))
+                for name, layout in formats.items()
+            ]
+        )
+
+    def unseen(self) -> tuple[str, ...]:
+        """What can't be counted this way, a sentence each."""
+        waits = "waits are not seen: there is no tracepoint for them"
+        if self._has_begin:
+            return (waits,)
+        return (waits, f"the time of migrations is unknown: no {_POINTS[START].name}")
+
+    def choose(self, tgids: Collection[int]) -> None:
+        """Count what these processes do, not all; to be called before the gate opens."""
+        self._counts = EventCounts(tgids, self._bounds.max_rows)
+
+    def open_gate(self) -> None:
+        """Count from now on."""
+        self._events.enable()
+
+    def close_gate(self) -> None:
+        """Count nothing further."""
+        self._events.disable()
+
+    def read(self) -> Counts:
+        """Everything counted since the gate was opened, shape (n,), dtype COUNTS."""
+        # a thread's later event may be in a ring that was looked at before its earlier one came
+        until = time.monotonic_ns()
+        drained = self._events.drain()
+        events, _ = self._decoder.decode(drained.samples)
+        events = np.concatenate([self._held, events])
+        now = events["time_ns"] < until
+        self._held = events[~now]
+        if lost := int(drained.losses["count"].sum()):
+            self._lost += lost
+            self._counts.forget_open()
+        self._counts.add(events[now], has_begin=self._has_begin)
+        for task in drained.tasks[drained.tasks["kind"] == b"comm"]:
+            if task["tid"] == task["tgid"]:
+                self._name(int(task["tgid"]), bytes(task["comm"]))
+        for tgid in self._counts.tgids() - self._names.keys():
+            self._name(tgid, b"")
+        return self._counts.rows(self._names)
+
+    def losses(self) -> dict[str, int]:
+        """Count per cause of `LOST_CAUSES`, zeros included."""
+        return {
+            **dict.fromkeys(LOST_CAUSES, 0),
+            "row_map_full": self._counts.beyond,
+            "event_ring_full": self._lost,
+        }
+
+    def unfinished(self) -> dict[str, int]:
+        """Migrations that have begun and not ended, of all processes."""
+        return {"migrations": self._counts.unfinished, "waits": 0}
+
+    def close(self) -> None:
+        """Give everything back; harmless when called again."""
+        self._events.close()
+
+    def _name(self, tgid: int, told: bytes) -> None:
+        """Remember a process's name: as it is, or as an event told it."""
+        if len(self._names) >= _MAX_NAMES:
+            self._names.clear()
+        try:
+            stat = Path(f"/proc/{tgid}/stat").read_bytes()
+        except OSError:
+            self._names[tgid] = told, False
+            return
+        comm, _, rest = stat.partition(b" (")[2].rpartition(b") ")
+        self._names[tgid] = told or comm, bool(int(rest.split()[6]) & _PF_KTHREAD)
+
+
+def _formats() -> dict[str, Format]:
+    """The formats of the points that this kernel has; HostError without the essential one."""
+    formats = {}
+    with tracefs.readable() as root:
+        for point in _POINTS.values():
+            try:
+                text = (root / "events" / point.name.replace(":", "/") / "format").read_text()
+            except OSError:
+                continue
+            found = Format.parse(text)
+            if not found.lacks(point.fields):
+                formats[point.name] = found
+    if _POINTS[END].name not in formats:
+        raise HostError(
+            f"this kernel has no usable tracepoint {_POINTS[END].name}",
+            "boot a kernel with CONFIG_MIGRATION and CONFIG_TRACEPOINTS, or run it in a guest: "
+            "mptrace lab",
+        )
+    return formats

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A file of `bpf/` made into maps of the kernel and instructions: by BCC, or from the cache.
+
+The only module that imports ``bcc``, and only inside its functions.
+"""
+
+import contextlib
+import ctypes
+import functools
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mptrace.errors import HostError
+from mptrace.tracing.program import cache
+from mptrace.tracing.program.compiled import Compiled, MapSpec, compiled
+from mptrace.tracing.program.source import BPF_DIRECTORY, source_of, stand_ins
+
+
+@functools.cache
+def libbcc() -> Any:
+    """The library behind BCC (ctypes), with those functions declared that are used here.
+
+    Raises HostError where bcc is missing.
+    """
+    lib = _import_bcc().libbcc.lib
+    pointer, size, number, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
+    for name, result, arguments in (
+        ("bpf_num_tables", size, [pointer]),
+        ("bpf_table_name", text, [pointer, size]),
+        ("bpf_table_fd_id", number, [pointer, size]),
+        ("bpf_table_type_id", number, [pointer, size]),
+        ("bpf_table_key_size_id", size, [pointer, size]),
+        ("bpf_table_leaf_size_id", size, [pointer, size]),
+        ("bpf_table_max_entries_id", size, [pointer, size]),
+        ("bpf_table_flags_id", number, [pointer, size]),
+        ("bcc_create_map", number, [number, text, *[number] * 4]),
+        (
+            "bcc_prog_load",
+            number,
+            [number, text, text, number, text, ctypes.c_uint, number, text, ctypes.c_uint],
+        ),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+def built(
+    source: str, defines: Mapping[str, int | str], release: str
+) -> tuple[Compiled, list[int]]:
+    """A program, and a file descriptor for each of its maps, which are the caller's to close.
+
+    Raises HostError where bcc is missing or can't compile, or the kernel refuses a map.
+    """
+    flags = [f"-D{name}={value}" for name, value in sorted(defines.items())]
+    flags.append(f"-DLINUX_VERSION_CODE={version_code(release)}")
+    flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
+    text = source_of(source)
+    directory = cache.directory_of(os.environ)
+    # bcc itself looks at ARCH
+    compiler = (
+        getattr(_import_bcc(), "__version__", ""),
+        os.uname().machine,
+        os.getenv("ARCH", ""),
+    )
+    key = cache.key_of([*compiler, text, stand_ins(), *flags])
+    cached = cache.load(directory, key)
+    if cached:
+        return cached, _created(cached.maps)
+    program, fds = _compile(source, text, flags)
+    cache.store(directory, key, program)
+    return program, fds
+
+
+def _compile(source: str, text: str, flags: Sequence[str]) -> tuple[Compiled, list[int]]:
+    os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIRECTORY)
+    with captured_stderr() as chatter:
+        try:
+            bpf = _import_bcc().BPF(text=text.encode(), cflags=list(flags))
+        except Exception as error:
+            raise HostError(
+                f"bcc could not build '{source}': {error}{tail(chatter())}",
+                "run 'mptrace doctor'; where it finds nothing, this is a defect of mptrace",
+            ) from error
+    lib, module = libbcc(), bpf.module
+    tables = range(lib.bpf_num_tables(module))
+    specs = [
+        MapSpec(
+            lib.bpf_table_name(module, table).decode(),
+            lib.bpf_table_type_id(module, table),
+            lib.bpf_table_key_size_id(module, table),
+            lib.bpf_table_leaf_size_id(module, table),
+            lib.bpf_table_max_entries_id(module, table),
+            lib.bpf_table_flags_id(module, table),
+        )
+        for table in tables
+    ]
+    fds = [lib.bpf_table_fd_id(module, table) for table in tables]
+    names = [lib.bpf_function_name(module, i) for i in range(lib.bpf_num_functions(module))]
+    functions = {
+        name.decode(): ctypes.string_at(
+            lib.bpf_function_start(module, name), lib.bpf_function_size(module, name)
+        )
+        for name in names
+    }
+    try:
+        return compiled(specs, fds, functions), [os.dup(fd) for fd in fds]
+    finally:
+        # the compiler's memory goes; the maps stay, by our descriptors
+        bpf.cleanup()
+
+
+def _created(specs: Sequence[MapSpec]) -> list[int]:
+    """Maps like those that BCC would create."""
+    fds: list[int] = []
+    for spec in specs:
+        ctypes.set_errno(0)
+        fd = libbcc().bcc_create_map(
+            spec.kind,
+            spec.name.encode(),
+            spec.key_size,
+            spec.value_size,
+            spec.max_entries,
+            spec.flags,
+        )
+        if fd < 0:
+            reason = os.strerror(ctypes.get_errno())
+            for each in fds:
+                os.close(each)
+            raise HostError(
+                f"the kernel refuses the BPF map '{spec.name}': {reason}",
+                "run 'mptrace doctor'; for want of memory, make the rings smaller (--buffer)",
+            )
+        fds.append(int(fd))
+    return fds
+
+
+def _import_bcc() -> Any:
+    try:
+        import bcc
+
+        if not hasattr(bcc, "BPF"):
+            raise HostError(
+                "the Python module 'bcc' is not the BPF Compiler Collection (PyPI has another one)",
+                "pip uninstall bcc, and install the distribution's python3-bpfcc or python3-bcc",
+            )
+        import bcc.libbcc
+    except (ImportError, OSError) as error:
+        raise HostError(
+            f"the Python module 'bcc' can't be imported: {error}",
+            "install the distribution's package (Debian, Ubuntu: python3-bpfcc; Fedora, RHEL: "
+            "python3-bcc)\nand use a virtual environment made with --system-site-packages from "
+            "the distribution's Python",
+        ) from error
+    return bcc
+
+
+def version_code(release: str) -> int:
+    """KERNEL_VERSION of a release such as "6.1.0-56-amd64": bcc wants one, nothing reads it."""
+    numbers = [int(part) for part in release.split("-")[0].split(".")[:3] if part.isdigit()]
+    major, minor, patch = (*numbers, 0, 0, 0)[:3]
+    return (major << 16) + (minor << 8) + min(patch, 255)
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[Any]:
+    """What libbcc and the verifier write to file descriptor 2 goes to a file; yields a reader."""
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        restored = False
+
+        def read() -> str:
+            nonlocal restored
+            if not restored:
+                os.dup2(saved, 2)
+                restored = True
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            yield read
+        finally:
+            if not restored:
+                os.dup2(saved, 2)
+            os.close(saved)
+
+
+def tail(text: str, lines: int = 30) -> str:
+    kept = [line for line in text.splitlines() if line.strip()][-lines:]
+    return "".join(f"\n  {line}" for line in kept)
