@@ -210,7 +210,10 @@ def _loop_ends(
     else:
         same = np.zeros(count, np.bool_)
         known = same
-    # Nothing is looked up once a group has failed: the last lookup says where that was.
+    # Nothing is looked up once a group has failed: the last lookup says where that was,
+    # unless one belongs to an entry whose address could not be read.
+    placed = np.bincount(entries.call[lookups.of_entry >= 0], minlength=count) == calls.n_lookups
+    sound &= placed & some
     by_events = (ret != 0) & (fail_rc != 0) & ~refused & sound & known & (whole | (ret > 0))
     end[by_events] = (last + 1 + (queued_last & same))[by_events]
 
