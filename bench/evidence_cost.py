@@ -111,12 +111,12 @@ def write(page: Path, head: str, release: str, rows: list[str]) -> None:
 
 HEAD = f"""# What evidence costs
 
-`bench/evidence_cost.py` moves {PAGES} pages to and fro, {ROUNDS} calls traced and
-{ROUNDS} not, with programs that keep evidence of refusals and with programs that don't, in
-the order with, without, without, with. Nothing is refused in it: what it shows is what every
-page pays so that a refused one can be explained. `exit_lookup` is the same code in both: its
-ratio says how far the others can be trusted. Times of BPF's run-time statistics (they
-slow the calls themselves). Under emulation only the ratios mean anything.
+`bench/evidence_cost.py` moves {PAGES} pages to and fro, {ROUNDS} calls traced and {ROUNDS} not,
+with programs that keep evidence of refusals and with programs that don't, in the order with,
+without, without, with. No page is refused: the table shows what every page pays so that a refused
+one can be explained. `exit_lookup` is the same code in both, so its ratio says how far the others
+can be trusted. The programs' times are those of BPF's run-time statistics, which slow the calls
+themselves. Under emulation only the ratios mean anything.
 """
 
 if __name__ == "__main__":

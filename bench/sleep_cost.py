@@ -121,14 +121,15 @@ def main() -> None:
 
 HEAD = f"""# What sleeping for I/O costs under `mptrace record -a`
 
-Whoever sleeps in `io_schedule()` passes two short BPF programs, each wake-up for a folio one
-([kernels.md](kernels.md)). `bench/sleep_cost.py` reads {PAGES} pages of a file that are not in
-the page cache, one by one, where the reader mostly sleeps for the page's lock: {READS} times with
-nothing traced, by `record -a`'s probes without these three, and with them, {ROUNDS} times in turn.
-The device is a loop device on memory: on a slower one the same programs are a smaller part.
-Below, what BPF's run-time statistics say of the programs, in a run of its own. Under emulation
-only the ratios mean anything. On the lab's 6.1 no read slept, the device was done before: there
-is no figure for it.
+A thread that sleeps in `io_schedule()` passes two short BPF programs, and each wake-up for a
+folio passes one ([kernels.md](kernels.md)). `bench/sleep_cost.py` reads {PAGES} pages of a file
+that are not in the page cache, one by one; the reader mostly sleeps for the page's lock. A round
+does this {READS} times with nothing traced, {READS} times with the probes of `record -a` without
+these three, and {READS} times with them; there are {ROUNDS} rounds. The device is a loop device
+on memory; on a slower one the same programs are a smaller part. The second table has what BPF's
+run-time statistics say of the programs, in a run of its own. Under emulation only the ratios mean
+anything. There is no figure for the lab's 6.1: no read slept there, because the device was done
+before.
 """
 
 if __name__ == "__main__":
