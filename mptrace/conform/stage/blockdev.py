@@ -27,7 +27,9 @@ MIB = 1 << 20
 _LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C0A, 0x4C82
 _LO_FLAGS_AUTOCLEAR = 4
 _LOOP_INFO = struct.Struct("5Q4I64s64s32s2Q")
-_DELAY_MS = 10_000
+# Longer than all that has to happen meanwhile, on a machine that is busy, too: after 10 s the
+# write had ended before its page was wanted, and a scenario waited in vain.
+_DELAY_MS = 30_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
