@@ -12,8 +12,8 @@ import click
 from ..errors import UsageError
 from ..lab.kernels import SERIES, find_kernel
 from ..lab.runner import run_in_guest
-from ..lab.topology import parse_nodes
-from .types import COUNT, within
+from ..lab.topology import MOST_CPUS, parse_nodes
+from .types import whole, within
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -33,7 +33,7 @@ from .types import COUNT, within
     help="A number of equal nodes, or a size for each: 1G,512M or 1G/cpus=0-1,512M; "
     "1G,1G/slow has a second tier of memory, without CPU.",
 )
-@click.option("--cpus", type=COUNT, help="CPUs, dealt out to the nodes in turn.")
+@click.option("--cpus", type=whole(1, MOST_CPUS), help="CPUs, dealt out to the nodes in turn.")
 @click.option("--memory", metavar="SIZE", help="Memory of all nodes together  [default: 1G each]")
 @click.option(
     "--timeout",

@@ -12,8 +12,13 @@ _SUFFIXES = {"": _MIB, "M": _MIB, "G": 1 << 30, "T": 1 << 40}
 #: A Debian kernel with its initramfs, overlay and Python needs about this much.
 _LEAST_TOTAL_BYTES = 512 * _MIB
 _LEAST_NODE_BYTES = 32 * _MIB
+#: What QEMU's emulated CPU addresses: 40 bits.
+_MOST_TOTAL_BYTES = 1 << 40
 _MOST_NODES = 64
-_MOST_CPUS = 64
+#: QEMU's q35 has at most 288.
+MOST_CPUS = 64
+_TOO_LARGE = f"a guest has at most {_MOST_TOTAL_BYTES >> 40}T of memory in all"
+_TOO_MANY_CPUS = f"a guest has at most {MOST_CPUS} CPUs, numbered from 0"
 #: What the firmware's table (HMAT) says of a node's memory: latency in ns, bandwidth.
 _FAST, _SLOW = ("10", "20G"), ("60", "5G")
 #: Distances between nodes, and to or from slow ones (SLIT: 10 is a node's own).
@@ -107,12 +112,23 @@ class Topology:
 def parse_size(text: str) -> int:
     """``512M``, ``1G`` or a plain number of MiB as bytes.
 
-    Raises UsageError for anything else.
+    Raises UsageError for anything else, and for more than a guest can have.
     """
     match = re.fullmatch(r"(\d+)([MGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
         raise UsageError(f"{text!r} is no size", "give a size such as 512M or 2G")
-    return int(match[1]) * _SUFFIXES[match[2].upper()]
+    suffix = _SUFFIXES[match[2].upper()]
+    most = _MOST_TOTAL_BYTES // suffix
+    count = _number(match[1], most)
+    if count > most:
+        raise UsageError(_TOO_LARGE)
+    return count * suffix
+
+
+def _number(digits: str, most: int) -> int:
+    """What the digits say, ``most + 1`` at the most; int() does not read any number of them."""
+    digits = digits.lstrip("0") or "0"
+    return most + 1 if len(digits) > len(str(most)) else min(int(digits), most + 1)
 
 
 def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None = None) -> Topology:
@@ -130,9 +146,9 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
     named: list[tuple[int, ...] | None]
     spec = spec.strip()
     if re.fullmatch(r"\d+", spec):
-        count = int(spec)
+        count = _number(spec, _MOST_NODES)
         if not 1 <= count <= _MOST_NODES:
-            raise UsageError(f"--nodes {spec!r}: from 1 to {_MOST_NODES} nodes, please")
+            raise UsageError(f"--nodes: from 1 to {_MOST_NODES} nodes, please")
         total = parse_size(memory) if memory else count << 30
         sizes = [total // count // _MIB * _MIB] * count
         named = [None] * count
@@ -157,13 +173,15 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
     else:
         fast = [nid for nid, is_slow in enumerate(slow) if not is_slow]
         cpus = len(fast) if cpus is None else cpus
+        if cpus > MOST_CPUS:
+            raise UsageError(_TOO_MANY_CPUS)
         owned = [() for _ in sizes]
         for place, nid in enumerate(fast):
             owned[nid] = tuple(range(place, cpus, len(fast)))
     numbers = sorted(cpu for group in owned for cpu in group)
-    if numbers != list(range(len(numbers))) or not 1 <= len(numbers) <= _MOST_CPUS:
+    if numbers != list(range(len(numbers))) or not 1 <= len(numbers) <= MOST_CPUS:
         raise UsageError(
-            f"CPUs must be numbered 0, 1, ... without gaps, up to {_MOST_CPUS} of them; "
+            f"CPUs must be numbered 0, 1, ... without gaps, up to {MOST_CPUS} of them; "
             f"got {','.join(map(str, numbers)) or 'none'}"
         )
     empty = [nid for nid, size in enumerate(sizes) if not size and not owned[nid]]
@@ -172,6 +190,8 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
             f"node {empty[0]} has neither memory nor CPUs",
             "give it a size" if slow[empty[0]] else "give it cpus=N",
         )
+    if sum(sizes) > _MOST_TOTAL_BYTES:
+        raise UsageError(_TOO_LARGE)
     if min(filter(None, sizes), default=0) < _LEAST_NODE_BYTES or sum(sizes) < _LEAST_TOTAL_BYTES:
         raise UsageError(
             f"a guest needs {_LEAST_TOTAL_BYTES // _MIB}M in all and "
@@ -184,5 +204,7 @@ def _parse_cpus(option: str) -> tuple[int, ...]:
     match = re.fullmatch(r"cpus=(\d+)(?:-(\d+))?", option)
     if not match:
         raise UsageError(f"{option!r} is no option of a node", "give cpus=N, cpus=N-M or slow")
-    first = int(match[1])
-    return tuple(range(first, int(match[2] or first) + 1))
+    first, last = (_number(digits or match[1], MOST_CPUS - 1) for digits in match.groups())
+    if max(first, last) >= MOST_CPUS:
+        raise UsageError(_TOO_MANY_CPUS)
+    return tuple(range(first, last + 1))

@@ -130,6 +130,11 @@ def test_cpus_are_dealt_out_to_fast_nodes() -> None:
         "16M",
         "1G,1M",
         "1G/slow",
+        "1G/cpus=0-99999999999999",
+        "1G/cpus=99999999999999",
+        "1G/cpus=0-64",
+        "99999999999999999999T",
+        "1T,1T",
     ],
 )
 def test_impossible_nodes_are_usage_errors(spec: str) -> None:
@@ -138,9 +143,28 @@ def test_impossible_nodes_are_usage_errors(spec: str) -> None:
         parse_nodes(spec)
 
 
+def test_numbers_of_more_digits_than_int_reads_are_usage_errors() -> None:
+    """Python's int() refuses more than 4,300 digits by a ValueError."""
+    digits = "9" * 5000
+    for spec in (digits, f"{digits}G", f"1G/cpus={digits}", f"1G/cpus=0-{digits}"):
+        with pytest.raises(UsageError):
+            parse_nodes(spec)
+
+
+def test_leading_zeros_do_not_count() -> None:
+    """A number is as large as it is, however it is written."""
+    assert parse_nodes("0" * 30 + "2") == parse_nodes("2")
+
+
 @pytest.mark.parametrize(
     ("spec", "cpus", "memory"),
-    [("1G,1G", None, "2G"), ("1G/cpus=0,1G", 2, None), ("2", None, "2X")],
+    [
+        ("1G,1G", None, "2G"),
+        ("1G/cpus=0,1G", 2, None),
+        ("2", None, "2X"),
+        ("2", 10**20, None),
+        ("2", None, "2000T"),
+    ],
 )
 def test_contradicting_options_are_usage_errors(
     spec: str, cpus: int | None, memory: str | None
@@ -694,6 +718,8 @@ def test_the_agent_reads_and_writes_files(host: Host, tmp_path: Path) -> None:
         ["lab", "--nodes", "x", "--", "true"],
         ["lab", "--no-bring", "--bring", "y", "--", "true"],
         ["lab", "--timeout", "0", "--", "true"],
+        ["lab", "--cpus", "99999999999999999999", "--", "true"],
+        ["lab", "--cpus", "65", "--", "true"],
         ["no-such-command"],
     ],
 )
