@@ -101,18 +101,53 @@ def test_without_btf_of_the_arguments_there_is_no_end_and_the_reason_is_said() -
     assert "BTF does not say where its arguments are" in plan.phase("end").reason
 
 
-def test_a_kernel_without_waits_says_so() -> None:
-    """Functions that are not there leave their waits unseen, with the reason; the rest stays."""
+@pytest.mark.parametrize(
+    ("gone", "sentence"),
+    [
+        (("migration_entry_wait_huge",), "waits for hugetlb folios are not seen"),
+        (
+            ("migration_entry_wait", "pmd_migration_entry_wait"),
+            "waits for base pages and THPs are not seen",
+        ),
+        (
+            (
+                "migration_entry_wait",
+                "pmd_migration_entry_wait",
+                "migration_entry_wait_huge",
+            ),
+            "waits are not seen",
+        ),
+    ],
+)
+def test_a_kernel_without_waits_says_so(gone: tuple[str, ...], sentence: str) -> None:
+    """Functions that are not there leave their waits unseen, in one sentence; the rest stays."""
     facts = kernel("6.12")
-    gone = "migration_entry_wait_huge"
     facts = dataclasses.replace(
         facts,
-        functions={n: p for n, p in facts.functions.items() if n != gone},
-        symbols=facts.symbols - {gone},
+        functions={n: p for n, p in facts.functions.items() if n not in gone},
+        symbols=facts.symbols - set(gone),
     )
     plan = make_stat_plan(facts)
-    assert plan.unseen() == (f"waits are not seen (wait_huge): {gone}: not in this kernel",)
-    assert plan.phase("wait").method == "fentry"
+    assert plan.unseen() == (f"{sentence}; 'mptrace doctor' says why",)
+    assert plan.phase("end").method == "raw_tracepoint"
+
+
+def test_what_each_way_to_attach_was_refused_with_is_not_in_the_sentence() -> None:
+    """Three reasons for each of three functions are no sentence."""
+    refused = {
+        (phase, function, method): "loading: EPERM"
+        for phase, function in (
+            ("wait", "migration_entry_wait"),
+            ("wait_pmd", "pmd_migration_entry_wait"),
+            ("wait_huge", "migration_entry_wait_huge"),
+        )
+        for method in ("fentry", "kprobe")
+    }
+    plan = make_stat_plan(kernel("6.12"), excluded=refused)
+    assert "EPERM" in plan.phase("wait_pmd").reason
+    (sentence,) = plan.unseen()
+    assert len(sentence) < 80
+    assert "EPERM" not in sentence
 
 
 def test_a_kernel_that_refuses_tracing_has_no_end() -> None:

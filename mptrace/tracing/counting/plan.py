@@ -35,6 +35,8 @@ CANDIDATES: tuple[Candidate, ...] = (
 #: Without it nothing can be counted.
 ESSENTIAL = "end"
 WAIT_PHASES = ("wait", "wait_pmd", "wait_huge")
+# What a thread waits for in each.
+_WAITED_FOR = {"wait": "base pages", "wait_pmd": "THPs", "wait_huge": "hugetlb folios"}
 
 # Phase -> macro -> name of the tracepoint's argument.
 _ARGUMENTS = {
@@ -78,16 +80,18 @@ class StatPlan:
         return next(phase for phase in self.phases if phase.phase == name)
 
     def unseen(self) -> tuple[str, ...]:
-        """What can't be counted here, a sentence each, with the reason."""
+        """What can't be counted here, a sentence each.
+
+        Of waits it has not the reason: that is one for each method that was tried.
+        """
         sentences = []
         begin = self.phase("begin")
         if not begin.method:
             sentences.append(f"the time of migrations is unknown: {begin.reason}")
-        sentences += [
-            f"waits are not seen ({phase.phase}): {phase.reason}"
-            for phase in self.phases
-            if phase.phase in WAIT_PHASES and not phase.method
-        ]
+        gone = [name for name in WAIT_PHASES if not self.phase(name).method]
+        if gone:
+            some = "" if len(gone) == len(WAIT_PHASES) else f" for {_listed(gone)}"
+            sentences.append(f"waits{some} are not seen; 'mptrace doctor' says why")
         return tuple(sentences)
 
 
@@ -117,6 +121,10 @@ def make_stat_plan(
     defines["MAX_THREADS"] = bounds.max_threads
     defines["MAX_PIDS"] = bounds.max_pids
     return StatPlan(phases, defines, bounds, _memory_bound(bounds))
+
+
+def _listed(waits: Sequence[str]) -> str:
+    return " and ".join(_WAITED_FOR[name] for name in waits)
 
 
 def _macros() -> Sequence[str]:
