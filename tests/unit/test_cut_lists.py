@@ -165,6 +165,32 @@ def test_targets_of_a_caller() -> None:
     ) in text
 
 
+def test_targets_of_most_calls_and_those_asked_for_are_named() -> None:
+    """The larger its number, the more calls a target has here; a target asked for is never cut."""
+    others = Others()
+    call_id = 0
+    for number in range(7):
+        for _ in range(number + 1):
+            call_id += 1
+            others.add(
+                "calls",
+                call_id=call_id,
+                enter_ns=10,
+                exit_ns=20,
+                nodes_ptr=1,
+                tid=9,
+                tgid=9,
+                comm=b"mover",
+                target_tgid=100 + number,
+            )
+    most = "mover/9 moved pages of process 106 7, process 105 6, process 104 5, process 103 4"
+    assert f"{most} and 3 more targets (--json) (calls)" in text_of(others)
+    scope = {"kind": "pids", "pids": [100]}
+    assert f"{most}, process 100 1 and 2 more targets" in text_of(others, scope=scope)
+    (caller,) = profile(others.tables(), META)["callers"]
+    assert [target["calls"] for target in caller["targets"]] == [7, 6, 5, 4, 3, 2, 1]
+
+
 def test_recordings_of_a_long_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """The last three are named at the end, the others counted."""
     from mptrace.recording.layouts import TABLES

@@ -30,6 +30,8 @@ def callers_of(
 ) -> list[Numbers]:
     """One dict for each process that called, the most time first; times in ns.
 
+    Its ``targets`` are those of the most calls first.
+
     Of calls whose record is missing the caller is not known: they are in none.
     """
     known = np.flatnonzero(found.call_row >= 0)
@@ -78,7 +80,9 @@ def callers_of(
                         "gone": processes.is_gone(int(target)),
                         "calls": int(count),
                     }
-                    for target, count in zip(targets, counts, strict=True)
+                    for target, count in sorted(
+                        zip(targets, counts, strict=True), key=lambda each: -int(each[1])
+                    )
                 ],
                 "time_ns": int(time.sum()),
                 "duration": distribution(time),

@@ -173,7 +173,8 @@ def callers(profile: Numbers) -> list[str]:
     rows = profile["callers"]
     if not rows or (profile["scope"] is None and len(rows) < 2):
         return []
-    rows, rest = cut(rows, MOST_ROWS, _tgid, asked_for(profile))
+    asked = asked_for(profile)
+    rows, rest = cut(rows, MOST_ROWS, _tgid, asked)
     lines = table(
         [
             [
@@ -194,17 +195,24 @@ def callers(profile: Numbers) -> list[str]:
     for row in rows:
         others = [each for each in row["targets"] if each["tgid"] not in (0, row["tgid"])]
         if others:
-            targets = [
-                f"{process_name(each['comm'], each['tgid'], gone=each['gone'])} "
-                f"{format_count(each['calls'])}"
-                for each in others
-            ]
             name = process_name(row["comm"] or row["process"], row["tgid"])
-            text = f"{name} moved pages of {named(targets, _MOST_NAMED, 'target')} (calls)"
+            text = f"{name} moved pages of {_targets(others, asked)} (calls)"
             lines += wrapped("  ", text, hang="    ")
     if rest:
         lines += wrapped("  ", and_more(len(rest), "caller", "--json"))
     return lines
+
+
+def _targets(targets: Sequence[Numbers], asked: frozenset[int]) -> str:
+    """Those of most calls and those asked for, and how many others there are."""
+    shown, rest = cut(targets, _MOST_NAMED, _tgid, asked)
+    texts = [
+        f"{process_name(each['comm'], each['tgid'], gone=each['gone'])} "
+        f"{format_count(each['calls'])}"
+        for each in shown
+    ]
+    more = and_more(len(rest), "target", "--json", inline=True)
+    return ", ".join(texts) + (f" {more}" if more else "")
 
 
 def misled(profile: Numbers) -> list[str]:
