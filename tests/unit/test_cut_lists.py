@@ -12,6 +12,7 @@ from mptrace.recording.layouts import FOLIO_CHOSEN, FOLIO_UNEXPECTED
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
 from mptrace.reporting.numbers.stalls import MAX_LONGEST
+from mptrace.reporting.text.groups import groups
 from mptrace.units import and_more
 
 KCOMPACTD: dict[str, Any] = {"tgid": 31, "comm": b"kcompactd0", "kthread": True}
@@ -98,6 +99,49 @@ def test_the_first_rows_and_those_asked_for() -> None:
     text = text_of(others)
     assert "and 10 more rows of 10 migrations: --json" in text
     assert "a/124" not in text
+
+
+def test_who_was_waited_for_and_was_asked_for() -> None:
+    """Ten of those whose migrations were waited for, and whoever was asked for."""
+    others = Others()
+    for tgid in range(100, 117):
+        row = others.migrate("mempolicy_mbind", tgid=tgid, comm=b"a", folios=[{}])
+        others.add(
+            "waits",
+            start_ns=9,
+            end_ns=9000 - tgid,
+            tid=7,
+            tgid=7,
+            comm=b"w",
+            holder_id=row["migration_id"],
+        )
+    text = text_of(others, scope={"kind": "pids", "pids": [116]})
+    stalls = text[text.index("stalls ") :]
+    assert "mbind(2) a/109 1" in stalls
+    assert "mbind(2) a/110 1" not in stalls
+    assert "mbind(2) a/116 1" in stalls
+    assert "and 6 more initiators: --json" in stalls
+    assert "and 7 more initiators: --json" in text_of(others)
+
+
+def test_a_caller_with_groups_that_was_asked_for() -> None:
+    """Fifteen callers whose entries alternate, and whoever was asked for."""
+    row = {
+        "comm": "a",
+        "calls": 1,
+        "groups": 8,
+        "pages": 8,
+        "sorted_groups": 1,
+        "ns_per_page": None,
+        "unknown_calls": 0,
+    }
+    rows = [{"tgid": tgid, **row} for tgid in range(100, 118)]
+    numbers = {"groups": rows, "scope": {"pids": [117]}, "paths": []}
+    text = " ".join(" ".join(groups(numbers)).split())
+    assert "a/114: " in text
+    assert "a/115: " not in text
+    assert "a/117: " in text
+    assert "and 2 more callers: --json" in text
 
 
 def test_nodes_and_system_calls() -> None:

@@ -3,8 +3,8 @@
 
 from collections.abc import Iterator
 
-from mptrace.reporting.text.layout import Numbers, item, many, process_name
-from mptrace.units import format_count, format_ns
+from mptrace.reporting.text.layout import Numbers, asked_for, cut, item, many, process_name
+from mptrace.units import and_more, format_count, format_ns
 
 #: Callers that a report names; JSON has all.
 MOST_ROWS = 15
@@ -12,14 +12,14 @@ MOST_ROWS = 15
 
 def groups(profile: Numbers) -> list[str]:
     """How many groups their calls made, how many they would make, and what that costs."""
-    rows = profile["groups"]
     lines: list[str] = []
-    for row in rows[:MOST_ROWS]:
+    rows, rest = cut(profile["groups"], MOST_ROWS, lambda row: row["tgid"], asked_for(profile))
+    for row in rows:
         for text in _sentences(row):
             lines += item("" if lines else "groups", text)
-    if len(rows) > MOST_ROWS:
-        lines += item("", f"and {many(len(rows) - MOST_ROWS, 'more caller')}: --json")
-    if any(row["groups"] for row in rows):
+    if rest:
+        lines += item("", and_more(len(rest), "caller", "--json"))
+    if any(row["groups"] for row in profile["groups"]):
         lines += item("", "-> sort the entries by node: each change of it ends a group")
     return lines
 

@@ -45,22 +45,22 @@ def stalls(profile: Numbers) -> list[str]:
         f"migration, {format_ns(found['total_ns'])} {summed}{still}; who migrated: "
         + ", ".join(joined),
     )
-    victims, others = cut(
-        found["by_victim"], MOST_ROWS, lambda row: row["tgid"], asked_for(profile)
-    )
+    asked = asked_for(profile)
+    victims, others = cut(found["by_victim"], MOST_ROWS, lambda row: row["tgid"], asked)
     rows = [[process_name(row["comm"], row["tgid"]), *_times(row), _dark(row)] for row in victims]
     head = ["waited", "waits", "total", "p50", "p99", "max", "dark"]
     lines += table(rows, head, _ALIGN, {0: clip_process})
+    initiators, rest = cut(found["by_initiator"], MOST_ROWS, _initiator_tgid, asked)
     rows = [
         [*_who(row["initiator"]), *(cell for at, cell in enumerate(_times(row)) if at != 2)]
-        for row in found["by_initiator"][:MOST_ROWS]
+        for row in initiators
     ]
     head = ["migrated by path", "by", "waits", "total", "p99", "max"]
     lines += table(rows, head, ("left", "left", *["right"] * 4), {0: clip, 1: clip_process})
     waited = "processes that waited"
     for more in (
         and_more(len(others), "process that waited", "--json", plural=waited),
-        and_more(len(found["by_initiator"]) - MOST_ROWS, "initiator", "--json"),
+        and_more(len(rest), "initiator", "--json"),
     ):
         lines += wrapped("  ", more) if more else []
     lines += wrapped("  ", "dark: p99 of the blackout of the folios that it maps")
@@ -86,6 +86,11 @@ def _times(row: Numbers) -> list[str]:
 
 def _dark(row: Numbers) -> str:
     return ns_text(row["blackout"]["p99"])
+
+
+def _initiator_tgid(row: Numbers) -> int | None:
+    """None where who migrated is unknown."""
+    return None if row["initiator"] is None else int(row["initiator"]["tgid"])
 
 
 def _who(initiator: Numbers | None) -> list[str]:
