@@ -12,6 +12,7 @@ import click
 
 from mptrace.cli import terminal
 from mptrace.cli.types import DEFAULT_RECORDING, RECORDING, opened
+from mptrace.units import many
 
 if TYPE_CHECKING:
     from mptrace.outcomes.dump import Rows
@@ -88,11 +89,19 @@ _NONE = {
     "waits": "no thread is recorded that waited for a page",
     "processes": "what /proc says of processes was not recorded",
 }
+# Of the tables whose rows may fail.
+_SINGULAR = {
+    "entries": "entry",
+    "calls": "call",
+    "migrations": "migration",
+    "folios": "folio",
+    "obstacles": "obstacle",
+}
 
 
 def _why_none(table: str, total: int, *, failed: bool) -> str:
     if failed and total:
-        return f"no rows: of {total:,} {table} none failed"
+        return f"no rows: of {many(total, _SINGULAR[table], table)} none failed"
     return f"no rows: {_NONE[table]}"
 
 

@@ -116,10 +116,13 @@ def open_recording(path: Path) -> "tuple[Recording | Joined, tuple[str, ...]]":
     if os.path.lexists(path) or not others:
         notes: tuple[str, ...] = ()
         if others:
-            notes = (
-                f"'{others[0]}' to '{others[-1]}' are another session's and are not read: "
-                "each can be read by its name",
-            )
+            note = f"'{others[0]}' is another session's and is not read: it can be read by its name"
+            if len(others) > 1:
+                note = (
+                    f"'{others[0]}' to '{others[-1]}' are another session's and are not read: "
+                    "each can be read by its name"
+                )
+            notes = (note,)
         return Recording.open(path), notes
     joined = _joined(path, others)
     return joined, joined.notes

@@ -198,6 +198,8 @@ def test_a_table_in_which_nothing_failed_says_of_how_many(tmp_path: Path) -> Non
     assert invoke(path, "--table", "folios").stderr == ""
     result = invoke(path, "--table", "folios", "--failed")
     assert result.stderr == "no rows: of 23 folios none failed\n"
+    result = invoke(path, "--table", "migrations", "--failed")
+    assert result.stderr == "no rows: of 1 migration none failed\n"
 
 
 def test_a_short_lived_process_has_the_name_that_its_migration_has(tmp_path: Path) -> None:

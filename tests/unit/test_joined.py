@@ -164,7 +164,10 @@ def test_one_that_is_missing_in_the_middle_is_said(base: Path) -> None:
     assert data.table("calls")["lost"].tolist() == [0, 1, 0, 2, 0, 1]
     result = CliRunner().invoke(main, ["report", "--strict", str(base)])
     assert result.exit_code == 3
-    assert "parts are missing: rot.000002" in result.stdout
+    assert " a part is missing: rot.000002" in result.stdout
+    shutil.rmtree(base.with_name("rot.000003"))
+    result = CliRunner().invoke(main, ["report", "--strict", str(base)])
+    assert " parts are missing: rot.000002, rot.000003" in result.stdout
 
 
 def test_a_part_of_one_that_is_missing_is_said(base: Path) -> None:
@@ -256,6 +259,12 @@ def test_a_recording_by_that_very_name_is_read_alone(base: Path) -> None:
     assert isinstance(data, Recording)
     assert data.meta["note"] == "alone"
     assert f"'{base}.000001' to '{base}.000004' are another session's" in notes[0]
+    for number in (2, 3, 4):
+        shutil.rmtree(base.with_name(f"rot.00000{number}"))
+    _, notes = open_recording(base)
+    assert notes == (
+        f"'{base}.000001' is another session's and is not read: it can be read by its name",
+    )
 
 
 #: Values of these keys that are fine, though another one was written.

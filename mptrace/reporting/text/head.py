@@ -128,8 +128,10 @@ def _state_of_recording(profile: Numbers) -> list[str]:
         states.append("interrupted: what was seen until then")
     if not profile["complete"]:
         states.append("not complete: the session did not end in order")
-    if profile["missing_parts"]:
-        states.append("parts are missing: " + ", ".join(profile["missing_parts"]))
+    missing = profile["missing_parts"]
+    if missing:
+        some = "a part is" if len(missing) == 1 else "parts are"
+        states.append(f"{some} missing: {', '.join(missing)}")
     return states
 
 
