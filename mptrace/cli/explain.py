@@ -90,13 +90,13 @@ def command(
         if unrecorded:
             click.echo(report_explain_folios.unrecorded(unrecorded, width=width), err=as_json)
         if own:
-            click.echo(report_explain.left_out(own), err=as_json)
+            click.echo(report_explain.left_out(own, width=width), err=as_json)
         return
 
     histories = [] if address is None else explainer.histories(address, pid)
 
     def texts() -> Iterator[str]:
-        yield from map(history, histories)
+        yield from (history(one, width=width) for one in histories)
         if every:
             for one in explainer.each(which):
                 yield report_explain.explanation(one, width=width)
@@ -111,7 +111,7 @@ def command(
         if unrecorded:
             yield report_explain_folios.unrecorded(unrecorded, width=width)
         if own:
-            yield report_explain.left_out(own)
+            yield report_explain.left_out(own, width=width)
 
     def lines() -> Iterator[str]:
         if as_json:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A page's history in time, and moves after a call that explain where a page was seen."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mptrace.outcomes.correlate import ENTRY_REASONS, correlate
 from mptrace.outcomes.history import Histories, History
 from mptrace.recording.layouts import OUTCOMES, WITNESSES
 from mptrace.recording.writer import RecordingWriter
-from mptrace.reporting.text.explain import explanation
+from mptrace.reporting.text.explain import explanation, left_out
 from mptrace.reporting.text.history import history
 
 BASE = 0x7F0000000000
@@ -325,6 +326,23 @@ def test_the_command_tells_the_history_first(recording: Path) -> None:
     ]
     assert "(call 0, entry 1) moved, asked for node 1" in "\n".join(rest)
     assert "redis" not in text
+
+
+def test_it_takes_the_width_that_there_is() -> None:
+    """No line is broken that has room; 80 columns where nobody says more."""
+    (one,) = of(eventful(), BASE)
+    one = dataclasses.replace(one, owner_comm="a kworker with a long name")
+    narrow, broad = history(one), history(one, width=1000)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert len(broad.splitlines()) == 1 + 2 * len(one.steps) < len(narrow.splitlines())
+    assert " ".join(broad.split()) == " ".join(narrow.split())
+
+
+def test_so_does_what_is_said_of_own_pages() -> None:
+    """One line where it has room."""
+    assert max(map(len, left_out(3).splitlines())) <= 80
+    assert "\n" in left_out(3)
+    assert left_out(3, width=200) == " ".join(left_out(3).split())
 
 
 def test_json_has_the_histories_first(recording: Path) -> None:

@@ -71,11 +71,12 @@ def nothing(entries: int, unknown: int) -> str:
     return text
 
 
-def left_out(count: int) -> str:
+def left_out(count: int, *, width: int = WIDTH) -> str:
     """What is said of pages of mptrace itself that stayed."""
     stayed = many(count, "page or folio of mptrace itself", "pages or folios of mptrace itself")
     text = f"{stayed} stayed, too, and {'is' if count == 1 else 'are'} not shown: column own of "
-    return "\n".join(wrapped("", text + "mptrace dump --failed --format csv"))
+    with columns(width):
+        return "\n".join(wrapped("", text + "mptrace dump --failed --format csv"))
 
 
 def _block(block: Block) -> list[str]:

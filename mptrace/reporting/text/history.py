@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A page's history as text of at most 80 columns.  Returns, never prints."""
+"""A page's history as text of so many columns.  Returns, never prints."""
 
 from datetime import UTC, datetime
 
 from mptrace.outcomes.history import History, Step
-from mptrace.reporting.text.layout import many, process_name, wrapped
+from mptrace.reporting.text.layout import WIDTH, columns, many, process_name, wrapped
 from mptrace.units import format_ns
 
 
-def history(one: History) -> str:
-    """Every recorded migration of a page, the first one first."""
+def history(one: History, *, width: int = WIDTH) -> str:
+    """Every recorded migration of a page, the first one first.
+
+    :param width: columns that there are, 80 at the least.
+    """
+    with columns(width):
+        return "\n".join(_history(one))
+
+
+def _history(one: History) -> list[str]:
     whose = (
         f"of {process_name(one.owner_comm, one.owner_tgid)}"
         if one.owner_tgid
@@ -25,7 +33,7 @@ def history(one: History) -> str:
     for step in one.steps:
         lines += wrapped("  ", f"{_when(step)}  {_nodes(step)}  {_outcome(step)}", hang="    ")
         lines += wrapped("      ", _by(step))
-    return "\n".join(lines)
+    return lines
 
 
 def later_move(step: Step) -> str:
