@@ -477,7 +477,8 @@ class Explainer:
                 at = np.flatnonzero((rows["outcome"] == FAILED) & (rows["folio"] >= 0))
                 records = folios[rows["folio"][at]]
                 # A folio whose turn never came has no migration of its own.
-                named = np.isin(records["migration_id"], [0, int(failed["migration_id"][-1])])
+                last = failed["migration_id"][-1]
+                named = (records["migration_id"] == 0) | (records["migration_id"] == last)
                 queued = (records["isolate_rc"] == 0) | (records["lookup_seq"] == NO_LOOKUP)
                 stayed = where.start + at[named & queued]
             self._failed_groups[call] = rc, stayed

@@ -39,10 +39,14 @@ def ranks(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Ints]:
     return ordered[first], places
 
 
-def pair_ids(first: Ints, second: npt.NDArray[np.uint64] | Ints) -> Ints:
-    """Number the distinct pairs (``first``, ``second``) densely, in their order."""
+def pair_ids(first: Addresses | Ints, second: Addresses | Ints) -> Ints:
+    """Number the distinct pairs (``first``, ``second``) densely, in their order.
+
+    Of both only the ranks are combined: uint64 with int64 would become float64,
+    in which neighbouring ids of a real session are one.
+    """
     distinct, inner = ranks(second)
-    return ranks(first * max(distinct.size, 1) + inner)[1]
+    return ranks(ranks(first)[1] * max(distinct.size, 1) + inner)[1]
 
 
 def any_near(

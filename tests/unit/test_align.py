@@ -45,6 +45,16 @@ def test_pair_ids_number_pairs_in_order() -> None:
     assert pair_ids(first[:0], second[:0]).size == 0
 
 
+@pytest.mark.parametrize("base", [160_000_000_000_000, 1 << 63, (1 << 64) - 8])
+def test_pair_ids_tell_real_ids_apart(base: int) -> None:
+    """Neighbouring ids of a session, and pointers above 2**63, on either side."""
+    ids = np.array([base, base + 1, base + 2, base + 3, base], np.uint64)
+    seq = np.array([3, 2, 1, 0, 3], np.uint32)
+    assert pair_ids(ids, seq).tolist() == [0, 1, 2, 3, 0]
+    assert pair_ids(ids, ids).tolist() == [0, 1, 2, 3, 0]
+    assert pair_ids(seq.astype(np.int64), ids).tolist() == [3, 2, 1, 0, 3]
+
+
 def test_rows_of_calls() -> None:
     """The rows of the calls asked for, in that order, empty calls too."""
     start = np.array([0, 2, 2, 5])

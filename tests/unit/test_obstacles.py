@@ -70,6 +70,23 @@ def test_a_folio_has_the_obstacle_of_its_lookup() -> None:
     assert joined.tolist() == [-1, 2, 0, -1, 1]
 
 
+@pytest.mark.parametrize("base", [160_000_000_000_000, 1 << 63])
+def test_a_folio_has_its_own_obstacle_whatever_the_size_of_ids(base: int) -> None:
+    """Ids of neighbouring calls and migrations of a long session are told apart."""
+    count, src = 509, 0xFFFFEA0000100000
+    ids = [base + number for number in range(count)]
+    looked_up = [{"call_id": id_, "lookup_seq": id_ % 7} for id_ in ids]
+    named = [
+        {"lookup_seq": NO_LOOKUP, "migration_id": id_, "src": src + 64 * (id_ % 5)} for id_ in ids
+    ]
+    refused = [{**row, "stage": STAGE_MOVE} for row in looked_up + named]
+    tables = {
+        "folios": table(*looked_up, *named, layout=FOLIO),
+        "obstacles": table(*refused[::-1]),
+    }
+    assert obstacles.of_folios(tables).tolist() == list(range(2 * count))[::-1]
+
+
 def test_an_old_recording_has_no_obstacles() -> None:
     """Nothing is joined, and nothing fails."""
     folios = table({"call_id": 1}, layout=FOLIO)
