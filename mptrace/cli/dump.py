@@ -69,7 +69,7 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     data = opened(recording)
     rows = Rows(table, data.tables(), data.meta, failed=failed)
     if not rows.count:
-        click.echo(_why_none(table, rows.total, failed=failed), err=True)
+        click.echo(_why_none(table, rows.total, rows.unknown, failed=failed), err=True)
     if form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(rows.columns)
@@ -99,7 +99,9 @@ _SINGULAR = {
 }
 
 
-def _why_none(table: str, total: int, *, failed: bool) -> str:
+def _why_none(table: str, total: int, unknown: int, *, failed: bool) -> str:
+    if failed and unknown:
+        return f"no rows: of {total:,} {table} none is known to have failed; {unknown:,} unknown"
     if failed and total:
         return f"no rows: of {many(total, _SINGULAR[table], table)} none failed"
     return f"no rows: {_NONE[table]}"

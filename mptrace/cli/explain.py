@@ -86,7 +86,7 @@ def command(
         if explainer.count or not (others and others.count):
             click.echo(report_explain.nothing(explainer.count, explainer.unknown), err=as_json)
         if others and others.count:
-            click.echo(report_explain_folios.nothing(others.count), err=as_json)
+            click.echo(report_explain_folios.nothing(others.count, others.unknown), err=as_json)
         if unrecorded:
             click.echo(report_explain_folios.unrecorded(unrecorded, width=width), err=as_json)
         if own:

@@ -242,8 +242,8 @@ class Explainer:
 
     @property
     def count(self) -> int:
-        """Entries of the recording, but for those of mptrace's own calls."""
-        return int((~self._is_own).sum())
+        """Entries of the recording, those that were not read, too, but for mptrace's own calls'."""
+        return int((~self._is_own).sum()) + self._found.beyond_bound
 
     @property
     def own_stayed(self) -> int:

@@ -104,6 +104,11 @@ class FolioExplainer:
         return int((~self._is_own).sum())
 
     @property
+    def unknown(self) -> int:
+        """Those of them whose outcome is unknown."""
+        return int(((self._fates.outcome == UNKNOWN) & ~self._is_own).sum())
+
+    @property
     def own_stayed(self) -> int:
         """Folios of mptrace itself that stayed."""
         return int(((self._fates.outcome == FAILED) & self._is_own).sum())

@@ -14,6 +14,7 @@ from mptrace.outcomes.correlate import (
     FAILED,
     MOVED,
     NOT_ATTEMPTED,
+    UNKNOWN,
     WRITTEN,
     correlate,
 )
@@ -137,6 +138,8 @@ class Rows:
         self._fates = fates(tables, meta)
         self._people = Processes(tables, meta)
         self._own = own_of(tables, meta)
+        #: Rows of the table of which nobody can say whether they failed.
+        self.unknown = 0
         make: Callable[[bool], tuple[dict[str, Any], int]] = getattr(self, f"_{table}")
         self._columns, self.count = make(failed)
         # behind what a row is about
@@ -145,6 +148,8 @@ class Rows:
         whole = self._found.rows if table == "entries" else tables.get(table)
         #: Rows of the table, those that ``failed`` leaves out among them.
         self.total = 0 if whole is None else int(whole.size)
+        if table == "entries":
+            self.total += self._found.beyond_bound
         self.columns = tuple(self._columns)
         #: Columns for a table on a terminal.
         self.short = _SHORT[table]
@@ -172,6 +177,7 @@ class Rows:
 
     def _entries(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = self._found.rows
+        self.unknown = int((rows["outcome"] == UNKNOWN).sum()) + self._found.beyond_bound
         if failed:
             rows = rows[np.isin(rows["outcome"], (FAILED, NOT_ATTEMPTED))]
         known = np.ones(rows.size, np.bool_)
@@ -210,6 +216,11 @@ class Rows:
         # what was returned says little of the pages: 0 also where one was refused
         bad = rows["ret"] != 0
         bad[known] |= stayed[numbers[known]]
+        doubt = (rows["lost"] != 0) | (rows["exit_ns"] == 0)
+        unclear = np.zeros(stayed.size, np.bool_)
+        unclear[entries["call"][entries["outcome"] == UNKNOWN]] = True
+        doubt[known] |= unclear[numbers[known]]
+        self.unknown = int((doubt & ~bad).sum())
         where = np.flatnonzero(bad) if failed else np.arange(rows.size)
         first = {
             "call": (numbers, known),
@@ -220,6 +231,10 @@ class Rows:
     def _migrations(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = self._tables["migrations"]
         bad = failed_migrations(rows, self._fates)
+        doubt = rows["lost"] != 0
+        of_unknown = self._fates.migration[self._fates.outcome == UNKNOWN]
+        doubt[of_unknown[of_unknown >= 0]] = True
+        self.unknown = int((doubt & ~bad).sum())
         where = np.flatnonzero(bad) if failed else np.arange(rows.size)
         first = {
             "migration": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
@@ -250,6 +265,8 @@ class Rows:
         rows = self._tables["folios"]
         outcome, cause, is_told = self._outcomes()
         stayed = is_told & (outcome == FAILED)
+        # a lookup that found nothing has no folio
+        self.unknown = int(((outcome == UNKNOWN) & (is_told | (rows["nr_pages"] > 0))).sum())
         where = np.flatnonzero(stayed) if failed else np.arange(rows.size)
         first = {
             "folio": (np.arange(rows.size), np.ones(rows.size, np.bool_)),

@@ -202,6 +202,54 @@ def test_a_table_in_which_nothing_failed_says_of_how_many(tmp_path: Path) -> Non
     assert result.stderr == "no rows: of 1 migration none failed\n"
 
 
+#: As where the function that moves a page could not be traced.
+NO_MOVE = [
+    {**phase, "state": "missing"} if phase["phase"] == "move" else phase
+    for phase in META["coverage"]
+]
+
+
+@pytest.mark.parametrize("table", ["folios", "migrations"])
+def test_unknown_folios_are_none_that_did_not_fail(tmp_path: Path, table: str) -> None:
+    """Where no move was seen nothing is claimed of any folio, nor of its migration."""
+    others = Others()
+    for _ in range(5):
+        others.migrate("compaction", tgid=31, comm=b"a", folios=[{}] * 23)
+    path = write_others(tmp_path / "r", others, coverage=NO_MOVE)
+    count = {"folios": 115, "migrations": 5}[table]
+    told = f"no rows: of {count} {table} none is known to have failed; {count} unknown\n"
+    assert invoke(path, "--table", table, "--failed").stderr == told
+
+
+def test_a_migration_with_lost_records_may_have_failed(tmp_path: Path) -> None:
+    """Of the others it is known that they did not."""
+    others = Others()
+    for lost in (0, 0, 3):
+        others.migrate("compaction", tgid=31, comm=b"a", folios=[{}], lost=lost)
+    result = invoke(write_others(tmp_path / "r", others), "--table", "migrations", "--failed")
+    assert result.stderr == ("no rows: of 3 migrations none is known to have failed; 1 unknown\n")
+
+
+@pytest.mark.parametrize("table", ["entries", "calls"])
+def test_unknown_entries_are_none_that_did_not_fail(tmp_path: Path, table: str) -> None:
+    """Of entries whose moves nobody saw, and of those beyond what is read of a call."""
+    kernel = Kernel("6.12", 2)
+    for page in range(1, 24):
+        kernel.folio(page, 0)
+    kernel.move_pages([page * PAGE for page in range(1, 24)], [1] * 23, tid=501)
+    with RecordingWriter(tmp_path / "r", meta={**META, "coverage": NO_MOVE}) as writer:
+        for name, rows in kernel.tables().items():
+            writer.append(name, rows)
+        writer.finish()
+    count = {"entries": 23, "calls": 1}[table]
+    told = f"no rows: of {count} {table} none is known to have failed; {count} unknown\n"
+    assert invoke(tmp_path / "r", "--table", table, "--failed").stderr == told
+    said = CliRunner().invoke(main, ["explain", str(tmp_path / "r")]).stdout
+    assert said == (
+        "of 23 entries none is known to have failed; 23 unknown: mptrace report says why\n"
+    )
+
+
 def test_a_short_lived_process_has_the_name_that_its_migration_has(tmp_path: Path) -> None:
     """What any table knows stands in every table; what none knows is null, and no number."""
     others = Others()

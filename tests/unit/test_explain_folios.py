@@ -157,6 +157,18 @@ def test_nothing_stayed(tmp_path: Path) -> None:
     assert text == "no page stayed: 23 folios migrated without a call, none failed\n"
 
 
+def test_what_is_unknown_has_not_succeeded(tmp_path: Path) -> None:
+    """Where no move was seen: how many folios that are, and no claim that none stayed."""
+    others = Others()
+    others.migrate("damon", tgid=9, comm=b"kdamond.0", kthread=True, folios=[{}] * 23)
+    coverage = [phase for phase in META["coverage"] if phase["phase"] != "move"]
+    coverage += [{"phase": "move", "state": "missing"}]
+    path = write(tmp_path / "r", others.tables(), {**META, "coverage": coverage})
+    assert invoke("explain", path).output == (
+        "of 23 folios migrated without a call none is known to have failed; 23 unknown\n"
+    )
+
+
 def test_failures_without_a_record_are_said(tmp_path: Path) -> None:
     """The kernel counted more than the records show: how many, and that no more is known."""
     others = Others()

@@ -28,7 +28,8 @@ def renamed(rows: Table, base: int) -> Table:
 def explained(tables: Tables, meta: dict[str, Any]) -> list[dict[str, Any]]:
     """Every entry explained, without the ids themselves."""
     one = Explainer(tables, meta)
-    each = [entry.as_dict() for entry in one.each(np.arange(one.count))]
+    every = np.arange(one.count)
+    each = [entry.as_dict() for entry in one.each(every)]
     for entry in each:
         del entry["call_id"]
     return each

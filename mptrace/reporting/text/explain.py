@@ -65,10 +65,13 @@ def nothing(entries: int, unknown: int) -> str:
     """What is said where no page stayed."""
     if not entries:
         return "no entries: the recording has no call that asked for a move"
-    text = f"no page stayed: {many(entries, 'entry', 'entries')}, none failed, none left out"
+    count = many(entries, "entry", "entries")
     if unknown:
-        text += f"; {format_count(unknown)} unknown: mptrace report says why"
-    return text
+        return (
+            f"of {count} none is known to have failed; {format_count(unknown)} unknown: "
+            "mptrace report says why"
+        )
+    return f"no page stayed: {count}, none failed, none left out"
 
 
 def left_out(count: int, *, width: int = WIDTH) -> str:

@@ -7,7 +7,7 @@ from mptrace.explain.entries import MOST_BLOCKS
 from mptrace.explain.folios import FolioBlock, FolioExplanation
 from mptrace.reporting.text.explain import evidence, shortened
 from mptrace.reporting.text.layout import WIDTH, columns, item, many, wrapped
-from mptrace.units import and_more, format_ns
+from mptrace.units import and_more, format_count, format_ns
 
 _OUTCOMES = {"failed": "stayed", "moved": "moved", "unknown": "is unknown"}
 _OF_MANY = {"failed": "stayed", "moved": "moved", "unknown": "are unknown"}
@@ -30,9 +30,12 @@ def explanation(one: FolioExplanation, *, width: int = WIDTH) -> str:
         return "\n".join(_block(FolioBlock(1, one.nr_pages, one, (), {})))
 
 
-def nothing(folios: int) -> str:
-    """What is said where none of them stayed."""
-    return f"no page stayed: {many(folios, 'folio')} migrated without a call, none failed"
+def nothing(folios: int, unknown: int = 0) -> str:
+    """What is said where none of them stayed, or none is known to have."""
+    count = f"{many(folios, 'folio')} migrated without a call"
+    if unknown:
+        return f"of {count} none is known to have failed; {format_count(unknown)} unknown"
+    return f"no page stayed: {count}, none failed"
 
 
 def unrecorded(pages: int, *, width: int = WIDTH) -> str:
