@@ -197,14 +197,13 @@ def _judge(
     judged = has_location & (in_place | (lookups.complete & ~lookups.misfit)[entries.call])
     rows["witnesses"] = np.select(
         [
-            outcome == UNKNOWN,
-            mismatch | (judged & ~in_place),
+            (outcome != UNKNOWN) & (mismatch | (judged & ~in_place)),
             ~is_asked,
-            ~judged,
+            (outcome == UNKNOWN) | ~judged,
             shown,
             (written == WRITTEN) & ~told,
         ],
-        [NO_WITNESS, DISAGREE, NOT_ASKED, NO_WITNESS, AGREE, NO_WITNESS],
+        [DISAGREE, NOT_ASKED, NO_WITNESS, AGREE, NO_WITNESS],
         SILENT,
     )
     return rows
@@ -293,9 +292,12 @@ def _vma_answers(
 
 
 def _of_driver(tables: Tables, calls: Calls) -> Bools:
-    """Which calls a thread of mptrace's own driver made, which asks for the locations."""
-    found = np.zeros(calls.count, np.bool_)
+    """Which calls a thread of mptrace's own driver made, which asks for the locations.
+
+    One that has no record may be the driver's in a session that had one.
+    """
     has = calls.row >= 0
+    found = ~has & (tables["driver_calls"].size > 0)
     tids = tables["calls"]["tid"][calls.row[has]]
     found[has] = np.isin(tids, np.unique(tables["driver_calls"]["tid"]))
     return found

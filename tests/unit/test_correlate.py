@@ -591,7 +591,7 @@ def test_the_location_makes_no_outcome() -> None:
 
 
 def test_a_location_that_nobody_asked_for_is_no_unknown() -> None:
-    """Of calls that are not the driver's; what contradicts, and what is unknown, is still told."""
+    """Of calls that are not the driver's, whatever the outcome; what contradicts is still told."""
     kernel = plain(23)
     kernel.folio(BASE + 7, 0, trait="pinned")
     kernel.move_pages([address(page) for page in range(23)], [1] * 23)
@@ -610,7 +610,7 @@ def test_a_location_that_nobody_asked_for_is_no_unknown() -> None:
     ]
     tables["folios"] = tables["folios"][:0]
     rows = correlate(tables, kernel.meta()).rows
-    assert (set(words(rows)), set(witnesses(rows))) == ({"unknown"}, {"unknown"})
+    assert (set(words(rows)), set(witnesses(rows))) == ({"unknown"}, {"not_asked"})
 
 
 def test_the_status_makes_no_outcome() -> None:

@@ -210,8 +210,38 @@ def test_locations_that_nobody_asked_for_are_not_unknown(tmp_path: Path) -> None
     assert "location not asked; the status does not contradict the events" in told
 
 
+def test_what_nobody_asked_is_not_checked_though_its_outcome_is_unknown(tmp_path: Path) -> None:
+    """Nothing was asked: no count of checked entries, and explain does not say otherwise."""
+    tables = bystander(entries=np.delete(recorded.tables()["entries"], 1))
+    meta = {**recorded.META, "complete": True}
+    result = profile(tables, meta)
+    assert (result["agreement"]["not_asked"], result["agreement"]["unknown"]) == (28, 0)
+    assert result["outcomes"]["unknown"] == 1
+    text = " ".join(render(result).split())
+    assert "witnesses of 28 entries nobody asked where the pages are" in text
+    assert "checked" not in text
+    with RecordingWriter(tmp_path / "r", meta=meta) as writer:
+        for name, rows in tables.items():
+            writer.append(name, rows)
+        writer.finish()
+    told = " ".join(invoke("explain", "--entry", "0:1", tmp_path / "r").stdout.split())
+    assert "is unknown" in told
+    assert "location not asked; not judged" in told
+
+
+def test_entries_beyond_what_is_read_were_not_asked_about_either() -> None:
+    """Where there is a driver they may be its own, and are unknown."""
+    meta = {**recorded.META, "max_entries": 3}
+    without = profile(bystander(), meta)
+    beyond = without["entries"]["beyond_bound"]
+    assert beyond > 0
+    assert without["agreement"]["unknown"] == 0
+    assert without["agreement"]["not_asked"] == without["entries"]["asked"]
+    assert profile(recorded.tables(), meta)["agreement"]["unknown"] >= beyond
+
+
 def test_what_is_unknown_is_told_apart_from_what_nobody_asked() -> None:
-    """Both counts, and what contradicts; --strict minds the unknown."""
+    """Both outcomes, and what contradicts; --strict minds the unknown."""
     entries = recorded.tables()["entries"]
     entries["status_after"][0] = -16
     tables = bystander(entries=np.delete(entries, 1))
@@ -221,13 +251,14 @@ def test_what_is_unknown_is_told_apart_from_what_nobody_asked() -> None:
         "agree": 0,
         "silent": 0,
         "disagree": 1,
-        "not_asked": 26,
-        "unknown": 1,
+        "not_asked": 27,
+        "unknown": 0,
     }
+    assert result["outcomes"]["unknown"] == 1
     text = " ".join(render(result).split())
     assert (
-        "witnesses 1 entry checked: 0 agree, 0 silent (status untouched), 1 disagree; 1 unknown; "
-        "of 26 entries nobody asked where the pages are, and no status contradicts the events"
+        "witnesses 1 entry checked: 0 agree, 0 silent (status untouched), 1 disagree; 0 unknown; "
+        "of 27 entries nobody asked where the pages are, and no status contradicts the events"
     ) in text
     assert not is_clean(result)
 

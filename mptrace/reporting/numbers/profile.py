@@ -126,7 +126,9 @@ def profile(
         "outcomes": outcomes,
         "entry_reasons": without(count_codes(rows["entry_reason"], ENTRY_REASONS), ""),
         "unknown_reasons": unknown_reasons_of(rows, found.beyond_bound),
-        "agreement": agreement_of(rows, found.beyond_bound),
+        "agreement": agreement_of(
+            rows, found.beyond_bound, has_driver=tables["driver_calls"].size > 0
+        ),
         "disagreements": disagreements_of(rows, mappings),
         "folios": folios.summary(),
         "phases": phases_of(closed, migrations, folios, call_ns, meta),

@@ -148,6 +148,8 @@ def _location(one: Explanation) -> str:
     if one.final_nid is None:
         # where it was asked, what came back belongs to no entry for certain
         asked = "not known" if one.witnesses == "unknown" else "not asked"
+        if one.outcome == "unknown":
+            return f"{asked}; {_WITNESSES['unknown']}"
         return f"{asked}; {_WITNESSES[one.witnesses]}"
     before = "" if one.before_nid is None else f", {_place(one.before_nid)} before"
     later = "" if one.later is None else f"; {later_move(one.later)}"
