@@ -62,7 +62,7 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     one run of the kernel's migrate_pages(), whoever wanted it and by which path; one
     of `folios` what it did to one folio; one of `waits` a thread that had to wait for
     a page under migration; one of `processes` a process that was met. `own` is true where
-    it was mptrace itself that migrated, waited, or whose page it was.
+    it was mptrace's own page, whoever moved it, or mptrace itself that waited.
     """
     from mptrace.outcomes.dump import Rows
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What of a recording is mptrace's own: its pages, what it migrated, its waits.  Pure.
+"""What of a recording is mptrace's own: its pages, whoever moved them, and its waits.  Pure.
 
 The recording says who mptrace was (`own` in its meta.json).  The rows stay where they
 are, so that their numbers stay, too; whoever sums up leaves them out, and says so.
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.outcomes.correlate import Correlation
+from mptrace.outcomes.fates import TRACEPOINTS
 from mptrace.recording.joins import Bools, Ints, Table, Tables, rows_of_ids
 from mptrace.recording.layouts import MAX_ENTRIES, NO_LOOKUP, NOT_COUNTED, WAIT
 
@@ -50,13 +51,15 @@ def own_tgids(meta: Mapping[str, Any]) -> tuple[int, ...] | None:
 def own_of(tables: Tables, meta: Mapping[str, Any]) -> Own:
     """Tell mptrace's own rows from everybody else's.
 
-    Own are a call that mptrace made or whose pages were mptrace's; a migration that
-    mptrace or such a call made, or that had no folio but mptrace's; a folio of these,
-    and one that a process of mptrace maps and nobody else; a wait of a thread of
-    mptrace.  A page that others map, too, is everybody's.
+    Own are a folio that a process of mptrace maps and nobody else; a migration that had
+    no other folio; a call about mptrace's pages, whoever made it, with its folios and
+    migrations; a wait of a thread of mptrace.  A page that others map, too, is
+    everybody's, and what mptrace does to others' pages is its doing like anybody's.
+    Tracepoints tell no owner: there a migration without a call is own that mptrace
+    began, with its folios, as nothing else can be told.
 
     :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
-    :param meta: its meta.json; ``own`` is used.
+    :param meta: its meta.json; ``own`` and ``tier`` are used.
     """
     calls, migrations, folios = tables["calls"], tables["migrations"], tables["folios"]
     known = tables.get("waits")
@@ -65,9 +68,13 @@ def own_of(tables: Tables, meta: Mapping[str, Any]) -> Own:
     if not tgids:
         sizes = (calls.size, migrations.size, folios.size, waits.size)
         return Own(tgids, *(np.zeros(size, np.bool_) for size in sizes))
-    of_call: Bools = np.isin(calls["tgid"], tgids) | np.isin(calls["target_tgid"], tgids)
+    # where no page told the target, a call with no pid is about its caller's pages
+    about_itself = (calls["target_tgid"] == 0) & (calls["pid"] == 0)
+    of_call: Bools = np.isin(np.where(about_itself, calls["tgid"], calls["target_tgid"]), tgids)
     call = _rows_of(calls["call_id"], migrations["call_id"])
-    initiated: Bools = np.isin(migrations["tgid"], tgids) | _told(of_call, call)
+    of_migration = _told(of_call, call)
+    if meta.get("tier") == TRACEPOINTS:
+        of_migration |= np.isin(migrations["tgid"], tgids) & (migrations["call_id"] == 0)
     call = _rows_of(calls["call_id"], folios["call_id"])
     migration = _rows_of(migrations["migration_id"], folios["migration_id"])
     mapped = np.isin(folios["owner_tgid"], tgids)
@@ -75,9 +82,9 @@ def own_of(tables: Tables, meta: Mapping[str, Any]) -> Own:
     mapped &= folios["n_maps"] <= np.maximum(folios["n_unmap"], 1)
     # a page that a call asked for is its target's, whoever else maps it
     mapped &= (call < 0) | (folios["lookup_seq"] == NO_LOOKUP)
-    of_folio: Bools = mapped | _told(of_call, call) | _told(initiated, migration)
+    of_folio: Bools = mapped | _told(of_call, call) | _told(of_migration, migration)
     whole = _has_only(migrations, folios, migration, of_folio) & (migrations["call_id"] == 0)
-    return Own(tgids, of_call, initiated | whole, of_folio, np.isin(waits["tgid"], tgids))
+    return Own(tgids, of_call, of_migration | whole, of_folio, np.isin(waits["tgid"], tgids))
 
 
 def others_calls(

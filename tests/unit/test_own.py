@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from others import HELD, META, VICTIM, Others
+from others import HELD, META, OTHER, VICTIM, Others
 from simulated_kernel import PAGE, Kernel
 
 from mptrace.cli import main
 from mptrace.outcomes.own import own_of
+from mptrace.recording.layouts import FOLIO_CHOSEN
 from mptrace.recording.writer import RecordingWriter
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
@@ -31,7 +32,7 @@ def busy() -> Others:
     kcompactd = {"tgid": 31, "comm": b"kcompactd0", "kthread": True, "mode": "sync_light"}
     mixed = others.migrate("compaction", folios=[{}] * 97 + [MINE] * 2 + [MINE | HELD], **kcompactd)
     others.migrate("compaction", folios=[MINE] * 5, **kcompactd)
-    # its allocation compacts: whoever's pages these are, it was mptrace's doing
+    # its allocation compacts: two pages of another process, and one of its own
     direct = others.migrate("compaction", tgid=OWN, comm=b"mptrace", folios=[{}, MINE, HELD])
     for tgid, holder, ns in ((OWN, mixed, 700), (VICTIM, mixed, 90), (VICTIM, direct, 40)):
         others.add(
@@ -44,6 +45,11 @@ def busy() -> Others:
             comm=b"mptrace" if tgid == OWN else b"worker-1",
         )
     return others
+
+
+def by_initiator(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The report's rows of who migrated, by name."""
+    return {row["initiator"]["comm"]: row for row in numbers["paths"]}
 
 
 def write(path: Path, others: Others, **meta: Any) -> Path:
@@ -65,7 +71,7 @@ def dumped(path: Path, table: str, *options: str) -> list[dict[str, Any]]:
 
 def test_a_compaction_counts_without_the_pages_of_mptrace() -> None:
     """97 of 100 pages; the kernel's count, which has them all, differs in nothing."""
-    (row,) = profile(busy().tables(), WHO)["paths"]
+    row = by_initiator(profile(busy().tables(), WHO))["kcompactd0"]
     assert row["initiator"]["comm"] == "kcompactd0"
     assert (row["migrations"], row["own_pages"]) == (1, 3)
     assert row["pages"] == {"moved": 97, "failed": 0, "unknown": 0}
@@ -78,24 +84,69 @@ def test_a_compaction_counts_without_the_pages_of_mptrace() -> None:
     assert row["blackout"]["folios"] == 97
 
 
+def test_what_it_does_to_others_is_not_hidden() -> None:
+    """Its direct compaction: others' two pages under its name, its own one in no sum."""
+    row = by_initiator(profile(busy().tables(), WHO))["mptrace"]
+    assert (row["initiator"]["tgid"], row["migrations"], row["own_pages"]) == (OWN, 1, 1)
+    assert row["pages"] == {"moved": 1, "failed": 1, "unknown": 0}
+    assert [(owner["tgid"], owner["folios"]) for owner in row["owners"]] == [(VICTIM, 2)]
+    assert [group["pages"] for group in row["failures"]] == [1]
+    assert "mptrace/6001" in " ".join(render(profile(busy().tables(), WHO)).split())
+
+
+def test_an_owner_that_was_asked_for_is_not_dropped() -> None:
+    """Its pages that mptrace moved are in its row, and in that of no other."""
+    others = Others()
+    folios = [{"owner_tgid": OTHER, "flags": FOLIO_CHOSEN}] * 3
+    others.migrate("compaction", tgid=OWN, comm=b"mptrace", folios=folios)
+    numbers = profile(others.tables(), {**WHO, "scope": {"kind": "pids", "pids": [OTHER]}})
+    assert not any(count for name, count in numbers["own"].items() if name != "tgids")
+    (row,) = numbers["paths"]
+    assert [(o["tgid"], o["moved_pages"], o["asked"]) for o in row["owners"]] == [(OTHER, 3, True)]
+    assert "itself" not in render(numbers)
+
+
+@pytest.mark.parametrize(
+    ("folios", "is_own"), [([MINE] * 3, True), ([{}, MINE], False), ([], False)]
+)
+def test_a_migration_of_its_own_had_its_pages_alone(folios: list[Any], is_own: bool) -> None:
+    """Who began it says nothing; of one without a folio's record nobody knows whose they were."""
+    others = Others()
+    others.migrate("compaction", tgid=OWN, comm=b"mptrace", folios=folios)
+    assert own_of(others.tables(), WHO).migrations.tolist() == [is_own]
+
+
+def test_tracepoints_tell_no_owner() -> None:
+    """There what mptrace began is its own, but for a call about another process's pages."""
+    others = Others()
+    nobodys = [{"owner_tgid": 0, "n_maps": 0}] * 2
+    others.migrate("compaction", tgid=OWN, comm=b"mptrace", folios=nobodys)
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=nobodys)
+    others.migrate("syscall", tgid=OWN, comm=b"mptrace", folios=nobodys, call_id=77)
+    others.add("calls", call_id=77, tgid=OWN, pid=VICTIM, target_tgid=VICTIM)
+    own = own_of(others.tables(), {**WHO, "tier": "tracepoints"})
+    assert own.calls.tolist() == [False]
+    assert own.migrations.tolist() == [True, False, False]
+    assert own.folios.tolist() == [True, True, False, False, False, False]
+
+
 def test_what_was_left_out_is_said_in_one_line() -> None:
     """How many, and where they are; JSON has the same numbers."""
     numbers = profile(busy().tables(), WHO)
     assert numbers["own"] == {
         "tgids": [OWN],
         "calls": 0,
-        "migrations": 2,
-        "folios": 11,
-        "pages": 11,
+        "migrations": 1,
+        "folios": 9,
+        "pages": 9,
         "waits": 1,
     }
     text = render(numbers)
     assert (
-        "own        2 migrations, 11 pages and 1 wait of mptrace itself are left out of\n"
-        "           all sums: column own of mptrace dump --format csv\n"
+        "own        1 migration, 9 pages and 1 wait of mptrace itself are left out of all\n"
+        "           sums: column own of mptrace dump --format csv\n"
     ) in text
     assert "the kernel counted" not in text
-    assert "mptrace/6001" not in text.partition("stalls")[0]
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -104,7 +155,8 @@ def test_a_real_difference_says_that_own_pages_are_in_it() -> None:
     others = busy()
     others.rows["migrations"][0]["succeeded"] += 2
     numbers = profile(others.tables(), WHO)
-    assert numbers["paths"][0]["difference"] == {"moved_pages": -2, "failed_pages": 0}
+    difference = by_initiator(numbers)["kcompactd0"]["difference"]
+    assert difference == {"moved_pages": -2, "failed_pages": 0}
     assert "have -2 and +0, with 3 pages of mptrace" in " ".join(render(numbers).split())
 
 
@@ -187,18 +239,37 @@ def test_calls_about_its_pages_are_its_own() -> None:
     assert numbers["own"]["pages"] == 23
 
 
+@pytest.mark.parametrize(
+    ("target", "pid", "is_own"),
+    [(VICTIM, VICTIM, False), (OWN, OWN, True), (0, 0, True), (0, VICTIM, False)],
+)
+def test_calls_that_it_makes(target: int, pid: int, is_own: bool) -> None:
+    """Those about others' pages count, those about its own do not; pid 0 is the caller."""
+    kernel = Kernel("6.12", 2)
+    for page in range(1, 6):
+        kernel.folio(page, 0)
+    kernel.move_pages([page * PAGE for page in range(1, 6)], [1] * 5, tid=501)
+    tables = kernel.tables()
+    tables["calls"]["target_tgid"], tables["calls"]["pid"] = target, pid
+    tables["calls"]["tgid"] = tables["migrations"]["tgid"] = OWN
+    numbers = profile(tables, WHO)
+    assert numbers["calls"]["count"] == numbers["migrations"]["count"] == (0 if is_own else 1)
+    assert numbers["entries"]["asked"] == numbers["folios"]["moved"] == (0 if is_own else 5)
+    assert sum(row["pages"]["moved"] for row in numbers["paths"]) == (0 if is_own else 5)
+
+
 def test_dump_keeps_and_marks_them(tmp_path: Path) -> None:
     """Every table; --failed filters as before."""
     path = write(tmp_path / "r", busy())
-    assert [row["own"] for row in dumped(path, "migrations")] == [False, True, True]
+    assert [row["own"] for row in dumped(path, "migrations")] == [False, True, False]
     folios = [row["own"] for row in dumped(path, "folios")]
-    assert folios == [False] * 97 + [True] * 11
+    assert folios == [False] * 97 + [True] * 8 + [False, True, False]
     assert [row["own"] for row in dumped(path, "waits")] == [True, False, False]
     assert {row["comm"]: row["own"] for row in dumped(path, "processes")} == {
         "postgres": False,
         "mptrace": True,
     }
-    assert [row["own"] for row in dumped(path, "obstacles", "--failed")] == [True, True]
+    assert [row["own"] for row in dumped(path, "obstacles", "--failed")] == [True, False]
     assert len(dumped(path, "migrations", "--failed")) == 2
     for table in ("entries", "calls", "mappers"):
         assert dumped(path, table) == []
@@ -209,14 +280,17 @@ def test_explain_leaves_them_out_and_says_how_many(tmp_path: Path) -> None:
     """What stayed of others' is explained; an own page is, when its address is asked for."""
     others = busy()
     others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=[HELD])
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=[MINE | HELD])
     path = str(write(tmp_path / "r", others))
     text = CliRunner().invoke(main, ["explain", path]).stdout
-    assert text.count("cause") == 1
+    assert text.count("cause") == 2
     assert "kcompactd0" in text
     last = " ".join(text.split("\n\n")[-1].split())
     assert last.startswith("2 pages or folios of mptrace itself stayed, too, and are not shown")
     lines = CliRunner().invoke(main, ["explain", "--json", path]).stdout.splitlines()
-    assert [json.loads(line)["owner_tgid"] for line in lines] == [VICTIM]
+    told = [json.loads(line) for line in lines]
+    assert [row["owner_tgid"] for row in told] == [VICTIM, VICTIM]
+    assert [row["initiator"]["comm"] for row in told] == ["mptrace", "kcompactd0"]
     rows = [row for row in dumped(Path(path), "folios") if row["own"] and row["move_rc"]]
     one = CliRunner().invoke(main, ["explain", "--address", rows[0]["address"], path]).stdout
     assert f"of mptrace ({OWN})" in one
@@ -243,7 +317,7 @@ def test_the_report_dump_and_explain_agree(tmp_path: Path) -> None:
         pages = sum(row["nr_pages"] for row in kept if row["outcome"] == outcome)
         assert sum(row["pages"][outcome] for row in rows) == pages
     explained = CliRunner().invoke(main, ["explain", "--all", "--json", str(path)]).stdout
-    assert len(explained.splitlines()) == sum(row["pages"]["failed"] for row in rows) == 1
+    assert len(explained.splitlines()) == sum(row["pages"]["failed"] for row in rows) == 2
 
 
 def test_batches_of_a_budget_are_others() -> None:
@@ -260,7 +334,6 @@ def test_folios_whose_migration_is_lost() -> None:
     others = busy()
     others.rows["migrations"] = []
     strays = profile(others.tables(), WHO)["folios_without_migration"]
-    # the direct compaction's other pages can't be told from anybody's any more
     assert strays == {"folios": 97 + 2, "pages": 97 + 2}
 
 
