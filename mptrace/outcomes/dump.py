@@ -230,7 +230,7 @@ class Rows:
 
     def _migrations(self, failed: bool) -> tuple[dict[str, Any], int]:
         rows = self._tables["migrations"]
-        bad = failed_migrations(rows, self._fates)
+        bad = failed_migrations(rows, self._fates, self._own.beside(self._fates))
         doubt = rows["lost"] != 0
         of_unknown = self._fates.migration[self._fates.outcome == UNKNOWN]
         doubt[of_unknown[of_unknown >= 0]] = True

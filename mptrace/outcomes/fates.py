@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.causes.columns import state_of
-from mptrace.outcomes.joined import FAILED, UNKNOWN, Bytes, fates_of, is_seen
+from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN, Bytes, fates_of, is_seen
 from mptrace.outcomes.paths import reason_name
 from mptrace.recording.joins import Bools, Ints, Table, Tables, pair_ids, ranks, rows_of_ids
 from mptrace.recording.layouts import END_OPEN, NOT_COUNTED, STRUCT_PAGE_BYTES
@@ -101,16 +101,27 @@ def outcomes(tables: Tables, meta: Mapping[str, Any], found: Fates) -> tuple[Byt
     return outcome, is_told
 
 
-def failed_migrations(migrations: Table, found: Fates) -> Bools:
+def failed_migrations(migrations: Table, found: Fates, left_out: Bools) -> Bools:
     """Which migrations left something behind: by any of the three that can tell it.
 
     What migrate_pages() returned, the kernel's own count, and the folios' outcomes: a
     return value of 0 alone is no success (of hugetlb pages, of folios that were split).
+
+    :param left_out: which of ``found`` do not count, as ``own.beside`` tells: a migration
+        that left nothing but such behind has not failed.
     """
-    failed: Bools = migrations["rc"] != 0
-    failed |= (migrations["failed"] != NOT_COUNTED) & (migrations["failed"] != 0)
-    stayed = (found.outcome == FAILED) & (found.migration >= 0)
-    failed[found.migration[stayed]] = True
+    inside = found.migration >= 0
+    stayed = (found.outcome == FAILED) & inside
+    excused = np.flatnonzero(left_out & inside & (found.outcome != MOVED))
+    of = found.migration[excused]
+    folios = np.bincount(of, minlength=migrations.size)
+    pages = np.bincount(of, found.pages[excused], migrations.size).astype(np.int64)
+    counted = migrations["failed"] != NOT_COUNTED
+    rc = migrations["rc"].astype(np.int64)
+    failed: Bools = counted & (migrations["failed"].astype(np.int64) > pages)
+    # not every kernel's return value counts base pages: where its count is there, that tells
+    failed |= np.where(folios > 0, ~counted & ((rc < 0) | (rc > folios)), rc != 0)
+    failed[found.migration[stayed & ~left_out]] = True
     return failed
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.outcomes.correlate import Correlation
-from mptrace.outcomes.fates import TRACEPOINTS
+from mptrace.outcomes.fates import TRACEPOINTS, Fates
 from mptrace.recording.joins import Bools, Ints, Table, Tables, rows_of_ids
 from mptrace.recording.layouts import MAX_ENTRIES, NO_LOOKUP, NOT_COUNTED, WAIT
 
@@ -38,6 +38,11 @@ class Own:
             return np.zeros(call_id.size, np.bool_)
         found: Bools = np.isin(call_id, calls["call_id"][self.calls]) & (call_id != 0)
         return found
+
+    def beside(self, found: Fates) -> Bools:
+        """Which of these folios are own in a migration that had others' folios, too."""
+        mine: Bools = self.folios[found.row] & ~_told(self.migrations, found.migration)
+        return mine
 
 
 def own_tgids(meta: Mapping[str, Any]) -> tuple[int, ...] | None:

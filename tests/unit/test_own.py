@@ -13,7 +13,7 @@ from simulated_kernel import PAGE, Kernel
 
 from mptrace.cli import main
 from mptrace.outcomes.own import own_of
-from mptrace.recording.layouts import FOLIO_CHOSEN
+from mptrace.recording.layouts import FOLIO_CHOSEN, NOT_COUNTED
 from mptrace.recording.writer import RecordingWriter
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
@@ -190,6 +190,38 @@ def test_a_migration_may_have_had_more_than_its_own_pages(doubt: dict[str, int])
     assert (row["migrations"], row["pages"]["moved"], row["own_pages"]) == (1, 0, 5)
 
 
+UNCOUNTED = {"succeeded": NOT_COUNTED, "failed": NOT_COUNTED}
+
+
+@pytest.mark.parametrize(
+    ("folios", "told", "failed"),
+    [
+        ([{}, {}, MINE | HELD], {}, 0),
+        ([{}, {}, MINE | HELD], UNCOUNTED, 0),
+        ([{}, {}, MINE | HELD], UNCOUNTED | {"rc": 2}, 1),
+        ([{}, {}, MINE | HELD], UNCOUNTED | {"rc": -12}, 1),
+        # one more than there are records
+        ([{}, {}, MINE | HELD], {"failed": 2}, 1),
+        ([{}, HELD, MINE | HELD], {}, 1),
+        ([{}, {}, MINE], {"rc": -12}, 1),
+        ([{}, {}, MINE | HELD | {"nr_pages": 512}], {}, 0),
+        ([{}, {}, MINE | HELD | {"nr_pages": 512}], UNCOUNTED | {"rc": 1}, 0),
+    ],
+)
+def test_its_page_that_stayed_is_no_failure_of_others(
+    tmp_path: Path, folios: list[Any], told: dict[str, int], failed: int
+) -> None:
+    """A migration has failed where it left something behind but for pages of mptrace."""
+    others = Others()
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=folios, **told)
+    numbers = profile(others.tables(), WHO)
+    (row,) = numbers["paths"]
+    assert row["failed_migrations"] == numbers["migrations"]["without_call"][0]["failed"] == failed
+    assert ("1 of 1 failed" in " ".join(render(numbers).split())) == bool(failed)
+    path = write(tmp_path / "r", others)
+    assert len(dumped(path, "migrations", "--failed")) == failed
+
+
 @pytest.mark.parametrize("meta", [META, {**META, "own": None}, {**META, "own": "x"}])
 def test_a_recording_that_does_not_say_who_it_was(meta: dict[str, Any]) -> None:
     """As before: everything counts, and no line claims otherwise."""
@@ -270,7 +302,8 @@ def test_dump_keeps_and_marks_them(tmp_path: Path) -> None:
         "mptrace": True,
     }
     assert [row["own"] for row in dumped(path, "obstacles", "--failed")] == [True, False]
-    assert len(dumped(path, "migrations", "--failed")) == 2
+    # of the first only a page of mptrace stayed
+    assert [row["migration"] for row in dumped(path, "migrations", "--failed")] == [2]
     for table in ("entries", "calls", "mappers"):
         assert dumped(path, table) == []
     assert all(list(row)[-1] == "own" for row in dumped(path, "migrations"))

@@ -51,7 +51,7 @@ def paths_of(
     of_folio = np.where(found.migration >= 0, group[np.maximum(found.migration, 0)], -1)
     of_group, folios_of = members(group, first.size), members(of_folio, first.size)
     codes = of_migrations(migrations[kept[first]], meta)
-    failed = failed_migrations(migrations, found)
+    failed = failed_migrations(migrations, found, own.beside(found))
     rows, asked = [], _asked_for(folios, meta)
     for number, code in enumerate(codes.tolist()):
         mine = migrations[of_group[number]]

@@ -163,7 +163,7 @@ def _migrations(migrations: Table, found: Fates, own: Own, meta: Mapping[str, An
     others = ~own.migrations
     of_calls = others & (migrations["call_id"] != 0)
     strange = others & (migrations["call_id"] == 0)
-    failed = failed_migrations(migrations, found)
+    failed = failed_migrations(migrations, found, own.beside(found))
     names = meta.get("reasons") or {}
     groups = []
     for reason in np.unique(migrations["reason"][strange]):
