@@ -92,7 +92,8 @@ class FolioExplainer:
         self._tables, self._meta = tables, meta
         found = fates(tables, meta)
         self._fates: Fates = found.select(tables["folios"]["call_id"][found.row] == 0)
-        self._is_own = own_of(tables, meta).folios[self._fates.row]
+        own = own_of(tables, meta)
+        self._is_own, self._own_migrations = own.folios[self._fates.row], own.migrations
         self._findings = Findings(tables, meta)
         self._paths = of_migrations(tables["migrations"], meta)
         self._processes = Processes(tables, meta)
@@ -115,9 +116,13 @@ class FolioExplainer:
 
     @property
     def unrecorded_pages(self) -> int:
-        """Base pages that the kernel counted as failed beyond those of the folios here."""
+        """Base pages that the kernel counted as failed beyond those of the folios here.
+
+        Of mptrace's own migrations none.
+        """
         migrations = self._tables["migrations"]
         counted = (migrations["call_id"] == 0) & (migrations["failed"] != NOT_COUNTED)
+        counted &= ~self._own_migrations
         stayed = (self._fates.outcome == FAILED) | (self._fates.outcome == UNKNOWN)
         stayed &= self._fates.migration >= 0
         of_each = np.bincount(

@@ -12,6 +12,7 @@ from others import HELD, META, OTHER, VICTIM, Others
 from simulated_kernel import PAGE, Kernel
 
 from mptrace.cli import main
+from mptrace.explain.folios import FolioExplainer
 from mptrace.outcomes.own import own_of
 from mptrace.recording.layouts import FOLIO_CHOSEN, NOT_COUNTED
 from mptrace.recording.writer import RecordingWriter
@@ -336,6 +337,15 @@ def test_explain_of_nothing_but_its_own(tmp_path: Path) -> None:
     path = str(write(tmp_path / "r", others))
     text = " ".join(CliRunner().invoke(main, ["explain", path]).stdout.split())
     assert "1 page or folio of mptrace itself stayed, too, and is not shown" in text
+
+
+def test_what_the_kernel_counted_of_its_own_migrations_is_not_told_of_others() -> None:
+    """Tracepoints show no record of a page refused early: 7 of its own, and 3 of kcompactd's."""
+    others = Others()
+    others.migrate("compaction", tgid=OWN, comm=b"mptrace", folios=[], failed=7)
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=[], failed=3)
+    meta = {**WHO, "tier": "tracepoints"}
+    assert FolioExplainer(others.tables(), meta).unrecorded_pages == 3
 
 
 def test_the_report_dump_and_explain_agree(tmp_path: Path) -> None:
