@@ -172,6 +172,16 @@ def test_its_waits_are_no_stalls() -> None:
     assert names["mptrace"]["count"] == 1
 
 
+def test_a_victims_blackout_is_without_its_folios() -> None:
+    """A page of a call about mptrace's pages that the victim maps, too, is in neither's."""
+    others = busy()
+    others.add("calls", call_id=77, tgid=31, pid=OWN, target_tgid=OWN)
+    others.migrate("syscall", tgid=31, comm=b"mover", folios=[{"call_id": 77}], call_id=77)
+    (victim,) = profile(others.tables(), WHO)["stalls"]["by_victim"]
+    # 97 that kcompactd moved, and two that mptrace did
+    assert (victim["tgid"], victim["blackout"]["folios"]) == (VICTIM, 97 + 2)
+
+
 def test_a_page_that_others_map_is_everybodys() -> None:
     """Two mappings in one attempt; three attempts at one mapping are its own."""
     others = Others()

@@ -107,7 +107,7 @@ def stalls_of(
     closed = end >= start
     who = _Initiators(tables, meta, joined, processes)
     rows = tables["folios"], tables["calls"]
-    view = _View(kept, waits, end - start, closed, joined, who, *rows, found, processes)
+    view = _View(kept, waits, end - start, closed, joined, who, *rows, own.folios, found, processes)
     coverage = {phase.get("phase"): phase for phase in meta.get("coverage") or ()}
     states = [coverage[name].get("state") for name in _WAIT_PHASES if name in coverage]
     return {
@@ -174,6 +174,7 @@ class _View:
     who: _Initiators
     folios: Table
     calls: Table
+    is_own: Bools  # which of ``folios`` are mptrace's
     found: Fates
     processes: Processes
 
@@ -203,9 +204,9 @@ class _View:
         return sorted(victims, key=lambda victim: -int(victim["total_ns"]))
 
     def _folios_of(self, tgids: Ints) -> tuple[Table, Ints]:
-        """Folios that processes map, and the number of the process in ``tgids``."""
-        own = self.folios[np.isin(self.folios["owner_tgid"], tgids)]
-        return own, np.searchsorted(tgids, own["owner_tgid"].astype(np.int64))
+        """Others' folios that processes map, and the number of the process in ``tgids``."""
+        theirs = self.folios[np.isin(self.folios["owner_tgid"], tgids) & ~self.is_own]
+        return theirs, np.searchsorted(tgids, theirs["owner_tgid"].astype(np.int64))
 
     def _initiators(self, rows: Ints) -> list[Numbers]:
         numbers, place = ranks(self.who.number[rows])
