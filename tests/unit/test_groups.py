@@ -79,6 +79,19 @@ def test_targets_in_turn_make_groups_of_one_page(generation: str) -> None:
     )
 
 
+def test_a_larger_group_of_mptraces_pages_is_no_measure() -> None:
+    """Whoever moved them; what others' larger groups cost is compared with."""
+    kernel = kernel_with_pages()
+    kernel.move_pages(addresses(), [0, 1] * (COUNT // 2), tid=501)
+    kernel.move_pages(addresses()[1::2], [0] * 683, tid=501)
+    tables, meta = timed(kernel.tables(), 40_000, 4_000), {**kernel.meta(), "own": [6001]}
+    (row,) = profile(tables, meta)["groups"]
+    assert row["larger"]["groups"] == 1
+    tables["calls"]["target_tgid"][1] = 6001
+    (row,) = profile(tables, meta)["groups"]
+    assert (row["groups"], row["larger"]) == (683, None)
+
+
 def test_what_sorting_leaves() -> None:
     """Three targets make three groups; an entry that is not queued ends one also when sorted."""
     kernel = kernel_with_pages(24)

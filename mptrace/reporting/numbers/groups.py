@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.outcomes.correlate import NOT_ATTEMPTED, Correlation
+from mptrace.outcomes.own import Own
 from mptrace.outcomes.processes import Processes, text
 from mptrace.recording.joins import Bools, Ints, Table, members
 from mptrace.recording.layouts import READ_NODES
@@ -27,7 +28,7 @@ LARGER = 8
 
 
 def groups_of(
-    tables: Mapping[str, Table], found: Correlation, processes: Processes
+    tables: Mapping[str, Table], found: Correlation, processes: Processes, own: Own
 ) -> list[Numbers]:
     """One dict for each caller whose entries alternate, or may; most groups first.
 
@@ -36,14 +37,15 @@ def groups_of(
     ``unknown_calls`` and ``unknown_groups`` of those with so many whose arrays were
     not read whole.  ``ns_per_page``: time of the groups that migrated everything by
     their pages; ``larger`` the same of groups of ``least_pages`` and more, whoever
-    called, or None.
+    called, or None.  ``found`` is without mptrace's own calls, and so are these.
     """
     known = np.flatnonzero(found.call_row >= 0)
     calls = tables["calls"][found.call_row[known]]
     if not calls.size:
         return []
     group, first = caller_groups(calls)
-    pages = _pages_of(tables, found)
+    migrations, pages = tables["migrations"], _pages_of(tables, found)
+    others = ~own.migrations
     had = calls["n_migrations"].astype(np.int64)
     now, would_be, is_told = _counted(found)
     # where the events disagree with the arrays, these don't tell
@@ -52,26 +54,26 @@ def groups_of(
     alternates = many & is_told & (had >= MIN_FACTOR * np.maximum(would_be[known], 1))
     unsure = many & ~is_told
     callers = []
-    for number, mine in enumerate(members(group, first.size)):
-        own, doubt = mine[alternates[mine]], mine[unsure[mine]]
-        if not own.size and not doubt.size:
+    for number, each in enumerate(members(group, first.size)):
+        mine, doubt = each[alternates[each]], each[unsure[each]]
+        if not mine.size and not doubt.size:
             continue
         row = calls[first[number]]
         tgid = int(row["tgid"])
-        groups = int(had[own].sum())
-        small = np.isin(tables["migrations"]["call_id"], calls["call_id"][own])
+        groups = int(had[mine].sum())
+        small = np.isin(migrations["call_id"], calls["call_id"][mine])
         mean = int(pages[small].sum()) / max(groups, 1)
         callers.append(
             {
                 "tgid": tgid,
                 "comm": text(row["comm"]),
                 "process": processes.comm(tgid) or text(row["comm"]),
-                "calls": int(own.size),
+                "calls": int(mine.size),
                 "groups": groups,
                 "pages": int(pages[small].sum()),
-                "sorted_groups": int(would_be[known][own].sum()),
-                "ns_per_page": _cost(tables["migrations"], pages, small),
-                "larger": _larger(tables["migrations"], pages, mean) if own.size else None,
+                "sorted_groups": int(would_be[known][mine].sum()),
+                "ns_per_page": _cost(migrations, pages, small),
+                "larger": _larger(migrations[others], pages[others], mean) if mine.size else None,
                 "unknown_calls": int(doubt.size),
                 "unknown_groups": int(had[doubt].sum()),
             }

@@ -117,7 +117,7 @@ def profile(
         "paths": paths_of(tables, meta, fate, processes, own),
         "folios_without_migration": _strays(fate, own),
         "callers": callers_of(tables, found, processes),
-        "groups": groups_of(tables, found, processes),
+        "groups": groups_of(tables, found, processes, own),
         "misled": misled_of(tables, meta, found, processes),
         "stalls": stalls_of(tables, meta, fate, processes, own),
         "cost_curve": curves,
