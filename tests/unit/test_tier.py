@@ -55,6 +55,13 @@ def test_what_a_kernel_lacks_is_said_with_the_reason() -> None:
     assert not poor.decodes_pages
 
 
+@pytest.mark.parametrize("scope", ["all", "pids"])
+def test_that_mptraces_own_pages_are_counted_is_said(scope: str) -> None:
+    """No tracepoint tells an owner: they are in the sums where others move them."""
+    (sentence,) = [text for text in unseen(kernel(), scope) if "mptrace's own pages" in text]
+    assert "where others move them they are in the sums" in sentence
+
+
 def test_another_architecture_reads_no_page_tables() -> None:
     """Migrations are there, pages are not, and that is said."""
     arm = replace(kernel(), machine="aarch64")

@@ -123,6 +123,8 @@ def unseen(
         "were unmapped: the kernel's counts of a migration have them, no record of their own",
         "how long each step took: only the migration's time, and how long a page was inaccessible",
         "whose pages they are, and who waited for one",
+        "mptrace's own pages: where others move them they are in the sums; what mptrace itself "
+        "migrates without a call is in none, whosever pages these are",
         "the arrays of move_pages(2): what became of its entries is unknown",
         "what a migration returned: `rc` is the number of base pages that the kernel counted "
         "as failed",
