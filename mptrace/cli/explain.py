@@ -94,6 +94,9 @@ def command(
         return
 
     histories = [] if address is None else explainer.histories(address, pid)
+    # what is not shown; beside JSON on stderr, as its lines are one for each page
+    notes = [report_explain_folios.unrecorded(unrecorded, width=width)] if unrecorded else []
+    notes += [report_explain.left_out(own, width=width)] if own else []
 
     def texts() -> Iterator[str]:
         yield from (history(one, width=width) for one in histories)
@@ -103,15 +106,12 @@ def command(
             if others and folios is not None:
                 for folio in others.each(folios):
                     yield report_explain_folios.explanation(folio, width=width)
-            return
-        if which.size:
-            yield report_explain.render(explainer.blocks(which), width=width)
-        if others and folios is not None and folios.size:
-            yield report_explain_folios.render(others.blocks(folios), width=width)
-        if unrecorded:
-            yield report_explain_folios.unrecorded(unrecorded, width=width)
-        if own:
-            yield report_explain.left_out(own, width=width)
+        else:
+            if which.size:
+                yield report_explain.render(explainer.blocks(which), width=width)
+            if others and folios is not None and folios.size:
+                yield report_explain_folios.render(others.blocks(folios), width=width)
+        yield from notes
 
     def lines() -> Iterator[str]:
         if as_json:
@@ -125,3 +125,6 @@ def command(
 
     for text in lines():
         sys.stdout.write(text + "\n")
+    if as_json:
+        for note in notes:
+            click.echo(note, err=True)

@@ -340,6 +340,27 @@ def test_explain_leaves_them_out_and_says_how_many(tmp_path: Path) -> None:
     assert f"of mptrace ({OWN})" in one
 
 
+@pytest.mark.parametrize("option", ["--json", "--all", "--failed"])
+@pytest.mark.parametrize("others_stayed", [True, False])
+def test_what_explain_does_not_show_is_said_in_every_form(
+    tmp_path: Path, option: str, others_stayed: bool
+) -> None:
+    """Own pages, and those without a record: beside JSON on stderr, with rows and without."""
+    others = Others()
+    folios = [MINE | HELD, HELD if others_stayed else {}]
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=folios, failed=9)
+    path = str(write(tmp_path / "r", others))
+    result = CliRunner().invoke(main, ["explain", option, path])
+    assert result.exit_code == 0
+    said, beside = result.stdout, result.stderr
+    if option == "--json":
+        assert len(said.splitlines()) == others_stayed
+        said, beside = beside, said
+    assert "1 page or folio of mptrace itself stayed, too" in " ".join(said.split())
+    assert f"{8 - others_stayed} more" in " ".join(said.split())
+    assert "itself" not in beside
+
+
 def test_explain_of_nothing_but_its_own(tmp_path: Path) -> None:
     """Nothing is claimed of others; how many of its own stayed is said."""
     others = Others()
