@@ -151,8 +151,8 @@ class Rows:
         if table == "entries":
             self.total += self._found.beyond_bound
         self.columns = tuple(self._columns)
-        #: Columns for a table on a terminal.
-        self.short = _SHORT[table]
+        #: Columns for a table on a terminal: where a row is mptrace's own, that it is.
+        self.short = (*_SHORT[table], "own") if self._columns["own"][0].any() else _SHORT[table]
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return self.values(self.columns)
@@ -170,6 +170,8 @@ class Rows:
         values = self._columns[column][0]
         if not values.size:
             return 1
+        if values.dtype.kind == "b":
+            return len("yes")
         if values.dtype.kind in "iu":
             ends = (int(values.min()), int(values.max()))
             return max(len(hex(end) if column in _ADDRESSES else str(end)) for end in ends)

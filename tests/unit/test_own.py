@@ -340,6 +340,30 @@ def test_explain_leaves_them_out_and_says_how_many(tmp_path: Path) -> None:
     assert f"of mptrace ({OWN})" in one
 
 
+def test_a_table_marks_them(tmp_path: Path) -> None:
+    """A column `own` where a row is; where none is the table is as ever."""
+    path = str(write(tmp_path / "r", busy()))
+    for table in ("migrations", "folios", "waits", "processes"):
+        marked = table_of(path, table)
+        assert marked[0].endswith(" own")
+        assert [line.endswith(" yes") for line in marked[1:]] == [
+            row["own"] for row in dumped(Path(path), table)
+        ]
+        assert all(line.endswith((" yes", " -")) for line in marked[1:])
+    others = Others()
+    others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=[{}])
+    path = str(write(tmp_path / "others", others))
+    assert not any(" own" in line for line in table_of(path, "folios"))
+
+
+def table_of(path: str, table: str) -> list[str]:
+    """Lines of `mptrace dump`, as wide as it likes."""
+    arguments = ["dump", path, "--table", table]
+    result = CliRunner().invoke(main, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    return result.stdout.splitlines()
+
+
 @pytest.mark.parametrize("option", ["--json", "--all", "--failed"])
 @pytest.mark.parametrize("others_stayed", [True, False])
 def test_what_explain_does_not_show_is_said_in_every_form(

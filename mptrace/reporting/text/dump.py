@@ -36,7 +36,8 @@ def lines(
 
     :param names: the columns.
     :param widths: letters of the longest value of each.
-    :param rows: their values; None and the empty text are shown as ``-``.
+    :param rows: their values; None, False and the empty text are shown as ``-``, True as
+        ``yes``.
     :param width: columns that there are, 80 at the least.
     """
     width = max(width, WIDTH)
@@ -48,8 +49,14 @@ def lines(
     parts = _parts(sizes, width)
     yield from _row(heads, sizes, parts, width)
     for row in rows:
-        cells = ["-" if value in (None, "") else str(value) for value in row]
+        cells = [_cell(value) for value in row]
         yield from _row(cells, sizes, parts, width)
+
+
+def _cell(value: Any) -> str:
+    if value is True:
+        return "yes"
+    return "-" if value is False or value in (None, "") else str(value)
 
 
 def _sizes(heads: Sequence[str], widths: Sequence[int]) -> list[int]:
