@@ -13,7 +13,9 @@ from mptrace.outcomes.causes.statuses import status_text
 from mptrace.units import and_more, format_count, format_ns, many
 
 __all__ = [
+    "DARK",
     "LABEL",
+    "WAITS",
     "WIDTH",
     "Numbers",
     "asked_for",
@@ -31,6 +33,7 @@ __all__ = [
     "quantiles",
     "short",
     "table",
+    "unproved",
     "wide",
     "wrapped",
 ]
@@ -39,6 +42,9 @@ __all__ = [
 WIDTH = 80
 #: Width of the labels at the left.
 LABEL = 11
+#: Phases that a blackout rests on, and those that waits do.
+DARK = ("dark", "dark_pmd")
+WAITS = ("wait_pte", "wait_pmd", "wait_hugetlb", "io_sleep")
 
 #: One blank between columns, where two of all leave too little.
 _NARROWEST = simple_separated_format(" ")
@@ -200,6 +206,21 @@ def asked_for(profile: Numbers) -> frozenset[int]:
     pids = (profile["scope"] or {}).get("pids") or ()
     owners = [owner for row in profile["paths"] for owner in row["owners"] if owner["asked"]]
     return frozenset([*pids, *(owner["tgid"] for owner in owners)])
+
+
+def unproved(profile: Numbers, *phases: str) -> str:
+    """Of figures that rest on these phases: that calibration refuted one; "" where it did not.
+
+    Phases that calibration did not try are none of them.
+    """
+    for phase in profile["coverage"]:
+        seen, expected = phase.get("seen"), phase.get("expected")
+        refuted = phase.get("state") == "unproved" and None not in (seen, expected)
+        if refuted and seen != expected and phase.get("phase") in phases:
+            return (
+                f"unproved ({format_count(seen)} of {format_count(expected)} seen in calibration)"
+            )
+    return ""
 
 
 def named(texts: Sequence[str], most: int, what: str = "", where: str = "--json") -> str:

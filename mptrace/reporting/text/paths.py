@@ -4,6 +4,7 @@
 from collections.abc import Iterator, Sequence
 
 from mptrace.reporting.text.layout import (
+    DARK,
     Numbers,
     asked_for,
     clip,
@@ -16,6 +17,7 @@ from mptrace.reporting.text.layout import (
     process_name,
     short,
     table,
+    unproved,
     wrapped,
 )
 from mptrace.units import and_more, format_count, format_ns
@@ -48,7 +50,7 @@ def paths(profile: Numbers) -> list[str]:
         {0: clip, 1: clip_process},
     )
     for row in rows:
-        lines += _wrapped_details(row, asked)
+        lines += _wrapped_details(row, asked, profile)
     if rest:
         of = many(sum(row["migrations"] for row in rest), "migration")
         lines += wrapped("  ", and_more(len(rest), "row", "--json", of=of))
@@ -83,9 +85,9 @@ def _by(row: Numbers) -> str:
     return process_name(who["comm"] or who["process"], who["tgid"])
 
 
-def _wrapped_details(row: Numbers, asked: frozenset[int]) -> list[str]:
+def _wrapped_details(row: Numbers, asked: frozenset[int], profile: Numbers) -> list[str]:
     head = f"{row['label']} by {_by(row)}: "
-    lines = wrapped("  ", head + "; ".join(_details(row, asked)), hang="    ")
+    lines = wrapped("  ", head + "; ".join(_details(row, asked, profile)), hang="    ")
     difference = row["difference"]
     if difference is not None and any(difference.values()):
         counted = row["kernel_counted"]
@@ -109,7 +111,7 @@ def _wrapped_details(row: Numbers, asked: frozenset[int]) -> list[str]:
     return lines
 
 
-def _details(row: Numbers, asked: frozenset[int]) -> Iterator[str]:
+def _details(row: Numbers, asked: frozenset[int], profile: Numbers) -> Iterator[str]:
     who = row["initiator"]
     if who["kernel_thread"]:
         yield "a kernel thread"
@@ -135,11 +137,15 @@ def _details(row: Numbers, asked: frozenset[int]) -> Iterator[str]:
         ]
         yield "nodes " + named(cells, _MOST_NAMED, "pair")
     if any(owner["tgid"] for owner in row["owners"]):
-        yield "pages of " + _owners(row["owners"], asked)
+        yield f"pages of {_owners(row['owners'], asked)}{_comma(unproved(profile, 'owner'))}"
     blackout = row["blackout"]
     if blackout["folios"]:
         quantiles = (f"{name} {ns_text(blackout[name])}" for name in ("p50", "p99", "max"))
-        yield f"blackout {', '.join(quantiles)}"
+        yield f"blackout {', '.join(quantiles)}{_comma(unproved(profile, *DARK))}"
+
+
+def _comma(clause: str) -> str:
+    return f", {clause}" if clause else ""
 
 
 def _owners(owners: Sequence[Numbers], asked: frozenset[int]) -> str:

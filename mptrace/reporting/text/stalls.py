@@ -3,6 +3,8 @@
 
 from mptrace.reporting.numbers.budget import MIN_BATCHES, MIN_SAMPLES
 from mptrace.reporting.text.layout import (
+    DARK,
+    WAITS,
     Numbers,
     asked_for,
     clip,
@@ -14,6 +16,7 @@ from mptrace.reporting.text.layout import (
     process_name,
     short,
     table,
+    unproved,
     wrapped,
 )
 from mptrace.units import and_more, format_count, format_ns
@@ -30,8 +33,10 @@ _MEASURES = {
 def stalls(profile: Numbers) -> list[str]:
     """By victim, by initiator, and the longest, with who migrated the page and why."""
     found = profile["stalls"]
+    doubt = unproved(profile, *WAITS)
+    doubt = f"; {doubt}" if doubt else ""
     if not found["count"]:
-        nobody = "no thread was seen to wait for a page under migration"
+        nobody = f"no thread was seen to wait for a page under migration{doubt}"
         return item("stalls", nobody) if found["traced"] else []
     matches = found["matches"]
     joined = [f"{format_count(matches['holder'])} by the kernel's record"]
@@ -43,7 +48,8 @@ def stalls(profile: Numbers) -> list[str]:
         "stalls",
         f"{many(found['count'], 'wait')} of {many(found['threads'], 'thread')} for pages under "
         f"migration, {format_ns(found['total_ns'])} {summed}{still}; who migrated: "
-        + ", ".join(joined),
+        + ", ".join(joined)
+        + doubt,
     )
     asked = asked_for(profile)
     victims, others = cut(found["by_victim"], MOST_ROWS, lambda row: row["tgid"], asked)
@@ -63,7 +69,11 @@ def stalls(profile: Numbers) -> list[str]:
         and_more(len(rest), "initiator", "--json"),
     ):
         lines += wrapped("  ", more) if more else []
-    lines += wrapped("  ", "dark: p99 of the blackout of the folios that it maps")
+    dark, doubt = (
+        "p99 of the blackout of the folios that it maps",
+        unproved(profile, *DARK, "owner"),
+    )
+    lines += wrapped("  ", f"dark: {dark}" + (f", {doubt}" if doubt else ""))
     for each in found["longest"]:
         lines += wrapped("  ", _sentence(each), hang="    ")
     # of one that was not seen to end nobody knows how long it was
@@ -154,6 +164,9 @@ def budget(profile: Numbers) -> list[str]:
             "  ",
             f"unknown: no size has {MIN_SAMPLES} samples of {MIN_BATCHES} batches, as a p99 needs",
         )
+    doubt = unproved(profile, *DARK)
+    if doubt and any(each["measure"] == "blackout_per_page" for each in answers):
+        notes += wrapped("  ", f"blackout: {doubt}")
     if profile["emulated"] is not False:
         notes += wrapped("  ", "measured under emulation: no figure for real hardware")
     head = [f"batch below {limit}", "p99 of", "pages", "p99", "samples"]

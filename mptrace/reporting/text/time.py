@@ -4,6 +4,7 @@
 from collections.abc import Iterable
 
 from mptrace.reporting.text.layout import (
+    DARK,
     Numbers,
     item,
     many,
@@ -11,6 +12,7 @@ from mptrace.reporting.text.layout import (
     quantiles,
     short,
     table,
+    unproved,
     wide,
     wrapped,
 )
@@ -78,7 +80,8 @@ def time(profile: Numbers) -> list[str]:
         )
         if blackout["stayed"]["max"] is not None:
             text += f"; those that stayed all the same: max {ns_text(blackout['stayed']['max'])}"
-        lines += wrapped("  ", text)
+        doubt = unproved(profile, *DARK)
+        lines += wrapped("  ", text + (f"; blackout: {doubt}" if doubt else ""))
     return lines
 
 
