@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from others import HELD, META, MOVER, OTHER, VICTIM, Others
 from simulated_kernel import PAGE, Kernel
 
-from mptrace.cli import main
+from mptrace.cli import main, terminal
 from mptrace.explain.entries import Explainer, Which
 from mptrace.outcomes.correlate import ENTRY_REASONS, correlate
 from mptrace.outcomes.history import Histories, History
@@ -336,6 +336,19 @@ def test_it_takes_the_width_that_there_is() -> None:
     assert max(map(len, narrow.splitlines())) <= 80
     assert len(broad.splitlines()) == 1 + 2 * len(one.steps) < len(narrow.splitlines())
     assert " ".join(broad.split()) == " ".join(narrow.split())
+
+
+def test_the_command_takes_the_terminals_width(
+    recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hands the width on to the histories, too."""
+    options = ["explain", "--address", hex(BASE + PAGE), str(recording)]
+    monkeypatch.setattr(terminal, "width", lambda: 1000)
+    text = CliRunner().invoke(main, options).output
+    (first,) = (
+        line for line in text.splitlines() if line.startswith("history of ") and "not known" in line
+    )
+    assert len(first) > 80
 
 
 def test_so_does_what_is_said_of_own_pages() -> None:
