@@ -77,7 +77,13 @@ def explaining_moves(
         )
         place = move["address"][number]
         same_place = place // size == address[entry] // size
-        fine: Bools = ~same_owner | (place == 0) | same_place
+        # Freed and reused: another process's page by now, and of nobody else.  One mapping in
+        # each attempt at the most; no mapping is none that was counted.
+        lone = (move["n_maps"][number] > 0) & (
+            move["n_maps"][number] <= np.maximum(move["n_unmap"][number], 1)
+        )
+        strange = (theirs != 0) & (target[entry] != 0) & ~same_owner & lone
+        fine: Bools = ~strange & (~same_owner | (place == 0) | same_place)
         return fine
 
     next_move = np.full(which.size, -1, np.int64)

@@ -113,6 +113,8 @@ def test_a_move_after_the_call_explains_where_the_page_is() -> None:
         (2, {"src": 0xFFFFEA00E0000000}),  # another folio
         (2, {"move_rc": -11}),  # it did not move
         (2, {"address": BASE + 2 * PAGE}),  # another page of the same process
+        (2, {"owner_tgid": MOVER}),  # freed and reused: by now another process's alone
+        (2, {"owner_tgid": MOVER, "n_maps": 3, "n_unmap": 3}),  # the same in three attempts
         (2, {"start_ns": 5, "end_ns": 6}),  # before the call
     ],
 )
@@ -126,6 +128,23 @@ def test_what_a_later_move_does_not_explain_stays_a_disagreement(
     witnesses, reasons, _ = judged(kernel, others, {1: seen})
     assert witnesses == ["agree", "disagree", "agree"]
     assert set(reasons) == {""}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"owner_tgid": MOVER, "n_maps": 2},  # one of those that map it was named
+        {"owner_tgid": MOVER, "n_maps": 0},  # how many map it was not seen
+        {"owner_tgid": 0},  # nobody was named
+    ],
+)
+def test_a_move_of_a_page_that_others_map_is_an_explanation(changes: dict[str, int]) -> None:
+    """Another owner speaks against it only where nobody else maps the folio."""
+    kernel, others = moved_by_a_call()
+    on(others, kernel, 1, **changes)
+    witnesses, reasons, _ = judged(kernel, others, {1: 2})
+    assert witnesses == ["agree"] * 3
+    assert reasons == ["", "moved_later", ""]
 
 
 def test_a_move_after_the_question_explains_nothing() -> None:
