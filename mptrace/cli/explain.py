@@ -72,17 +72,19 @@ def command(
     own = 0
     if entry is None and address is None:
         own = explainer.own_stayed + (others.own_stayed if others else 0)
+    histories = [] if address is None else explainer.histories(address, pid)
     try:
         which = explainer.select(Which(entry, address, pid))
     except UsageError as error:
-        if folios is None or not folios.size:
+        # a folio may be recorded whose entry is not: one beyond those that are read of a call
+        if not histories and (folios is None or not folios.size):
             if address is None or others is None or not others.count:
                 raise
             raise UsageError(
                 f"neither an entry nor a folio is at '{address:#x}'", others.addresses_hint
             ) from error
         which = explainer.select(Which())[:0]
-    if not which.size and (folios is None or not folios.size):
+    if not which.size and not histories and (folios is None or not folios.size):
         if explainer.count or not (others and others.count):
             click.echo(report_explain.nothing(explainer.count, explainer.unknown), err=as_json)
         if others and others.count:
@@ -93,7 +95,6 @@ def command(
             click.echo(report_explain.left_out(own, width=width), err=as_json)
         return
 
-    histories = [] if address is None else explainer.histories(address, pid)
     # what is not shown; beside JSON on stderr, as its lines are one for each page
     notes = [report_explain_folios.unrecorded(unrecorded, width=width)] if unrecorded else []
     notes += [report_explain.left_out(own, width=width)] if own else []

@@ -398,3 +398,27 @@ def test_a_process_without_an_address_is_a_usage_error(recording: Path) -> None:
     """Status 2, and so is a process that has no page there."""
     result = CliRunner().invoke(main, ["explain", "--pid", "7", str(recording)])
     assert (result.exit_code, "--pid goes with --address" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("options", [[], ["--all"], ["--pid", str(VICTIM)]])
+def test_a_page_beyond_what_is_read_of_a_call_has_a_history(
+    tmp_path: Path, options: list[str]
+) -> None:
+    """Its folio is recorded though no entry names it; of an address without both it is an error."""
+    kernel, others = moved_by_a_call()
+    tables = merged(kernel, others)
+    tables["entries"] = tables["entries"][:1]
+    with RecordingWriter(tmp_path / "r", meta={**META, "max_entries": 1}) as writer:
+        for name, rows in tables.items():
+            writer.append(name, rows)
+        writer.finish()
+    page = hex(BASE + 2 * PAGE)
+    result = CliRunner().invoke(main, ["explain", "--address", page, *options, str(tmp_path / "r")])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"history of {page} of postgres/{VICTIM}: 1 attempt" in " ".join(result.stdout.split())
+    assert "node 0 -> 1" in result.stdout
+    as_json = ["explain", "--json", "--address", page, *options, str(tmp_path / "r")]
+    (line,) = CliRunner().invoke(main, as_json).stdout.splitlines()
+    assert json.loads(line)["kind"] == "history"
+    nowhere = ["explain", "--address", hex(BASE + 9 * PAGE), *options, str(tmp_path / "r")]
+    assert CliRunner().invoke(main, nowhere).exit_code == 2
