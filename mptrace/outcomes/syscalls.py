@@ -157,14 +157,14 @@ def syscall_name(number: int, *, is_compat: bool, machine: str = "x86_64") -> st
     """Name of a system call by its number.
 
     :param number: as in ``layouts.MIGRATION``, with ``SYSCALL_NONE`` and ``SYSCALL_UNKNOWN``.
-    :param is_compat: the number is of the 32-bit table.
+    :param is_compat: the number is of the 32-bit table, unless it is one of x32.
     :returns: "" in no system call, None where it is unknown or its number is that of none.
     """
     if number == SYSCALL_NONE:
         return ""
-    if machine == "x86_64" and is_compat:
-        return _I386.get(number)
     if machine == "x86_64" and number >= _X32_BIT:
         plain = number - _X32_BIT
         return _X32.get(plain) or _X86_64.get(plain)
+    if machine == "x86_64" and is_compat:
+        return _I386.get(number)
     return None if is_compat else _BY_MACHINE.get(machine, {}).get(number)

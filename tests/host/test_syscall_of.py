@@ -15,6 +15,7 @@ import pytest
 from recorded_facts import facts_of
 
 from mptrace.host import btf
+from mptrace.recording.layouts import SYSCALL_NONE, SYSCALL_UNKNOWN
 from mptrace.tracing.plan.candidates import INITIATORS, candidate_sizes
 from mptrace.tracing.plan.plan import Request, make_plan
 from mptrace.tracing.program import compiler
@@ -44,17 +45,17 @@ def defines() -> dict[str, int | str]:
     return dict(make_plan(facts, Request(others=True, max_folios=1 << 10)).defines)
 
 
-def told(macros: Mapping[str, int | str]) -> int:
+def told(macros: Mapping[str, int | str], program: str = PROGRAM) -> int:
     """What the program returns, run by this thread in bpf(2)."""
-    text = source_of("move_pages.c") + PROGRAM
+    text = source_of("move_pages.c") + program
     release = os.uname().release
     flags = [f"-D{name}={value}" for name, value in macros.items()]
     flags += [f"-DLINUX_VERSION_CODE={compiler.version_code(release)}"]
     flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
-    program, fds = compiler._compile("told", text, flags)
+    compiled, fds = compiler._compile("told", text, flags)
     libc = ctypes.CDLL(None, use_errno=True)
     try:
-        body = program.instructions("told", fds)
+        body = compiled.instructions("told", fds)
         fd = compiler.libbcc().bcc_prog_load(
             _RAW_TRACEPOINT, b"told", body, len(body), b"GPL", 0, 0, None, 0
         )
@@ -83,3 +84,27 @@ def test_registers_that_are_not_there_are_no_system_call(beside: int) -> None:
     macros = defines()
     padding = int(macros["STACK_PADDING"]) + beside
     assert told({**macros, "STACK_PADDING": f"({padding})"}) == NOWHERE
+
+
+#: A number in the registers -> what a record has of it.
+RECORDED = {
+    "279": 279,
+    "4095": 4095,
+    "X32_SYSCALL_BIT + 533": 0x40000000 + 533,  # move_pages of x32
+    "X32_SYSCALL_BIT + 4095": 0x40000000 + 4095,
+    "4096": SYSCALL_UNKNOWN,
+    "X32_SYSCALL_BIT + 4096": SYSCALL_UNKNOWN,
+    "0x80000000LL + 279": SYSCALL_UNKNOWN,
+    "NOT_THERE": SYSCALL_UNKNOWN,
+    "-1": SYSCALL_NONE,
+}
+
+
+def test_a_number_is_recorded_with_the_bit_of_x32() -> None:
+    """Nothing else that is above every table is a number."""
+    lines = [
+        f"\tif (recorded_syscall({number}) == {recorded})\n\t\tright |= 1 << {place};"
+        for place, (number, recorded) in enumerate(RECORDED.items())
+    ]
+    body = "\n".join(["\tint right = 0;", "", *lines, "\treturn right;"])
+    assert told(defines(), f"int told(void *ctx)\n{{\n{body}\n}}\n") == (1 << len(RECORDED)) - 1

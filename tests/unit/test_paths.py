@@ -140,6 +140,8 @@ def test_names_of_system_calls() -> None:
     assert syscall_name(318, is_compat=False) == syscall_name(355, is_compat=True) == "getrandom"
     assert syscall_name(0x40000000 + 514, is_compat=False) == "ioctl"
     assert syscall_name(0x40000000 + 256, is_compat=False) == "migrate_pages"
+    # a caller with 32-bit pointers, and yet not of the 32-bit table
+    assert syscall_name(0x40000000 + 533, is_compat=True) == "move_pages"
     assert [syscall_name(n, is_compat=False) for n in (0, 1, 51, 237, 279, 334, 424, 462)] == [
         *("read", "write", "getsockname", "mbind", "move_pages", "rseq"),
         *("pidfd_send_signal", "mseal"),

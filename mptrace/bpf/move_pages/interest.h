@@ -122,6 +122,14 @@ static __always_inline bool in_compat_call(u64 task)
 #endif
 }
 
+/* A number as records have it: x32's have a bit above it; what no ABI can have is unknown. */
+static __always_inline s32 recorded_syscall(s64 number)
+{
+	if (number < 0)
+		return SYSCALL_NONE;
+	return (number & ~(s64)X32_SYSCALL_BIT) < 4096 ? number : SYSCALL_UNKNOWN;
+}
+
 /* Who migrates, and in which system call. */
 static __always_inline void read_initiator(struct migration_record *m)
 {
@@ -129,19 +137,15 @@ static __always_inline void read_initiator(struct migration_record *m)
 	m->syscall = SYSCALL_UNKNOWN;
 #ifdef OFF_TASK_STACK
 	u64 task = bpf_get_current_task();
-	s64 number;
 
 	if (read_half(task + OFF_TASK_FLAGS) & PF_KTHREAD) {
 		m->flags |= MIGRATION_KTHREAD;
 		m->syscall = SYSCALL_NONE;
 		return;
 	}
-	number = syscall_of(task);
-	if (number < 0)
-		m->syscall = SYSCALL_NONE;
-	else if (number < 4096)
-		m->syscall = number;
-	if (m->syscall >= 0 && in_compat_call(task))
+	m->syscall = recorded_syscall(syscall_of(task));
+	/* x32's numbers are not those of the 32-bit table */
+	if (m->syscall >= 0 && !(m->syscall & X32_SYSCALL_BIT) && in_compat_call(task))
 		m->flags |= MIGRATION_COMPAT;
 #endif
 }
