@@ -74,15 +74,16 @@ def entries_of(closed: Table, rows: Table, beyond: int) -> Numbers:
 
 def agreement_of(rows: Table, beyond: int, *, has_driver: bool) -> Numbers:
     """How often the witnesses agree; the ``beyond`` entries were asked about by a driver only."""
-    counts = np.bincount(rows["witnesses"], minlength=len(WITNESSES))
+    # Python's ints: a damaged count of entries may be beyond 64 bits
+    counts = [int(n) for n in np.bincount(rows["witnesses"], minlength=len(WITNESSES))]
     counts[NO_WITNESS if has_driver else NOT_ASKED] += beyond
     return {
-        "checked": int(counts[AGREE] + counts[SILENT] + counts[DISAGREE]),
-        "agree": int(counts[AGREE]),
-        "silent": int(counts[SILENT]),
-        "disagree": int(counts[DISAGREE]),
-        "not_asked": int(counts[NOT_ASKED]),
-        "unknown": int(counts[NO_WITNESS]),
+        "checked": counts[AGREE] + counts[SILENT] + counts[DISAGREE],
+        "agree": counts[AGREE],
+        "silent": counts[SILENT],
+        "disagree": counts[DISAGREE],
+        "not_asked": counts[NOT_ASKED],
+        "unknown": counts[NO_WITNESS],
     }
 
 
