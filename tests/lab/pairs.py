@@ -127,7 +127,8 @@ class Recorder:
             self.tracer, coverage = calibrated(
                 read_facts(), Request(), worker, self.nodes, lambda _: None
             )
-        meta = first_meta(host, read_facts(), self.tracer, coverage)
+        # who traces here moves the pages, too: nothing of it is left out
+        meta = {**first_meta(host, read_facts(), self.tracer, coverage), "own": []}
         self.writer = RecordingWriter(directory / "recording", meta=meta)
         self.expected = []
 

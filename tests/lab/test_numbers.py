@@ -115,8 +115,8 @@ def test_pages_that_could_not_be_moved(made: Made) -> None:
     }
     asked = views.report["agreement"]
     assert (asked["not_asked"], asked["unknown"]) == (3 * about["pages"], 0)
-    # the same from the files: a folio that moved was taken away and put back elsewhere
-    rows = made.parquet("failures", "folios")
+    # the same from the files; a folio without a migration was looked up alone, being there already
+    rows = [row for row in made.parquet("failures", "folios") if row["migration_id"]]
     assert sum(row["nr_pages"] for row in rows) == sum(told["migrated"]) + sum(
         call["moved"] + call["failed"] for call in told["calls"]
     )
