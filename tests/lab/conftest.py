@@ -135,9 +135,9 @@ def guest_dir(guest: Guest) -> str:
 
 @pytest.fixture
 def mptrace(guest: Guest, guest_dir: str) -> Callable[..., Completed]:
-    """Call ``mptrace(*arguments, timeout=300)`` in the guest, in ``guest_dir``; a Completed."""
+    """Call ``mptrace(*arguments, timeout=600)`` in the guest, in ``guest_dir``; a Completed."""
 
-    def call(*arguments: str, timeout: float = 300.0) -> Completed:
+    def call(*arguments: str, timeout: float = 600.0) -> Completed:
         argv = [sys.executable, "-m", "mptrace", *arguments]
         return guest.run(argv, cwd=guest_dir, timeout=timeout)
 
