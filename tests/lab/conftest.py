@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 KERNELS = os.environ.get("MPTRACE_LAB_KERNELS", ",".join(SERIES)).split(",")
 DEFAULT_NODES = "2"
+KHUGEPAGED = "/sys/kernel/mm/transparent_hugepage/khugepaged"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -91,6 +92,9 @@ class Pool:
             self.close()
             self._guest = Guest(find_kernel(kernel), parse_nodes(nodes), threads=threads)
             self._guest.boot()
+            # it makes untouched pages present, between what a test does and what it checks
+            still = f"echo 0 >{KHUGEPAGED}/max_ptes_none"
+            assert self._guest.run(["sh", "-c", still]).returncode == 0
             self._programs = SharedPrograms(self._guest)
             self._programs.lend()
             self._key = key

@@ -217,7 +217,7 @@ def sh(guest: Guest, script: str, cwd: str) -> Completed:
     python = sys.executable
     lines = (
         f'RECORD="{python} -m mptrace record --tier tracepoints"',
-        f'mover() {{ {python} {HERE / "bulk.py"} "$@"; }}',
+        f'MOVER="{python} {HERE / "bulk.py"}"; mover() {{ $MOVER "$@"; }}',
         "ready() { until grep -qs tracing: err; do kill -0 $! || exit 9; sleep 0.1; done; }",
         script,
     )
@@ -245,12 +245,16 @@ def test_a_command_is_followed_with_its_children(
 
 
 def test_records_that_had_no_room_are_counted(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
-    """The recorder is stopped while its rings run over: what is lost is counted to the record."""
+    """The recorder is stopped while its rings run over: what is lost is counted to the record.
+
+    The mover stays on its CPU: the ring of a second one would have room for entries that are
+    put back of which the first lost that they were taken away, and no folio has these.
+    """
     script = """
     $RECORD -a 2>err & P=$!
     ready
     kill -STOP $P
-    mover 60013 >told
+    taskset -c 0 $MOVER 60013 >told
     kill -CONT $P
     sleep 1
     mover 23 >>told
