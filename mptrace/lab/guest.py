@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import LabError, OutputError
-from . import wire
+from . import qemu, wire
 from .image import initramfs
 from .kernels import Kernel
 from .topology import Topology
@@ -33,15 +32,9 @@ from .topology import Topology
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: Seconds for a boot; one takes about 6 on an idle machine.
 BOOT_TIMEOUT_S = 180.0
-_KERNEL_ARGUMENTS = (
-    "panic=-1 nokaslr tsc=reliable no_timer_check mitigations=off cryptomgr.notests "
-    "random.trust_cpu=on audit=0 rcupdate.rcu_expedited=1 init_on_alloc=0 nowatchdog "
-    "numa_balancing=disable secretmem.enable=1"
-)
 #: Seconds for a guest to power itself off, and for a killed command to be reported.
 _GRACE_S = 3.0
 _KILL_S = 20.0
-_CONSOLE_LINES = 25
 #: How often the size of a terminal is looked at.
 _RESIZE_S = 0.5
 
@@ -49,10 +42,6 @@ _RESIZE_S = 0.5
 Sink = Callable[[bytes], object]
 #: Rows and columns of a terminal.
 Size = tuple[int, int]
-
-#: The guest's CPU.  Not AVX2: under QEMU 7.2's emulation numpy's AVX2 argsort
-#: returns wrong orders (argsort of 12 integers, 20 of 20 times), and gives no error.
-CPU = "max,avx2=off"
 
 
 class LabTimeout(LabError):
@@ -260,7 +249,7 @@ class Guest:
         return b"".join(self._answer())
 
     def changes(self, roots: Iterable[str], exclude: Iterable[str]) -> Iterator[bytes]:
-        """A tar of what was changed below ``roots``, piece by piece (see `agent.send_changes`).
+        """A tar of what was changed below ``roots``, piece by piece (see `layer.send_changes`).
 
         Names in ``exclude`` are left out at any depth.
         """
@@ -272,7 +261,7 @@ class Guest:
     def _start(self) -> None:
         if self._process is not None:
             raise LabError("this guest was booted before")
-        busybox = _check_programs()
+        busybox = qemu.check_programs()
         self._directory = tempfile.TemporaryDirectory(prefix="mptrace-lab-")
         directory = Path(self._directory.name)
         settings = {
@@ -285,40 +274,22 @@ class Guest:
         self._socket, theirs = socket.socketpair()
         with theirs, (directory / "qemu").open("wb") as messages:
             self._process = subprocess.Popen(
-                self._command(directory, theirs.fileno()),
+                qemu.command(
+                    self.kernel,
+                    self.topology,
+                    directory,
+                    theirs.fileno(),
+                    threads=self._threads,
+                    verbose=self._verbose,
+                    kernel_arguments=self._kernel_arguments,
+                    qemu_arguments=self._qemu_arguments,
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=messages,
                 stderr=messages,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a terminal's Ctrl-C is for us to handle
             )
-
-    def _command(self, directory: Path, port: int) -> list[str]:
-        # util-linux's setpriv: QEMU ends with us even where we are killed outright.
-        guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-        # The virtio console costs nothing but starts late in the boot; the serial one doesn't.
-        console, serial = "quiet console=hvc0", []
-        if self._verbose:
-            console = "ignore_loglevel console=ttyS0 console=hvc0"
-            serial = ["-serial", f"file:{_quoted(directory / 'serial')}"]
-        return [
-            *guard,
-            *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
-            *("-no-reboot", "-cpu", CPU),
-            *("-accel", f"tcg,thread={self._threads}"),
-            *self.topology.qemu_arguments(),
-            *("-kernel", str(self.kernel.image), "-initrd", str(directory / "initrd")),
-            *("-append", " ".join((console, _KERNEL_ARGUMENTS, *self._kernel_arguments))),
-            *("-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"),
-            *("-device", "virtio-9p-pci,fsdev=root,mount_tag=root"),
-            *("-device", "virtio-serial-pci"),
-            *("-chardev", f"file,id=console,path={_quoted(directory / 'console')}"),
-            *("-device", "virtconsole,chardev=console"),
-            *("-chardev", f"socket,id=port,fd={port}"),
-            *("-device", "virtserialport,chardev=port,name=mptrace.lab"),
-            *serial,
-            *self._qemu_arguments,
-        ]
 
     def _death(self, message: str) -> LabError:
         """The error for a guest that is gone or mute: what QEMU and the consoles said last."""
@@ -330,7 +301,7 @@ class Guest:
             for name in ("qemu", "serial", "console"):
                 with contextlib.suppress(OSError):
                     text = (Path(self._directory.name) / name).read_text(errors="replace")
-                    lines += _telling(text.splitlines())
+                    lines += qemu.telling(text.splitlines())
         tail = "".join(f"\n  | {line}" for line in lines if line.strip())
         hint = "" if self._verbose else "rerun with --verbose to see all that its kernel says"
         return LabError(message + tail, hint)
@@ -425,31 +396,3 @@ class _Input:
         if not piece:
             self.fd = None
         return piece
-
-
-def _telling(lines: list[str]) -> list[str]:
-    """The lines that tell most: from a panic on, else the last."""
-    panics = [number for number, line in enumerate(lines) if "Kernel panic" in line]
-    start = panics[0] if panics else max(0, len(lines) - _CONSOLE_LINES)
-    return lines[start : start + _CONSOLE_LINES]
-
-
-def _check_programs() -> Path:
-    """The path of busybox; raises LabError where it or QEMU is missing or of no use."""
-    needed = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static"}
-    missing = [package for program, package in needed.items() if shutil.which(program) is None]
-    if missing:
-        raise LabError(
-            f"the lab needs {' and '.join(missing)}", f"apt-get install {' '.join(missing)}"
-        )
-    busybox = Path(shutil.which("busybox") or "")
-    with busybox.open("rb") as file:
-        # The name of the dynamic loader stands behind a program's headers.
-        if b"/ld-linux" in file.read(4096):
-            raise LabError(f"{str(busybox)!r} is not static", "apt-get install busybox-static")
-    return busybox
-
-
-def _quoted(path: Path) -> str:
-    """``path`` as the value of a QEMU option: a comma is doubled."""
-    return str(path).replace(",", ",,")

@@ -35,6 +35,7 @@ from mptrace.lab.image import (
     module_closure,
 )
 from mptrace.lab.kernels import Kernel, cache_directory, find_kernel
+from mptrace.lab.port import Port
 from mptrace.lab.programs import MAX_KEPT, SharedPrograms
 from mptrace.lab.runner import guest_environment, run_in_guest
 from mptrace.lab.topology import GuestNode, parse_nodes
@@ -595,7 +596,7 @@ class Host:
     @staticmethod
     def _serve(end: socket.socket) -> None:
         with end:
-            agent.serve(agent.Port(end.fileno()))
+            agent.serve(Port(end.fileno()))
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
         self._socket.sendall(wire.frame(kind, payload))
