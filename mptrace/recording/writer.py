@@ -234,8 +234,8 @@ def _to_arrow(table: str, rows: Table) -> pa.Table:
             # With its index np.unique sorts stably: see joins.ranks().
             values, _, index = np.unique(column, return_index=True, return_inverse=True)
             texts = [bytes(value).decode("utf-8", "replace") for value in values]
-            names = pa.array(texts, pa.string())
-            columns[name] = names.take(pa.array(index.astype(np.int32)))
+            # Arrow's own take() would load all of pyarrow.compute
+            columns[name] = pa.array(np.array(texts, object)[index], pa.string())
         else:
             columns[name] = pa.array(np.ascontiguousarray(column))
     return pa.table(columns)
