@@ -4,9 +4,12 @@
 A test takes the fixture ``guest`` and thereby runs once on each kernel of
 MPTRACE_LAB_KERNELS (by default all series).  ``@pytest.mark.nodes("1G,1G,512M")``
 asks for a topology, by default two nodes of 1G; ``@pytest.mark.multi`` for CPUs that really run at
-once.  Tests are sorted so that one boot serves all tests with the same kernel and guest;
-at most one guest is alive.
-A guest that can't boot is a failure, never a skip.
+once.  A guest that can't boot is a failure, never a skip.
+
+With xdist (`-n 2 --dist loadgroup --no-loadscope-reorder`) the tests of one kernel and one
+topology are a group, which one worker runs with one guest; those of the default topology are
+a group for each file.  The groups that take longest come first, and tests without a guest
+last: no core waits for the other one.
 """
 
 import io
@@ -14,6 +17,8 @@ import itertools
 import os
 import sys
 import tarfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +33,8 @@ HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 KERNELS = os.environ.get("MPTRACE_LAB_KERNELS", ",".join(SERIES)).split(",")
 DEFAULT_NODES = "2"
+#: Files by how long they take, as far as that matters for who begins first.
+LONGEST = ("test_record", "test_outcomes", "test_run", "test_paths", "test_conform")
 KHUGEPAGED = "/sys/kernel/mm/transparent_hugepage/khugepaged"
 
 
@@ -38,6 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "multi: the guest's CPUs run at once, as of --threads multi")
     config.addinivalue_line("markers", "one_kernel: does not depend on the kernel")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say where the tests are, unless this is one of xdist's workers."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and "PYTEST_XDIST_WORKER" not in os.environ:
+        session.config.pluginmanager.register(Progress(terminal))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -55,6 +69,18 @@ def _machine(item: pytest.Item) -> tuple[str, str]:
     return (marker.args[0] if marker else DEFAULT_NODES), threads
 
 
+def _kernel(item: pytest.Item) -> str | None:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("kernel") if callspec else None
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests of one group share what they keep, in one worker."""
+    nodes, threads = _machine(item)
+    share = item.path.stem if (nodes, threads) == (DEFAULT_NODES, "single") else nodes
+    return f"{_kernel(item)} {share} {threads}"
+
+
 # before xdist's own, which writes the groups into the tests' names
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,19 +88,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("lab")
-            # a guest takes one core: with `-n 2 --dist loadgroup` each kernel has its own
-            callspec = getattr(item, "callspec", None)
-            kernel = callspec.params.get("kernel") if callspec else None
-            item.add_marker(pytest.mark.xdist_group(f"kernel-{kernel}"))
+            if _kernel(item):
+                item.add_marker(pytest.mark.xdist_group(_group(item)))
 
-    def order(item: pytest.Item) -> tuple[bool, int, tuple[str, ...]]:
-        callspec = getattr(item, "callspec", None)
-        kernel = callspec.params.get("kernel") if callspec else None
-        if kernel is None:
-            return item.path.is_relative_to(HERE), -1, ()
-        return True, KERNELS.index(kernel), _machine(item)
+    def order(item: pytest.Item) -> tuple[int, int, str]:
+        if not _kernel(item):
+            return len(LONGEST) + 1, 0, ""
+        name = item.path.stem
+        place = LONGEST.index(name) if name in LONGEST else len(LONGEST)
+        return place, KERNELS.index(_kernel(item)), _group(item)
 
     items.sort(key=order)
+
+
+class Progress:
+    """Says where the tests are: a line for each that took a while, to whoever waits."""
+
+    LONG_S = 10.0
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+        self._began = time.monotonic()
+        self._took: Counter[str] = Counter()
+        self._lab, self._others = 0, 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add up the time of a test's parts."""
+        self._took[report.nodeid] += report.duration
+        if report.when == "teardown":
+            self._lab += "lab" in report.keywords
+            self._others += "lab" not in report.keywords
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Write the line."""
+        took = self._took.pop(nodeid, 0.0)
+        if took >= self.LONG_S:
+            minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+            name = nodeid.rpartition("/")[2].partition("@")[0]
+            self._terminal.ensure_newline()
+            self._terminal.write_line(
+                f"{minutes}:{seconds:02} {name} took {took:.0f} s; "
+                f"{self._lab} tests in guests and {self._others} others are done"
+            )
 
 
 class Pool:
@@ -122,7 +178,7 @@ def guest(pool: Pool, kernel: str, request: pytest.FixtureRequest) -> Guest:
     """A booted guest; the state that a test leaves in it is the next test's too."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         # else each worker boots each kernel, and what is shared is done twice
-        assert request.node.nodeid.endswith(f"@kernel-{kernel}"), "use --dist loadgroup"
+        assert request.node.nodeid.endswith(f"@{_group(request.node)}"), "use --dist loadgroup"
     return pool.get(kernel, *_machine(request.node))
 
 
