@@ -2,7 +2,7 @@
 """Runs in a guest: three recordings of `mptrace record -a`, and what is known of them without it.
 
 usage: conduct.py HOLDER, in an empty directory.  Leaves the recordings ``failures`` (pages in a
-pipe that can't be moved), ``idle`` (a minute) and ``own`` (mptrace's own pages move, too), and
+pipe that can't be moved), ``idle`` (for a while) and ``own`` (mptrace's own pages move, too), and
 prints JSON.
 """
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PAGES, HELD = 211, 13
-IDLE_S = 60
+IDLE_S = 13
 
 
 class Holder:
