@@ -124,7 +124,7 @@ def test_pages_that_could_not_be_moved(made: Made) -> None:
     assert f"of {3 * about['pages']} entries nobody asked where the pages are" in text
 
 
-def test_an_idle_minute(made: Made) -> None:
+def test_an_idle_session(made: Made) -> None:
     """Nothing happened, and nothing is told."""
     views = Views(made.path / "idle")
     for table in ("calls", "entries", "migrations", "folios", "obstacles"):
@@ -134,7 +134,7 @@ def test_an_idle_minute(made: Made) -> None:
     assert not any(views.report["outcomes"].values())
     meta = json.loads((made.path / "idle" / "meta.json").read_text())
     ended, started = (meta[key]["monotonic_ns"] for key in ("ended", "started"))
-    assert ended - started >= 60e9
+    assert ended - started >= 13e9
 
 
 def test_mptraces_own_pages_are_in_no_sum(made: Made) -> None:
