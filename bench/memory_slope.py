@@ -28,10 +28,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mptrace.host.parent import die_with_parent
+
 PAGE = mmap.PAGESIZE
 DOCUMENT = Path(__file__).parents[1] / "docs" / "memory.md"
 _MOVE_PAGES, _MIGRATE_PAGES, _MOVE = 279, 256, 2
-_PR_SET_PDEATHSIG = 1
 #: Base pages of the process that moves its memory, and of each new one; huge pages of the former.
 PAGES, FEW, HUGE = 4093, 23, 96
 HUGE_BYTES = 2 << 20
@@ -83,7 +84,7 @@ def _short_lived() -> None:
 
 def load() -> None:
     """Move memory until killed."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     _, addresses = _memory(PAGES)
     huge = mmap.mmap(-1, (HUGE + 1) * HUGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     huge.madvise(mmap.MADV_HUGEPAGE)

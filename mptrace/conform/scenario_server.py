@@ -8,10 +8,8 @@ lets the scenario clean up),
 ``skip`` and ``error`` (reason), and at the end ``gone`` (exit status).
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -21,8 +19,7 @@ from mptrace.conform.scenarios import catalogue
 from mptrace.conform.stage.journal import Journal
 from mptrace.conform.stage.stage import Made, Skip, Stage
 from mptrace.errors import MptraceError
-
-_PR_SET_PDEATHSIG = 1
+from mptrace.host.parent import die_with_parent
 
 
 class Wire:
@@ -62,9 +59,7 @@ def serve(wire: Wire, journal: Journal) -> None:
         pid = os.fork()
         if not pid:
             os.setsid()
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
+            die_with_parent(parent)
             perform(request["run"], request["nodes"], wire, journal)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
@@ -99,7 +94,7 @@ def perform(name: str, nodes: list[int], wire: Wire, journal: Journal) -> None:
 def main() -> None:
     """Serve on the descriptors named on the command line, with the journal named there."""
     # a killed mptrace takes the server with it, and that each scenario
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     reading, writing, journal = sys.argv[1:]
     serve(Wire(int(reading), int(writing)), Journal(Path(journal)))
 

@@ -26,12 +26,12 @@ from mptrace import driver
 from mptrace.driver import PAGE_SIZE
 from mptrace.driving import address_space, protocol
 from mptrace.errors import HostError, MptraceError
+from mptrace.host.parent import die_with_parent
 from mptrace.units import format_bytes, many
 
 _MADV_COLLAPSE = 25  # since 6.1; not in Python's mmap
 _MAP_NORESERVE = 0x4000
 _MAP_HUGETLB = 0x40000
-_PR_SET_PDEATHSIG = 1
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _SPLICE_F_NONBLOCK = 2
 _PIPE_BYTES = 1 << 20  # what any user may ask for: /proc/sys/fs/pipe-max-size
@@ -76,16 +76,6 @@ def folio_bytes(kind: str) -> int:
     if kind == "thp":
         return _thp_bytes()
     return _hugetlb_bytes() if kind == "hugetlb" else PAGE_SIZE
-
-
-def parent_death_signal(number: int, parent: int) -> None:
-    """Have ``number`` sent to this process when the thread that started it ends.
-
-    Ends the process at once where ``parent``, its process, is gone already.
-    """
-    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class OwnMemory:
@@ -245,7 +235,7 @@ def _hold(request: Request, tell: int, parent: int) -> None:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        parent_death_signal(signal.SIGKILL, parent)
+        die_with_parent(parent)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)

@@ -29,11 +29,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.driving import memory, protocol, rounds, workloads
+from mptrace.driving import protocol, rounds, workloads
 from mptrace.driving.in_place import Prepared, prepare
 from mptrace.driving.protocol import RoundTotals, SetupReply, TeardownReply
 from mptrace.driving.rounds import Issued
 from mptrace.errors import MptraceError, UsageError
+from mptrace.host.parent import die_with_parent
 
 _READ_BYTES = 1 << 16
 
@@ -147,7 +148,7 @@ def main() -> None:
     server = Server(Requests(0))
     parent = int(sys.argv[1]) if len(sys.argv) > 1 else os.getppid()
     _arrange_signals(server)
-    memory.parent_death_signal(signal.SIGTERM, parent)
+    die_with_parent(parent, signal.SIGTERM)
     # What a library prints must not get between the replies.
     out = os.dup(1)
     os.dup2(2, 1)

@@ -32,15 +32,15 @@ ROWS = (
     Row(
         "host",
         "errors recording",
-        edge="access bpf_support btf heap names page_nodes privileges processes read settings"
-        " signals symbols topology tracefs",
+        edge="access bpf_support btf heap names page_nodes parent privileges processes read"
+        " settings signals symbols topology tracefs",
     ),
     Row("lab", "errors units", edge=ALL),
     # the measured
     Row("driver", "errors", edge=ALL),
     Row(
         "driving",
-        "driver errors recording units",
+        "driver errors host recording units",
         edge="address_space in_place memory other_process rounds where worker worker_client",
     ),
     # the measurer
@@ -72,7 +72,7 @@ ROWS = (
         " tracing.tracepoints",
         edge=ALL,
     ),
-    Row("conform.stage", "driver driving errors", edge=ALL),
+    Row("conform.stage", "driver driving errors host", edge=ALL),
     Row("conform.scenarios", "conform.stage driver errors", edge=ALL),
     Row(
         "conform",

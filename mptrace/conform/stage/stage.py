@@ -27,8 +27,8 @@ from mptrace import driver
 from mptrace.conform.stage.journal import OWN_PREFIX, Journal
 from mptrace.driver import MPOL_BIND, MPOL_MF_MOVE, PAGE_SIZE, SENTINEL
 from mptrace.errors import MptraceError
+from mptrace.host.parent import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -174,12 +174,11 @@ class Stage:
             status = 1
             try:
                 os.close(reading)
-                _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-                if os.getppid() == parent:
-                    act()
-                    os.write(writing, b"r")
-                    while True:
-                        signal.pause()
+                die_with_parent(parent)
+                act()
+                os.write(writing, b"r")
+                while True:
+                    signal.pause()
             except BaseException as error:
                 os.write(writing, repr(error).encode()[:500])
             finally:
@@ -331,7 +330,7 @@ class Stage:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
         # the kernel clears these together with the privileges
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         _libc.prctl(4, 1)  # PR_SET_DUMPABLE: else its own /proc files are root's
 
     def enter(self, cgroup: Path, pid: int = 0) -> None:
