@@ -11,6 +11,7 @@ from mptrace.host.facts import KernelFacts
 from mptrace.host.read import read_kernel_facts
 from mptrace.tracer import Tracer
 from mptrace.tracing.plan import calibration
+from mptrace.tracing.plan.attaching import Excluded, attached
 from mptrace.tracing.plan.calibration import Coverage, Seen
 from mptrace.tracing.plan.candidates import (
     candidate_functions,
@@ -23,8 +24,6 @@ from mptrace.tracing.plan.plan import Plan, Request, make_plan
 
 #: Calibrations made before the session goes on with what is proved.
 _MAX_CALIBRATIONS = 4
-#: (phase, function, method) -> why it is not used.
-_Excluded = dict[tuple[str, str, str], str]
 
 
 def read_facts() -> KernelFacts:
@@ -67,20 +66,22 @@ def calibrated(
     essential phase can't be attached at all.
     """
     # the kernel's refusals are final; what was refuted may still be the best there is
-    refused: _Excluded = {}
-    refuted: _Excluded = {}
-    calibrations = 0
-    while True:
+    refused: Excluded = {}
+    refuted: Excluded = {}
+
+    def planned() -> Tracer:
         plan = _planned(facts, bounds, refused, refuted)
         _check_essentials(plan)
         progress("attaching the probes")
-        tracer = make(plan, facts.release)
-        if found := tracer.open():
-            refused.update(found)
-            tracer.close()
-            continue
+        return make(plan, facts.release)
+
+    calibrations = 0
+    while True:
+        tracer = attached(planned, refused)
         if worker is None or len(nodes) < 2:
-            return tracer, calibration.uncalibrated(plan, "memory on one node only: not calibrated")
+            return tracer, calibration.uncalibrated(
+                tracer.plan, "memory on one node only: not calibrated"
+            )
         try:
             progress(f"calibrating: {calibration.PAGES} pages there and back")
             coverage = _calibrate(tracer, worker, nodes)
@@ -103,7 +104,7 @@ def calibrated(
         tracer.close()
 
 
-def _planned(facts: KernelFacts, bounds: Request, refused: _Excluded, refuted: _Excluded) -> Plan:
+def _planned(facts: KernelFacts, bounds: Request, refused: Excluded, refuted: Excluded) -> Plan:
     """The next plan; takes back what was refuted last where the kernel refused all else."""
     while True:
         plan = make_plan(facts, bounds, {**refused, **refuted})
@@ -129,7 +130,7 @@ def _has_alternative(
     reason: str,
     facts: KernelFacts,
     bounds: Request,
-    excluded: _Excluded,
+    excluded: Excluded,
 ) -> bool:
     other = make_plan(facts, bounds, {**excluded, key: reason})
     return any(p.method for p in other.phases if p.phase == key[0])

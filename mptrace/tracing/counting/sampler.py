@@ -31,6 +31,7 @@ from mptrace.tracing.counting.plan import (
 )
 from mptrace.tracing.counting.tracepoints import StatTracepoints
 from mptrace.tracing.counting.tracer import StatTracer
+from mptrace.tracing.plan.attaching import Excluded, attached
 
 #: After the gate has closed: for handlers that were under way.
 _SETTLE_SECONDS = 0.01
@@ -284,17 +285,14 @@ def clock(wall_ns: int) -> str:
 
 def _open(facts: KernelFacts, bounds: StatBounds) -> StatTracer:
     """A tracer with everything attached that this kernel lets it, its gate closed."""
-    excluded: dict[tuple[str, str, str], str] = {}
-    # each refusal leaves one candidate less
-    while True:
-        plan = make_stat_plan(facts, bounds, excluded)
+    refused: Excluded = {}
+
+    def planned() -> StatTracer:
+        plan = make_stat_plan(facts, bounds, refused)
         _check(plan)
-        tracer = StatTracer(plan, facts.release)
-        refused = tracer.open()
-        if not refused:
-            return tracer
-        excluded.update(refused)
-        tracer.close()
+        return StatTracer(plan, facts.release)
+
+    return attached(planned, refused)
 
 
 def _check(plan: StatPlan) -> None:

@@ -4,10 +4,12 @@
 Pure: facts in, checks out.  `rendering.doctor` renders them.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mptrace.host.facts import Access, HostFacts, KernelFacts
+from mptrace.tracing.plan.attaching import Excluded, attached
 from mptrace.tracing.plan.candidates import ESSENTIAL
 from mptrace.tracing.plan.plan import PhasePlan, Plan, Request, make_plan
 from mptrace.units import format_bytes
@@ -89,21 +91,29 @@ def settle(kernel: KernelFacts, try_attach: Callable[[str, str], str]) -> Plan:
     ``try_attach`` takes a method and a function or tracepoint, and returns ""
     or why it was refused.
     """
-    tried: dict[tuple[str, str], str] = {}
-    refused: dict[tuple[str, str, str], str] = {}
-    while True:
-        made = make_plan(kernel, Request(others=True), refused)
-        before = len(refused)
-        for phase in made.phases:
-            if not phase.method:
-                continue
-            pair = (phase.method, phase.attach)
-            if pair not in tried:
-                tried[pair] = try_attach(*pair)
-            if tried[pair]:
-                refused[phase.phase, phase.attach, phase.method] = tried[pair]
-        if len(refused) == before:
-            return made
+    refused: Excluded = {}
+    attempt = functools.cache(try_attach)
+    return attached(
+        lambda: _Trial(make_plan(kernel, Request(others=True), refused), attempt), refused
+    ).plan
+
+
+class _Trial:
+    """A plan of which each phase is attached for an instant, and nothing stays attached."""
+
+    def __init__(self, plan: Plan, attempt: Callable[[str, str], str]) -> None:
+        self.plan = plan
+        self._attempt = attempt
+
+    def open(self) -> Excluded:
+        return {
+            (phase.phase, phase.attach, phase.method): reason
+            for phase in self.plan.phases
+            if phase.method and (reason := self._attempt(phase.method, phase.attach))
+        }
+
+    def close(self) -> None:
+        pass
 
 
 def examine(kernel: KernelFacts, host: HostFacts, access: Access, plan: Plan) -> Diagnosis:
