@@ -45,19 +45,17 @@ from mptrace.host.read import read_host_facts
 from mptrace.outcomes.correlate import correlate
 from mptrace.recording.clock import now
 from mptrace.recording.directory import check_new
-from mptrace.recording.layouts import DRIVER_CALL, LOCATION, TABLES
+from mptrace.recording.layouts import DRIVER_CALL, LOCATION
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions import mappers
+from mptrace.sessions.assembler import Assembler, Tables, joined
 from mptrace.sessions.calibrated import calibrated, read_facts
 from mptrace.sessions.meta import first_meta, symbols_of
-from mptrace.tracer import Drained, Tracer
+from mptrace.tracer import Tracer
 from mptrace.tracing.plan.plan import Request
-from mptrace.tracing.program.chunks import EntryMerger
 from mptrace.units import many
 
 SCHEMA_VERSION = 1
-#: Fields of the evidence with addresses of the kernel whose names a reader wants.
-_ADDRESSES = ("a_ops", "migrate_op")
 
 Numbers = dict[str, Any]
 
@@ -228,15 +226,15 @@ class _Watch:
         self._calls = 0
         self._addresses: set[int] = set()
         self._lost_first = self._lost_before = tracer.losses()
-        self._drained: list[Drained] = []
-        self._mappers: list[NDArray[np.void]] = []
+        self._assembler = Assembler()
+        self._parts: list[Tables] = []
 
     def opener(self, everyone: bool) -> Callable[[int], None]:
         """Opens the gate for a process, or for all."""
 
         def ready(tgid: int) -> None:
             self.tracer.drain()
-            self._drained, self._mappers = [], []
+            self._assembler, self._parts = Assembler(), []
             self.tracer.open_gate(0 if everyone else tgid)
 
         return ready
@@ -245,8 +243,10 @@ class _Watch:
         """The call has returned: see who maps what it was refused, while they are there."""
         self.tracer.close_gate()
         drained = self.tracer.drain()
-        self._drained.append(drained)
-        self._mappers.append(mappers.find(drained.obstacles))
+        self._parts += [
+            self._assembler.add(drained),
+            {"mappers": mappers.find(drained.obstacles)},
+        ]
 
     def take(self, made: dict[str, Any] | None) -> tuple[list[SeenEntry] | None, int | None]:
         """What the events say of each entry of the judged call, and its call_id.
@@ -254,7 +254,11 @@ class _Watch:
         None for both where the events show no such call.
         """
         self.tracer.close_gate()
-        tables = self._tables()
+        self._parts += [
+            self._assembler.add(self.tracer.drain()),
+            self._assembler.rest(self.tracer),
+        ]
+        tables = joined(self._parts)
         if made is not None:
             tables["driver_calls"] = _driver_call(self._calls, made)
             tables["locations"] = _locations(self._calls, made)
@@ -262,7 +266,7 @@ class _Watch:
         if self._writer is not None:
             for name, rows in tables.items():
                 self._writer.append(name, rows)
-        self._name(tables)
+        self._name()
         if made is None:
             return None, None
         found = correlate(tables, {**self.meta, "lost": self._losses()})
@@ -294,30 +298,9 @@ class _Watch:
             )
         return lost
 
-    def _tables(self) -> dict[str, NDArray[np.void]]:
-        """All that is in the rings, by the names of a recording's tables."""
-        parts = [*self._drained, self.tracer.drain()]
-        tables = {name: np.empty(0, dtype) for name, dtype in TABLES.items()}
-        for field in dataclasses.fields(Drained):
-            if field.name in tables:
-                tables[field.name] = np.concatenate([getattr(part, field.name) for part in parts])
-        merger = EntryMerger()
-        entries = [merger.add(part.sides, part.calls["call_id"]) for part in parts]
-        tables["entries"] = np.concatenate([*entries, merger.rest()])
-        tables["mappers"] = np.concatenate([tables["mappers"], *self._mappers])
-        self._drained, self._mappers = [], []
-        for name, left in (
-            ("folios", self.tracer.open_folios()),
-            ("obstacles", self.tracer.open_obstacles()),
-        ):
-            tables[name] = np.concatenate([tables[name], left])
-        return tables
-
-    def _name(self, tables: dict[str, NDArray[np.void]]) -> None:
+    def _name(self) -> None:
         """Look up the names of kernel functions that the evidence has addresses of."""
-        found = {
-            address for name in _ADDRESSES for address in tables["obstacles"][name].tolist()
-        } - self._addresses
+        found = self._assembler.addresses - self._addresses
         if found:
             self._addresses |= found
             self.meta["symbols"] = {**self.meta["symbols"], **symbols_of(found)}

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mptrace.host.processes import Processes
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions import mappers
+from mptrace.sessions.assembler import Assembler, Tables
 from mptrace.tracer import Drained, Tracer
-from mptrace.tracing.program.chunks import EntryMerger
 
 #: Longest wait for searches that are under way: what they may take, and a little.
 _SEARCH_SECONDS = mappers.SESSION_NS / 1e9 + 1
@@ -45,16 +45,12 @@ class Pump:
         self._writer = writer
         #: Who is asked about processes that are met; None where all are known.
         self._processes = processes
-        #: Calls and migrations that began before it lie in two recordings (CLOCK_MONOTONIC).
-        self._boundary_ns = 0
-        self._merger = EntryMerger()
+        self._assembler = Assembler()
         self._lock = threading.Lock()
         self._keep = False
         self._given_up = False
         self._stop = threading.Event()
         self._error: BaseException | None = None
-        #: Kernel addresses met in evidence whose names a reader will want.
-        self._addresses: set[int] = set()
         self._thread = threading.Thread(target=self._loop, name="mptrace-drain", daemon=True)
         # Who maps a refused page is looked for at once, but by another thread: a
         # search takes several times _DRAIN_SECONDS, in which a ring can fill up.
@@ -94,7 +90,7 @@ class Pump:
         """What was met until now, for the last of a recording's meta; taking goes on meanwhile."""
         with self._lock:
             cgroups = {} if self._processes is None else dict(self._processes.cgroups)
-            return Met(frozenset(self._addresses), cgroups)
+            return Met(frozenset(self._assembler.addresses), cgroups)
 
     def swap(self, writer: RecordingWriter) -> RecordingWriter:
         """Go on in another recording; returns the one before, to be finished.
@@ -105,9 +101,9 @@ class Pump:
         with self._lock:
             self._take()
             before, self._writer = self._writer, writer
-            self._boundary_ns = time.monotonic_ns()
+            self._assembler.boundary_ns = time.monotonic_ns()
             # who reads both knows by it what is whole all the same
-            writer.meta["boundary_ns"] = self._boundary_ns
+            writer.meta["boundary_ns"] = self._assembler.boundary_ns
             if self._processes is not None:
                 self._processes.forget()
         return before
@@ -117,11 +113,10 @@ class Pump:
         self.stop()
         with self._lock:
             self._raise()
-            self._writer.append("entries", self._merger.rest())
-            folios = self._tracer.open_folios()
-            self._ask(folios["owner_tgid"])
-            self._writer.append("folios", folios)
-            self._writer.append("obstacles", self._tracer.open_obstacles())
+            rest = self._assembler.rest(self._tracer)
+            self._ask(rest["folios"]["owner_tgid"])
+            for name, rows in rest.items():
+                self._writer.append(name, rows)
         self._raise()
 
     def stop(self) -> None:
@@ -174,44 +169,30 @@ class Pump:
             self._writer.tick()
 
     def _append(self, drained: Drained) -> None:
-        # the end of a call that turned out to be of no interest has no nodes
-        unwanted = drained.calls["nodes_ptr"] == 0
-        self._merger.forget(drained.calls["call_id"][unwanted])
-        calls = drained.calls[~unwanted]
-        for rows in (calls, drained.migrations):
-            rows["lost"][rows["enter_ns"] < self._boundary_ns] += 1
-        calls["lost"][self._merger.incomplete(calls["call_id"])] += 1
-        self._meet(drained, calls)
-        self._writer.append("calls", calls)
-        self._writer.append("migrations", drained.migrations)
-        self._writer.append("folios", drained.folios)
-        self._writer.append("obstacles", drained.obstacles)
-        self._writer.append("waits", drained.waits)
-        for name in ("a_ops", "migrate_op"):
-            self._addresses.update(np.unique(drained.obstacles[name]).tolist())
+        tables = self._assembler.add(drained)
+        self._meet(tables)
+        for name, rows in tables.items():
+            self._writer.append(name, rows)
         refused = mappers.pick(drained.obstacles, self._refusals_left)
         if refused.size:
             self._refusals_left -= refused.size
             self._refused.put(refused)
-        dropped = drained.calls["call_id"][unwanted]
-        sides = drained.sides[~np.isin(drained.sides["call_id"], dropped)]
-        self._writer.append("entries", self._merger.add(sides, calls["call_id"]))
 
-    def _meet(self, drained: Drained, calls: NDArray[np.void]) -> None:
+    def _meet(self, tables: Tables) -> None:
         """Ask who initiators, targets, owners and waiters are, at once: they may end soon."""
         met = [
-            np.unique(rows[name])
-            for rows, name in (
-                (calls, "tgid"),
-                (calls, "target_tgid"),
-                (drained.migrations, "tgid"),
-                (drained.folios, "owner_tgid"),
-                (drained.waits, "tgid"),
+            np.unique(tables[table][name])
+            for table, name in (
+                ("calls", "tgid"),
+                ("calls", "target_tgid"),
+                ("migrations", "tgid"),
+                ("folios", "owner_tgid"),
+                ("waits", "tgid"),
             )
         ]
         self._ask(np.concatenate(met))
         if self._processes is not None:
-            self._processes.learn(np.unique(drained.migrations["cgroup_id"]).tolist())
+            self._processes.learn(np.unique(tables["migrations"]["cgroup_id"]).tolist())
 
     def _ask(self, tgids: NDArray[np.uint32]) -> None:
         if self._processes is not None:
