@@ -20,7 +20,8 @@ from mptrace.driver import MPOL_MF_MOVE, PAGE_SIZE, SENTINEL
 from mptrace.host.read import read_host_facts
 from mptrace.sessions.calibrated import read_facts
 from mptrace.tracer import Tracer
-from mptrace.tracing.plan.plan import Request, make_plan
+from mptrace.tracing.plan.plan import make_plan
+from mptrace.tracing.plan.request import Request
 from mptrace.units import format_ns
 
 PAGES = 509

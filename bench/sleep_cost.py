@@ -23,7 +23,8 @@ from evidence_cost import write
 
 from mptrace.sessions.calibrated import read_facts
 from mptrace.tracer import Tracer
-from mptrace.tracing.plan.plan import Request, make_plan
+from mptrace.tracing.plan.plan import make_plan
+from mptrace.tracing.plan.request import Request
 from mptrace.tracing.plan.scope import Scope
 from mptrace.units import format_ns
 

@@ -23,7 +23,7 @@ from mptrace.cli.types import (
     within,
 )
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
-from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.plan.request import Request
 from mptrace.units import and_more, many
 
 #: Recordings of one session that are named at its end, the last ones.

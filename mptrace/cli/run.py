@@ -26,7 +26,7 @@ from mptrace.driver import PAGE_SIZE
 from mptrace.driving.workloads import KINDS, PATTERNS, Workload
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from mptrace.reporting.text.layout import columns, wrapped
-from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.plan.request import Request
 from mptrace.units import many
 
 

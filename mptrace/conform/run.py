@@ -52,7 +52,7 @@ from mptrace.sessions.assembler import Assembler, Tables, joined
 from mptrace.sessions.calibrated import calibrated, read_facts
 from mptrace.sessions.meta import first_meta, symbols_of
 from mptrace.tracer import Tracer
-from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.plan.request import Request
 from mptrace.units import many
 
 SCHEMA_VERSION = 1

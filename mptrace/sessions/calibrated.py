@@ -20,7 +20,8 @@ from mptrace.tracing.plan.candidates import (
     candidate_tracepoints,
     candidate_variables,
 )
-from mptrace.tracing.plan.plan import Plan, Request, make_plan
+from mptrace.tracing.plan.plan import Plan, make_plan
+from mptrace.tracing.plan.request import Request
 
 #: Calibrations made before the session goes on with what is proved.
 _MAX_CALIBRATIONS = 4

@@ -22,7 +22,7 @@ from mptrace.sessions.record_bpf import BpfSession
 from mptrace.sessions.request import RecordRequest, RecordResult, meta_of, resolve_scope
 from mptrace.tracer import Tracer
 from mptrace.tracing.plan.calibration import Coverage
-from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.plan.request import Request
 from mptrace.tracing.plan.scope import Scope
 from mptrace.tracing.tracepoints import session as tracepoint_session
 

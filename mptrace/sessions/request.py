@@ -11,11 +11,8 @@ from mptrace.host.facts import HostFacts
 from mptrace.host.processes import cgroup_id
 from mptrace.recording.rotation import Rotation
 from mptrace.sessions.command import User
-from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.plan.request import Request
 from mptrace.tracing.plan.scope import Filters, Scope
-
-#: How a session sees: by BPF programs, or by tracepoints alone where the kernel refuses these.
-TIERS = ("auto", "bpf", "tracepoints")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class RecordRequest:
     duration_s: float = 0.0
     rotation: Rotation = field(default_factory=Rotation)
     bounds: Request = field(default_factory=lambda: Request(others=True))
-    #: One of TIERS.
+    #: "bpf", "tracepoints", or "auto": the latter where the kernel refuses the former.
     tier: str = "auto"
     command_line: tuple[str, ...] = ()
 

@@ -26,7 +26,7 @@ from mptrace.sessions.calibrated import calibrated, read_facts
 from mptrace.sessions.meta import first_meta, symbols_of
 from mptrace.sessions.pump import Pump
 from mptrace.tracer import Tracer
-from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.plan.request import Request
 
 #: Seconds after which a signal is noticed while a round runs.
 _POLL_SECONDS = 0.2

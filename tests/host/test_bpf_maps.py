@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from recorded_facts import facts_of
 
-from mptrace.tracing.plan.plan import Request, make_plan
+from mptrace.tracing.plan.plan import make_plan
+from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program.compiled import Compiled
 from mptrace.tracing.program.compiler import built, libbcc
 from mptrace.tracing.program.map import Map

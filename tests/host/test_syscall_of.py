@@ -17,7 +17,8 @@ from recorded_facts import facts_of
 from mptrace.host import btf
 from mptrace.recording.layouts import SYSCALL_NONE, SYSCALL_UNKNOWN
 from mptrace.tracing.plan.candidates import INITIATORS, candidate_sizes
-from mptrace.tracing.plan.plan import Request, make_plan
+from mptrace.tracing.plan.plan import make_plan
+from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program import compiler
 from mptrace.tracing.program.source import source_of
 

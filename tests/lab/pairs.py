@@ -25,7 +25,7 @@ from mptrace.host.read import read_host_facts
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions.calibrated import calibrated, read_facts
 from mptrace.sessions.meta import first_meta
-from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program.chunks import EntryMerger
 
 MADV_DONTFORK = 10

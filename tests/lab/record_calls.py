@@ -27,7 +27,7 @@ from mptrace.recording.layouts import CALL, ENTRY, FOLIO, MAX_ENTRIES, MIGRATION
 from mptrace.sessions.calibrated import calibrated, read_facts
 from mptrace.tracing.plan import calibration
 from mptrace.tracing.plan.calibration import Seen
-from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program.chunks import EntryMerger
 
 HERE = Path(__file__).parent

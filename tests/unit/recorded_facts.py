@@ -5,8 +5,11 @@ import json
 from pathlib import Path
 
 from mptrace.host.facts import KernelFacts, Prototype
+from mptrace.tracing.plan.candidates import CANDIDATES
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+#: Phases in the order of the report, each once.
+PHASES = tuple(dict.fromkeys(candidate.phase for candidate in CANDIDATES))
 
 
 def facts_of(name: str) -> KernelFacts:

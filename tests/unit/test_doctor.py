@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from recorded_facts import PHASES
 
 from mptrace.host.facts import STACK_ARGUMENTS, Access, HostFacts, KernelFacts, Node, Prototype
 from mptrace.reporting.text.doctor import render, to_json
-from mptrace.tracing.plan import candidates, doctor, plan
+from mptrace.tracing.plan import candidates, doctor
 from mptrace.tracing.plan.doctor import FAIL, OK, WARN, Check, Diagnosis
 
 METHODS = ("fentry", "kprobe", "raw_tracepoint", "tracepoint")
@@ -128,7 +129,7 @@ def test_without_fentry_and_kprobes_nothing_is_traced() -> None:
     assert not diagnosis.can_trace
     assert check(diagnosis, "fentry").state == check(diagnosis, "kprobe").state == FAIL
     failed = {p.phase for p in diagnosis.phases if p.state == FAIL}
-    assert failed == plan.ESSENTIAL
+    assert failed == candidates.ESSENTIAL
     assert render(diagnosis, kernel).count("EPERM") == 2
 
 
@@ -191,7 +192,7 @@ def test_nothing_is_tried_twice() -> None:
 
     settled = doctor.settle(KERNEL, try_attach)
 
-    assert len(tried) == len(set(tried)) > len(candidates.PHASES)
+    assert len(tried) == len(set(tried)) > len(PHASES)
     assert not any(phase.method for phase in settled.phases)
 
 
@@ -364,7 +365,7 @@ def test_json_says_what_the_text_says() -> None:
     assert value["can_trace"] is True
     assert value["memory_nodes"] == [0, 1]
     assert [c["name"] for c in value["checks"]] == [c.name for c in diagnosis.checks]
-    assert [p["phase"] for p in value["phases"]] == list(candidates.PHASES)
+    assert [p["phase"] for p in value["phases"]] == list(PHASES)
 
 
 RUN = "from mptrace.cli import main; main()"

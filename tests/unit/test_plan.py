@@ -4,17 +4,17 @@
 import dataclasses
 
 import pytest
-from recorded_facts import facts_of
+from recorded_facts import PHASES, facts_of
 
 from mptrace.host.facts import Prototype
 from mptrace.tracing.plan.candidates import (
     CANDIDATES,
     ESSENTIAL,
-    PHASES,
     PHASES_FOR_OTHERS,
     candidate_sizes,
 )
-from mptrace.tracing.plan.plan import PhasePlan, Plan, Request, make_plan
+from mptrace.tracing.plan.plan import PhasePlan, Plan, make_plan
+from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program.source import source_of
 
 

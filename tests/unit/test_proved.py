@@ -23,7 +23,8 @@ from mptrace.recording.layouts import (
 from mptrace.sessions.calibrated import calibrated
 from mptrace.tracer import Drained
 from mptrace.tracing.plan.calibration import PAGES, PINNED, Coverage
-from mptrace.tracing.plan.plan import Plan, Request, make_plan
+from mptrace.tracing.plan.plan import Plan, make_plan
+from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program.chunks import chunk_rows
 
 Key = tuple[str, str, str]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mptrace.host.facts import KernelFacts
 from mptrace.tracing.counting.counts import LOST_CAUSES, ROW
-from mptrace.tracing.plan.candidates import Candidate
+from mptrace.tracing.plan.candidate import Candidate
 from mptrace.tracing.plan.plan import PhasePlan, plan_phases
 
 CANDIDATES: tuple[Candidate, ...] = (

@@ -6,58 +6,19 @@ Sources of the rows: BTF and kallsyms of Debian's kernels 5.10 to 7.x, and the
 sources of mm/migrate.c; ``docs/kernels.md`` says what was verified where.
 """
 
-from dataclasses import dataclass
+from mptrace.tracing.plan.candidate import Candidate
+from mptrace.tracing.plan.members import (
+    EVIDENCE,
+    EVIDENCE_OPTIONAL,
+    INITIATORS,
+    LOCK_WAITS,
+    WAIT_VARIABLES,
+    WALK,
+    WALK_OPTIONAL,
+    WALK_VARIABLES,
+)
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to see a phase on some kernels.
-
-    ``function`` is a kernel function, or a tracepoint as ``category:name``.
-    ``enter`` and ``exit`` name handlers of ``bpf/move_pages/``, empty where
-    that side is not needed; ``kprobe_enter`` is one that only a kretprobe needs,
-    which has no arguments.  ``methods`` are ways to attach, the first preferred.
-    ``min_parameters`` refuses a function whose prototype is another than the row describes.
-    ``nargs`` is the macro that gets the number of parameters (where fexit
-    finds the return value); ``bool_macro`` is defined where the function
-    returns bool.  ``defines`` are further macros of this row.  ``needs`` are
-    facts that must hold: ``"offset:struct.member"``, or the same with a
-    leading ``!`` that must not.
-    """
-
-    phase: str
-    function: str
-    unit: str
-    enter: str = ""
-    exit: str = ""
-    min_parameters: int = 0
-    nargs: str = ""
-    bool_macro: str = ""
-    defines: tuple[tuple[str, int], ...] = ()
-    needs: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ("fentry", "kprobe")
-    kprobe_enter: str = ""
-    #: Wanted only by a session that traces programs other than mptrace's own driver.
-    for_others: bool = False
-
-    @property
-    def is_tracepoint(self) -> bool:
-        """Whether ``function`` names a tracepoint."""
-        return ":" in self.function
-
-
-# Which sleeper for a folio's lock is woken (folios: since 5.17).
-_LOCK_WAITS = {
-    "OFF_WAIT_TASK": "wait_queue_entry.private",
-    "OFF_WAIT_FLAGS": "wait_queue_entry.flags",
-    "OFF_TASK_PID": "task_struct.pid",
-    "OFF_QUEUE_WAIT": "wait_page_queue.wait",
-    "OFF_QUEUE_FOLIO": "wait_page_queue.folio",
-    "OFF_QUEUE_BIT": "wait_page_queue.bit_nr",
-    "OFF_KEY_FOLIO": "wait_page_key.folio",
-    "OFF_KEY_BIT": "wait_page_key.bit_nr",
-}
-_LOCK_NEEDS = tuple(f"offset:{member}" for member in _LOCK_WAITS.values())
+_LOCK_NEEDS = tuple(f"offset:{member}" for member in LOCK_WAITS.values())
 
 #: In the order of preference within a phase; phases in the order of the report.
 CANDIDATES: tuple[Candidate, ...] = (
@@ -369,9 +330,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     ),
 )
 
-#: Phases in order, each once.
-PHASES = tuple(dict.fromkeys(candidate.phase for candidate in CANDIDATES))
-#: Those of them that tracing one's own driver does without.
+#: Phases that tracing one's own driver does without.
 PHASES_FOR_OTHERS = frozenset(c.phase for c in CANDIDATES if c.for_others)
 #: Without these no verdict about a page is possible: a session refuses to start.
 ESSENTIAL = frozenset({"call", "lookup", "isolate", "migration", "move"})
@@ -409,82 +368,6 @@ _OFFSETS_IN_NEEDS = tuple(
     if need.lstrip("!").startswith("offset:")
 )
 _OFFSETS_OPTIONAL = ("page.compound_order",)
-#: Macro of bpf/move_pages/obstacle.h -> struct member.  Without one of them
-#: there is no evidence at all.
-EVIDENCE = {
-    "OFF_PAGE_MAPPING": "page.mapping",
-    "OFF_PAGE_PRIVATE": "page.private",
-    "OFF_PAGE_REFCOUNT": "page._refcount",
-    "OFF_PAGE_MAPCOUNT": "page._mapcount",
-    "OFF_MAPPING_OPS": "address_space.a_ops",
-    "OFF_MAPPING_HOST": "address_space.host",
-    "OFF_OPS_MIGRATE": "address_space_operations.migrate_folio",
-    "OFF_INODE_SB": "inode.i_sb",
-    "OFF_INODE_INO": "inode.i_ino",
-    "OFF_SB_TYPE": "super_block.s_type",
-    "OFF_SB_DEV": "super_block.s_dev",
-    "OFF_FSTYPE_NAME": "file_system_type.name",
-    "OFF_VMA_START": "vm_area_struct.vm_start",
-    "OFF_VMA_END": "vm_area_struct.vm_end",
-    "OFF_VMA_FLAGS": "vm_area_struct.vm_flags",
-    "OFF_VMA_FILE": "vm_area_struct.vm_file",
-    "OFF_FILE_INODE": "file.f_inode",
-}
-#: Further evidence, each where it can be had; the first member that is there.
-EVIDENCE_OPTIONAL = {
-    "OFF_TASK_MEMS_ALLOWED": ("task_struct.mems_allowed",),
-    "OFF_FOLIO_PINCOUNT": ("folio._pincount",),
-    # all mappings of a large folio since 6.9 or so, before that those of it as a whole
-    "OFF_FOLIO_MAPCOUNT": (
-        "folio._large_mapcount",
-        "folio._entire_mapcount",
-        "folio._total_mapcount",
-    ),
-}
-#: A walk of x86's page tables: struct members and the kernel's variables.
-WALK = {"OFF_VMA_MM": "vm_area_struct.vm_mm", "OFF_MM_PGD": "mm_struct.pgd"}
-WALK_VARIABLES = {
-    "PAGE_OFFSET_BASE": ("page_offset_base",),
-    "PGDIR_SHIFT": ("pgdir_shift",),
-}
-#: Whose pages they are, which system call it is, who waits: each group where all of it can be had.
-INITIATORS = {
-    "owner": {
-        "OFF_MM_OWNER": "mm_struct.owner",
-        "OFF_TASK_TGID": "task_struct.tgid",
-        "OFF_VMA_MM": "vm_area_struct.vm_mm",
-    },
-    "fork": {
-        "OFF_TASK_TGID": "task_struct.tgid",
-        "OFF_TASK_SIGNAL": "task_struct.signal",
-        "OFF_SIGNAL_LIVE": "signal_struct.live",
-    },
-    "user": {"OFF_TASK_CRED": "task_struct.cred", "OFF_CRED_UID": "cred.uid"},
-    "cgroup": {
-        "OFF_TASK_CGROUPS": "task_struct.cgroups",
-        "OFF_CSS_SET_CGROUP": "css_set.dfl_cgrp",
-        "OFF_CGROUP_KN": "cgroup.kn",
-        "OFF_KN_ID": "kernfs_node.id",
-        "OFF_CGROUP_SELF": "cgroup.self",
-        "OFF_CSS_PARENT": "cgroup_subsys_state.parent",
-    },
-    "syscall": {
-        "OFF_TASK_STACK": "task_struct.stack",
-        "OFF_TASK_FLAGS": "task_struct.flags",
-        "OFF_TASK_INFO": "task_struct.thread_info",
-        "OFF_INFO_STATUS": "thread_info.status",
-    },
-    "lock": _LOCK_WAITS,
-}
-#: Finds the folio that a migration entry stands for.
-WAIT_VARIABLES = {"VMEMMAP_BASE": "vmemmap_base"}
-#: Without them a zero page is told by the kernel's answer alone.
-WALK_OPTIONAL = {
-    "ZERO_PFN": ("zero_pfn", "zero_page_pfn"),
-    "HUGE_ZERO_PFN": ("huge_zero_pfn",),
-}
-#: The program reads this much of a struct page at once.
-PAGE_IMAGE_BYTES = 64
 
 
 def candidate_functions() -> tuple[str, ...]:

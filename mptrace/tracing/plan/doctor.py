@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from mptrace.host.facts import Access, HostFacts, KernelFacts
 from mptrace.tracing.plan.attaching import Excluded, attached
 from mptrace.tracing.plan.candidates import ESSENTIAL
-from mptrace.tracing.plan.plan import PhasePlan, Plan, Request, make_plan
+from mptrace.tracing.plan.plan import PhasePlan, Plan, make_plan
+from mptrace.tracing.plan.request import Request
 from mptrace.units import format_bytes
 
 OK = "ok"

@@ -9,58 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mptrace.host.facts import REGISTER_ARGUMENTS, STACK_ARGUMENTS, KernelFacts
-from mptrace.recording.layouts import (
-    FOLIO,
-    LARGE_CHUNK,
-    MAX_ENTRIES,
-    MEDIUM_CHUNK,
-    OBSTACLE,
-    SMALL_CHUNK,
-    WAIT,
+from mptrace.tracing.plan.candidate import Candidate
+from mptrace.tracing.plan.candidates import CANDIDATES, ESSENTIAL, PHASES_FOR_OTHERS
+from mptrace.tracing.plan.macros import (
+    add_bounds,
+    add_initiator_macros,
+    add_struct_macros,
+    memory_bound,
 )
-from mptrace.tracing.plan.candidates import (
-    CANDIDATES,
-    ESSENTIAL,
-    EVIDENCE,
-    EVIDENCE_OPTIONAL,
-    INITIATORS,
-    PAGE_IMAGE_BYTES,
-    PHASES_FOR_OTHERS,
-    WAIT_VARIABLES,
-    WALK,
-    WALK_OPTIONAL,
-    WALK_VARIABLES,
-    Candidate,
-)
-from mptrace.tracing.plan.scope import NODE_WORDS
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a session wants of its probes: bounds, in numbers of elements or bytes.
-
-    ``max_folios`` bounds the folios that one call or migration may have
-    isolated at once; ``folio_ring_bytes`` is rounded up to a power of two.
-    """
-
-    max_folios: int = 1 << 18
-    max_obstacles: int = 1 << 16
-    #: Read the state of folios that are refused; False only to measure what that costs.
-    evidence: bool = True
-    #: Trace programs other than mptrace's driver: every path, owners of pages, waits.
-    others: bool = False
-    #: Processes that can be followed by number, with what they fork.
-    max_chosen: int = 1 << 16
-    wait_ring_bytes: int = 4 << 20
-    #: Threads that wait at once, whatever for: each that sleeps for I/O is looked at.
-    max_waiting: int = 1 << 15
-    max_threads: int = 4096
-    folio_ring_bytes: int = 32 << 20
-    obstacle_ring_bytes: int = 8 << 20
-    call_ring_bytes: int = 4 << 20
-    small_ring_bytes: int = 8 << 20
-    medium_ring_bytes: int = 8 << 20
-    large_ring_bytes: int = 64 << 20
+from mptrace.tracing.plan.request import Request
 
 
 @dataclass(frozen=True)
@@ -111,10 +68,10 @@ def make_plan(
     phases = tuple(p for p in phases if request.others or p.phase not in PHASES_FOR_OTHERS)
     phases = _without_idle_probes(phases)
     defines: dict[str, int | str] = {**_DEFAULT_MACROS, **macros}
-    notes = _add_struct_macros(facts, defines, evidence=request.evidence)
-    _add_bounds(request, facts.page_size, defines)
-    notes += _add_initiator_macros(facts, defines)
-    return Plan(phases, defines, request, _memory_bound(request, facts.page_size), notes)
+    notes = add_struct_macros(facts, defines, evidence=request.evidence)
+    add_bounds(request, facts.page_size, defines)
+    notes += add_initiator_macros(facts, defines)
+    return Plan(phases, defines, request, memory_bound(request, facts.page_size), notes)
 
 
 def _without_idle_probes(phases: tuple[PhasePlan, ...]) -> tuple[PhasePlan, ...]:
@@ -265,194 +222,3 @@ def _refusal(method: str, facts: KernelFacts) -> str:
     parts = {"fexit": "fentry"}
     reasons = (facts.methods.get(parts.get(part, part), "") for part in method.split("+"))
     return next((reason for reason in reasons if reason), "")
-
-
-def _add_struct_macros(
-    facts: KernelFacts, defines: dict[str, int | str], *, evidence: bool
-) -> tuple[str, ...]:
-    notes: list[str] = []
-    defines["PG_RESERVED"] = facts.page_flags.get("PG_reserved", 63)
-    defines["PG_LOCKED"] = facts.page_flags.get("PG_locked", 0)
-    for macro in ("OFF_PAGE_MAPPING", "OFF_PAGE_PRIVATE", "OFF_PAGE_REFCOUNT", "OFF_PAGE_MAPCOUNT"):
-        defines[macro] = facts.offsets.get(EVIDENCE[macro], 0)
-    defines["OFF_PAGE_FLAGS"] = facts.offsets.get("page.flags", 0)
-    defines["OFF_PAGE_COMPOUND_HEAD"] = facts.offsets.get("page.compound_head", 8)
-    # order: a byte of its own up to 6.5 or so, then the low byte of _flags_1
-    for name in ("folio._folio_order", "folio._flags_1"):
-        if name in facts.offsets:
-            defines["OFF_FOLIO_ORDER"] = facts.offsets[name]
-            break
-    else:
-        # struct page before folios: the order is in the first tail page
-        defines["OFF_FOLIO_ORDER"] = 64 + facts.offsets.get("page.compound_order", 0)
-    if "PG_head" in facts.page_flags:
-        defines["PG_HEAD"] = facts.page_flags["PG_head"]
-    else:
-        defines["PG_HEAD"] = 63
-        notes.append("PG_head is not in BTF: the size of large folios is unknown")
-    if evidence:
-        notes += _add_evidence_macros(facts, defines)
-    shift = _nodes_shift(facts)
-    if shift is None:
-        notes.append("NODES_SHIFT is unknown: node numbers of folios can't be read")
-    else:
-        defines["NODES_SHIFT"] = shift
-    return tuple(notes)
-
-
-def _add_evidence_macros(facts: KernelFacts, defines: dict[str, int | str]) -> list[str]:
-    """Offsets for what is read at a refusal; returns what can't be read, in words."""
-    missing = [name for name in EVIDENCE.values() if name not in facts.offsets]
-    beyond = [
-        name
-        for name in EVIDENCE.values()
-        if name.startswith("page.") and facts.offsets.get(name, 0) >= PAGE_IMAGE_BYTES
-    ]
-    if missing or beyond:
-        return [f"no evidence of refusals: {', '.join(missing + beyond)} not where it can be read"]
-    defines["EVIDENCE"] = 1
-    defines.update({macro: facts.offsets[name] for macro, name in EVIDENCE.items()})
-    for macro, names in EVIDENCE_OPTIONAL.items():
-        there = [name for name in names if name in facts.offsets]
-        if there:
-            defines[macro] = facts.offsets[there[0]]
-    defines["WHOLE_MAPCOUNT"] = int("folio._large_mapcount" not in facts.offsets)
-    walk = {macro: facts.offsets.get(name) for macro, name in WALK.items()}
-    variables = {
-        macro: next((facts.variables[name] for name in names if name in facts.variables), None)
-        for macro, names in (WALK_VARIABLES | WALK_OPTIONAL).items()
-    }
-    missing = [macro for macro in WALK_VARIABLES if variables[macro] is None]
-    if facts.machine != "x86_64" or None in walk.values() or missing:
-        return ["page tables are not read: never touched and swapped out look alike"]
-    defines["PTE_WALK"] = 1
-    defines.update({macro: value for macro, value in walk.items() if value is not None})
-    defines.update({macro: f"{value:#x}ULL" for macro, value in variables.items() if value})
-    return []
-
-
-def _add_initiator_macros(facts: KernelFacts, defines: dict[str, int | str]) -> tuple[str, ...]:
-    """Offsets by which an initiator and an owner are known; a note for each that is not."""
-    notes = []
-    defines["NODE_WORDS"] = NODE_WORDS
-    # MR_SYSCALL has been 3 since there was an enum
-    numbers = {name: number for number, name in facts.migrate_reasons.items()}
-    defines["MR_SYSCALL"] = numbers.get("syscall", 3)
-    defines["PAGE_STRUCT_BYTES"] = facts.sizes.get("page", 64)
-    # only x86-64 is known to keep the registers of a system call where they are looked for
-    stack = facts.machine == "x86_64"
-    for name, members in INITIATORS.items():
-        offsets = {macro: facts.offsets.get(member) for macro, member in members.items()}
-        found = {macro: offset for macro, offset in offsets.items() if offset is not None}
-        if len(found) < len(members) or (name == "syscall" and not stack):
-            notes.append(_WITHOUT[name])
-            continue
-        defines.update(found)
-    if "OFF_TASK_STACK" in defines:
-        defines["THREAD_SIZE"] = _THREAD_SIZE
-        # TOP_OF_KERNEL_STACK_PADDING in arch/x86/include/asm/thread_info.h: room for the end
-        # of a struct fred_frame wherever the kernel can enter by FRED, on any CPU
-        # (65c9cc9e2c14 in 6.9, "x86/fred: Reserve space for the FRED stack frame")
-        fred_frame = facts.sizes.get("fred_frame", _PT_REGS_BYTES)
-        defines["STACK_PADDING"] = fred_frame - _PT_REGS_BYTES
-        defines["OFF_TASK_STATUS"] = (
-            facts.offsets["task_struct.thread_info"] + (facts.offsets["thread_info.status"])
-        )
-    if "OFF_CGROUP_SELF" in defines:
-        defines["OFF_CGROUP_PARENT"] = (
-            facts.offsets["cgroup.self"] + (facts.offsets["cgroup_subsys_state.parent"])
-        )
-    addresses = {macro: facts.variables.get(name) for macro, name in WAIT_VARIABLES.items()}
-    if all(addresses.values()) and "PGDIR_SHIFT" in defines:
-        defines.update({macro: f"{address:#x}ULL" for macro, address in addresses.items()})
-    else:
-        notes.append("who migrates the page that a thread waits for is told by time only")
-    return tuple(notes)
-
-
-#: Bytes of a kernel stack of x86-64 (16 KiB unless built with KASAN).
-_THREAD_SIZE = 16384
-#: Of struct pt_regs of x86-64, with which a struct fred_frame begins.
-_PT_REGS_BYTES = 168
-_WITHOUT = {
-    "owner": "whose page it is can't be told: the kernel keeps no owner of an address space",
-    "fork": "children of a process can't be followed",
-    "user": "processes can't be chosen by user",
-    "cgroup": "processes can't be chosen by cgroup",
-    "lock": "threads that sleep for the lock of a folio under migration can't be seen",
-    "syscall": "in which system call a migration happens can't be told",
-}
-
-
-def _nodes_shift(facts: KernelFacts) -> int | None:
-    """Bits of the node number at the top of page flags (SPARSEMEM_VMEMMAP, x86-64)."""
-    if facts.nodes_shift is not None:
-        return facts.nodes_shift
-    bits = 8 * facts.sizes.get("nodemask_t", 0)
-    # nodemask_t is a whole number of longs: at 64 bits it no longer tells
-    return bits.bit_length() - 1 if bits > 64 else None
-
-
-def _add_bounds(request: Request, page_size: int, defines: dict[str, int | str]) -> None:
-    defines["SMALL_CHUNK"] = SMALL_CHUNK
-    defines["MEDIUM_CHUNK"] = MEDIUM_CHUNK
-    defines["LARGE_CHUNK"] = LARGE_CHUNK
-    defines["MAX_ENTRIES"] = MAX_ENTRIES
-    defines["MAX_FOLIOS"] = request.max_folios
-    defines["MAX_OBSTACLES"] = request.max_obstacles
-    defines["MAX_THREADS"] = request.max_threads
-    defines["MAX_CHOSEN"] = request.max_chosen
-    defines["MAX_WAITING"] = _max_waiting(request)
-    for macro, size in (
-        ("FOLIO_RING_PAGES", request.folio_ring_bytes),
-        ("OBSTACLE_RING_PAGES", request.obstacle_ring_bytes),
-        ("CALL_RING_PAGES", request.call_ring_bytes),
-        ("WAIT_RING_PAGES", request.wait_ring_bytes if request.others else page_size),
-        ("SMALL_RING_PAGES", request.small_ring_bytes),
-        ("MEDIUM_RING_PAGES", request.medium_ring_bytes),
-        ("LARGE_RING_PAGES", request.large_ring_bytes),
-    ):
-        defines[macro] = _ring_pages(size, page_size)
-
-
-def _memory_bound(request: Request, page_size: int) -> int:
-    """Bytes that maps and rings can take at the most; a hash element costs about 80 more."""
-    rings = sum(
-        page_size * _ring_pages(size, page_size)
-        for size in (
-            request.folio_ring_bytes,
-            request.obstacle_ring_bytes,
-            request.call_ring_bytes,
-            request.call_ring_bytes,
-            request.wait_ring_bytes if request.others else page_size,
-            request.small_ring_bytes,
-            request.medium_ring_bytes,
-            request.large_ring_bytes,
-        )
-    )
-    folios = request.max_folios * (FOLIO.itemsize + 80)
-    obstacles = request.max_obstacles * (OBSTACLE.itemsize + 80)
-    threads = request.max_threads * (_THREAD_BYTES + 80)
-    waits = _max_waiting(request) * (WAIT.itemsize + 80)
-    return rings + folios + obstacles + threads + waits + request.max_chosen * 100
-
-
-def _max_waiting(request: Request) -> int:
-    return request.max_waiting if request.others else 1
-
-
-#: Of struct thread, at most.
-_THREAD_BYTES = 1024
-
-
-def _ring_pages(size_bytes: int, page_size: int) -> int:
-    """Pages of a ring of at least that size: a power of two."""
-    pages: int = max(1, -(-size_bytes // page_size))
-    return 1 << (pages - 1).bit_length()
-
-
-def describe(phases: Sequence[PhasePlan]) -> list[tuple[str, str, str, str]]:
-    """Rows (phase, unit, attach point with its method, reason) for `doctor`."""
-    return [
-        (p.phase, p.unit, f"{p.attach} ({p.method})" if p.method else "-", p.reason) for p in phases
-    ]

@@ -20,7 +20,7 @@ from mptrace.sessions.calibrated import calibrated, read_facts
 from mptrace.sessions.meta import first_meta
 from mptrace.sessions.record_bpf import BpfSession
 from mptrace.sessions.request import RecordRequest, Wanted, WantedFilters, meta_of, resolve_scope
-from mptrace.tracing.plan.plan import Request
+from mptrace.tracing.plan.request import Request
 
 
 def session(facts, host, tracer, coverage, asked):

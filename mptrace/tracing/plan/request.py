@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a session wants of its probes, and what they may take."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a session wants of its probes: bounds, in numbers of elements or bytes.
+
+    ``max_folios`` bounds the folios that one call or migration may have
+    isolated at once; ``folio_ring_bytes`` is rounded up to a power of two.
+    """
+
+    max_folios: int = 1 << 18
+    max_obstacles: int = 1 << 16
+    #: Read the state of folios that are refused; False only to measure what that costs.
+    evidence: bool = True
+    #: Trace programs other than mptrace's driver: every path, owners of pages, waits.
+    others: bool = False
+    #: Processes that can be followed by number, with what they fork.
+    max_chosen: int = 1 << 16
+    wait_ring_bytes: int = 4 << 20
+    #: Threads that wait at once, whatever for: each that sleeps for I/O is looked at.
+    max_waiting: int = 1 << 15
+    max_threads: int = 4096
+    folio_ring_bytes: int = 32 << 20
+    obstacle_ring_bytes: int = 8 << 20
+    call_ring_bytes: int = 4 << 20
+    small_ring_bytes: int = 8 << 20
+    medium_ring_bytes: int = 8 << 20
+    large_ring_bytes: int = 64 << 20
