@@ -13,7 +13,7 @@ import click
 
 from .. import __version__
 from ..errors import EXIT_INTERRUPTED, MptraceError, OutputError
-from .output import guarded
+from .output import guarded, progress
 
 #: Each is a module of this package with a click command called `command`.
 COMMANDS = (
@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
         except OutputError:
             raise
         except MptraceError as error:
-            click.echo(f"mptrace: {error.message}", err=True)
+            progress(error.message)
             if error.hint:
                 click.echo(f"  {error.hint}", err=True)
             ctx.exit(error.exit_code)

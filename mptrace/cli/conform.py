@@ -4,13 +4,15 @@
 import json
 import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
 from mptrace.cli import terminal
+from mptrace.cli.options import force_option
+from mptrace.cli.output import progress
 from mptrace.errors import EXIT_FAILURE, EXIT_INTERRUPTED, UsageError
+from mptrace.host.signals import interrupted_by
 
 
 @click.command("conform", context_settings={"max_content_width": 80})
@@ -25,7 +27,7 @@ from mptrace.errors import EXIT_FAILURE, EXIT_INTERRUPTED, UsageError
 )
 @click.option("--no-trace", is_flag=True, help="Judge return values and statuses alone.")
 @click.option("-o", "--output", type=Path, help="Keep a recording of all calls.")
-@click.option("--force", is_flag=True, help="Replace an existing recording.")
+@force_option
 @click.option(
     "--restore", is_flag=True, help="Undo what a run that was killed left changed; run nothing."
 )
@@ -84,11 +86,10 @@ def command(
         if not as_json:
             click.echo(report_conform.scenario(number, result, width=width))
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupted_by(signal.SIGTERM, signal.SIGHUP)
     numbers = run(
         ConformRequest(scenarios, disruptive, not no_trace, output, force),
-        _progress,
+        progress,
         began,
         performed,
     )
@@ -96,9 +97,9 @@ def command(
         json.dumps(numbers, indent=1) if as_json else report_conform.tail(numbers, width=width)
     )
     if as_json and not numbers["traced"]:
-        _progress(f"the kernel's events were not seen: {numbers['not_traced']}")
+        progress(f"the kernel's events were not seen: {numbers['not_traced']}")
     if numbers["not_restored"]:
-        _progress(numbers["not_restored"])
+        progress(numbers["not_restored"])
         context.exit(EXIT_FAILURE)
     if numbers["interrupted"]:
         context.exit(EXIT_INTERRUPTED)
@@ -114,11 +115,3 @@ def _restore() -> None:
         click.echo(f"undone: {words}")
     if not undone:
         click.echo("nothing was left to undo")
-
-
-def _progress(message: str) -> None:
-    click.echo(f"mptrace: {message}", err=True)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

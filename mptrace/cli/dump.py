@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import DEFAULT_RECORDING, RECORDING, opened
+from mptrace.cli.options import recording_argument
+from mptrace.cli.types import opened
 from mptrace.units import many
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ TABLES = (
     help="A table has the most telling columns; jsonl and csv have every column, null or empty "
     "where there is no value, and a row is a line.",
 )
-@click.argument("recording", type=RECORDING, default=DEFAULT_RECORDING)
+@recording_argument
 def command(table: str, failed: bool, form: str, recording: Path) -> None:
     """Print the rows behind the report of RECORDING (mptrace.data).
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import ADDRESS, DEFAULT_RECORDING, ENTRY, PID, RECORDING, opened
+from mptrace.cli.options import recording_argument
+from mptrace.cli.types import ADDRESS, ENTRY, PID, opened
 from mptrace.errors import UsageError
 
 
@@ -31,7 +32,7 @@ from mptrace.errors import UsageError
 @click.option(
     "--json", "as_json", is_flag=True, help="A JSON object per line for each entry or folio."
 )
-@click.argument("recording", type=RECORDING, default=DEFAULT_RECORDING)
+@recording_argument
 def command(
     entry: tuple[int, int] | None,
     address: int | None,

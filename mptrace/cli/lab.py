@@ -5,11 +5,11 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from ..errors import UsageError
+from ..host.signals import interrupted_by
 from ..lab.kernels import SERIES, find_kernel
 from ..lab.runner import run_in_guest
 from ..lab.topology import MOST_CPUS, parse_nodes
@@ -91,8 +91,7 @@ def command(
         raise UsageError("--bring and --no-bring exclude each other")
     topology = parse_nodes(nodes, cpus=cpus, memory=memory)
     # SIGINT also where it is ignored, as in a script's background
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     if prepare:
         _say(f"lab: kernel {find_kernel(kernel, say=_say)} is there")
         return
@@ -116,7 +115,3 @@ def command(
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

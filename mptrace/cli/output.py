@@ -64,6 +64,11 @@ class _Messages(_Descriptor):
             return memoryview(data).nbytes
 
 
+def progress(message: str) -> None:
+    """Say on standard error what goes on."""
+    click.echo(f"mptrace: {message}", err=True)
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Run a command line: its output is written out, or the process leaves with status 1."""
@@ -77,7 +82,7 @@ def guarded() -> Iterator[None]:
         sys.stdout.flush()
     except OutputError as error:
         if not error.is_unwanted:
-            click.echo(f"mptrace: {error.message}", err=True)
+            progress(error.message)
             sys.exit(error.exit_code)
         sys.exit(EXIT_OK if leaving is None else leaving.code)
     if leaving is not None:

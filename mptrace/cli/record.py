@@ -5,37 +5,32 @@ import pwd
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import click
 
+from mptrace.cli.options import (
+    bounds_options,
+    duration_option,
+    output_options,
+    pids_option,
+    tier_option,
+)
+from mptrace.cli.output import progress
 from mptrace.cli.types import (
     COUNT,
-    FOLIOS,
     NIDS,
-    PIDS,
-    RING,
-    SECONDS,
     SIZE,
     check_exclusive,
-    flat,
     is_default,
     within,
 )
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
+from mptrace.host.signals import interrupted_by
 from mptrace.tracing.plan.request import Request
 from mptrace.units import and_more, many
 
 #: Recordings of one session that are named at its end, the last ones.
 _MOST_NAMED = 3
-
-
-def _progress(message: str) -> None:
-    click.echo(f"mptrace: {message}", err=True)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 @click.command(
@@ -44,19 +39,11 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     context_settings={"max_content_width": 80, "allow_interspersed_args": False},
 )
 @click.option("-a", "--all", "everybody", is_flag=True, help="Everybody on this host.")
-@click.option(
-    "-p",
-    "--pid",
-    "pids",
-    type=PIDS,
-    multiple=True,
-    callback=flat,
-    help="These processes, their threads.",
-)
+@pids_option("These processes, their threads.")
 @click.option("-u", "--user", help="Processes of this user (name or number).")
 @click.option("--cgroup", default="", help="Processes of this cgroup (v2) and those below it.")
 @click.option("--as", "run_as", help="Run COMMAND as this user.  [default: who called sudo]")
-@click.option("-d", "--duration", type=SECONDS, help="Seconds after which it ends.")
+@duration_option("Seconds after which it ends.")
 @click.option(
     "--reason", "reasons", multiple=True, help="Only migrations for this reason: compaction, ..."
 )
@@ -69,31 +56,14 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     help="Only what took that long.",
 )
 @click.option("--failed", is_flag=True, help="Only what failed.")
-@click.option(
-    "-o",
-    "--output",
-    type=Path,
-    default=Path("mptrace.data"),
-    show_default=True,
-    help="Where the recording goes. By this name, an earlier one becomes mptrace.data.old.",
-)
-@click.option("--force", is_flag=True, help="Replace an existing recording.")
+@output_options
 @click.option("--rotate-size", type=SIZE, help="Begin a new recording after so much.")
 @click.option(
     "--rotate-time", type=within("SECONDS", "seconds", 1, 1e9), help="... after so many seconds."
 )
 @click.option("--keep", type=COUNT, help="Keep only the last so many of them.")
-@click.option(
-    "--buffer", type=RING, default=Request.folio_ring_bytes, help="Ring of folio records."
-)
-@click.option("--max-folios", type=FOLIOS, help="Folios tracked at once.")
-@click.option(
-    "--tier",
-    type=click.Choice(("auto", "bpf", "tracepoints")),
-    default="auto",
-    show_default=True,
-    help="See by BPF, or by tracepoints alone where the kernel refuses it.",
-)
+@bounds_options
+@tier_option("See")
 @click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost.")
 @click.argument("command_line", nargs=-1, metavar="[COMMAND ARGS...]")
 @click.pass_context
@@ -176,21 +146,21 @@ def command(
         tier=tier,
         command_line=tuple(sys.argv[1:]),
     )
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupted_by(signal.SIGTERM)
     if command_line and runs_as is None:
-        _progress(f"the command runs as {_me()}; --as USER runs it as somebody else")
-    result = record(request, _progress)
+        progress(f"the command runs as {_me()}; --as USER runs it as somebody else")
+    result = record(request, progress)
     rows = result.rows
-    _progress(
+    progress(
         f"{many(rows['calls'], 'call')}, {many(rows['migrations'], 'migration')}, "
         f"{many(rows['folios'], 'folio')}, {many(rows['waits'], 'wait')} of threads"
     )
     lost = {cause: count for cause, count in result.lost.items() if count}
     for cause, count in lost.items():
-        _progress(f"lost: {cause} {count}")
+        progress(f"lost: {cause} {count}")
     last = ", ".join(map(str, result.recordings[-_MOST_NAMED:]))
     more = and_more(len(result.recordings) - _MOST_NAMED, "", f"{output}.*", inline=True)
-    _progress(f"recording: {last} {more}".rstrip())
+    progress(f"recording: {last} {more}".rstrip())
     if result.exit_status is not None:
         raise SystemExit(result.exit_status)
     if result.interrupted:

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import DEFAULT_RECORDING, RECORDING, TIME, opened
+from mptrace.cli.options import recording_argument
+from mptrace.cli.types import TIME, opened
 from mptrace.errors import EXIT_OK, EXIT_STRICT
 
 
@@ -23,7 +24,7 @@ from mptrace.errors import EXIT_OK, EXIT_STRICT
     type=TIME,
     help="Name the largest batch whose measured p99 stays below TIME, such as 20ms.",
 )
-@click.argument("recording", type=RECORDING, default=DEFAULT_RECORDING)
+@recording_argument
 def command(
     as_json: bool, histogram: bool, strict: bool, budget_ns: int | None, recording: Path
 ) -> None:

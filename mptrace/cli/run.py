@@ -4,38 +4,29 @@
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from mptrace.cli import terminal
+from mptrace.cli.options import bounds_options, output_options
+from mptrace.cli.output import progress
 from mptrace.cli.report import print_report
 from mptrace.cli.types import (
     COUNT,
-    FOLIOS,
     FRACTION,
     NIDS,
     NUMBER,
     PID,
     RANGE,
-    RING,
     SIZE,
     is_default,
 )
 from mptrace.driver import PAGE_SIZE
 from mptrace.driving.workloads import KINDS, PATTERNS, Workload
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
+from mptrace.host.signals import interrupted_by
 from mptrace.reporting.text.layout import columns, wrapped
-from mptrace.tracing.plan.request import Request
 from mptrace.units import many
-
-
-def _progress(message: str) -> None:
-    click.echo(f"mptrace: {message}", err=True)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 @click.command(name="run", context_settings={"max_content_width": 80})
@@ -81,19 +72,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 @click.option("--every-page", is_flag=True, help="Huge pages: an entry for each base page.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of everything random.")
 @click.option("--directory", default="", help="With --kind file: where the file is made.")
-@click.option(
-    "-o",
-    "--output",
-    type=Path,
-    default=Path("mptrace.data"),
-    show_default=True,
-    help="Where the recording goes. By this name, an earlier one becomes mptrace.data.old.",
-)
-@click.option("--force", is_flag=True, help="Replace an existing recording.")
-@click.option(
-    "--buffer", type=RING, default=Request.folio_ring_bytes, help="Ring of folio records."
-)
-@click.option("--max-folios", type=FOLIOS, help="Folios tracked at once.")
+@output_options
+@bounds_options
 @click.option("--no-cost", is_flag=True, help="Don't measure what the tracing costs.")
 @click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost or unknown.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
@@ -175,7 +155,7 @@ def command(
         raise SystemExit(EXIT_USAGE)
     from mptrace.sessions.run import RunRequest, run
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupted_by(signal.SIGTERM)
     result = run(
         RunRequest(
             workload=workload,
@@ -187,9 +167,9 @@ def command(
             max_folios=max_folios or 0,
             command=tuple(sys.argv[1:]),
         ),
-        _progress,
+        progress,
     )
-    _progress(f"recording: {output}")
+    progress(f"recording: {output}")
     status = print_report(output, as_json=as_json, histogram=histogram, strict=strict)
     raise SystemExit(EXIT_INTERRUPTED if result.interrupted else status)
 
@@ -205,4 +185,4 @@ def _show_what_would_move(workload: Workload) -> None:
                 f" on {mapping['nodes']}  {mapping['name']}"
             )
             click.echo("\n".join(wrapped("", text, keep_spaces=True, hang="    ")))
-    click.echo("mptrace: nothing was moved\n  add --yes to move these pages", err=True)
+    progress("nothing was moved\n  add --yes to move these pages")

@@ -6,37 +6,18 @@ import json
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.types import COUNT, PIDS, SECONDS, flat, whole
+from mptrace.cli.options import duration_option, pids_option, tier_option
+from mptrace.cli.output import progress
+from mptrace.cli.types import COUNT, SECONDS, whole
 from mptrace.errors import EXIT_INTERRUPTED, UsageError
 from mptrace.reporting.text.stat import VIEWS, Lines, to_json
-
-
-def _progress(message: str) -> None:
-    click.echo(f"mptrace: {message}", err=True)
-
-
-TIER = click.option(
-    "--tier",
-    type=click.Choice(("auto", "bpf", "tracepoints")),
-    default="auto",
-    show_default=True,
-    help="Count by BPF, or by tracepoints alone where the kernel refuses it.",
-)
 
 
 @click.command(name="stat", context_settings={"max_content_width": 80})
 @click.argument("interval", type=SECONDS, required=False)
 @click.argument("count", type=COUNT, required=False)
-@click.option(
-    "-p",
-    "--pid",
-    "pids",
-    type=PIDS,
-    multiple=True,
-    callback=flat,
-    help="Only these processes.",
-)
-@click.option("-d", "--duration", type=SECONDS, help="End after so many seconds.")
+@pids_option("Only these processes.")
+@duration_option("End after so many seconds.")
 @click.option(
     "--by",
     "view",
@@ -53,7 +34,7 @@ TIER = click.option(
     show_default=True,
     help="Room in the kernel, for a reason and a process each: from 64 to 1,048,576.",
 )
-@TIER
+@tier_option("Count")
 def command(
     interval: float | None,
     count: int | None,
@@ -80,12 +61,12 @@ def command(
     # signals from the start: what is being attached is taken down in order
     with (
         Ending() as ending,
-        Sampler(pids, StatBounds(max_rows=max_rows), _progress, tier) as sampler,
+        Sampler(pids, StatBounds(max_rows=max_rows), progress, tier) as sampler,
     ):
         for sentence in sampler.unseen:
-            _progress(sentence)
+            progress(sentence)
         if not as_json:
-            _progress(
+            progress(
                 "counting; Ctrl-C ends it" if duration is None and count is None else "counting"
             )
         lines = Lines(view, sampler.reasons, terminal.width())
@@ -104,6 +85,6 @@ def command(
         else:
             click.echo(("" if interval is None else "\n") + lines.total(everything))
         if ending.gone:
-            _progress("the chosen processes have ended")
+            progress("the chosen processes have ended")
     if ending.interrupted:
         raise SystemExit(EXIT_INTERRUPTED)

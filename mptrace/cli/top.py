@@ -6,33 +6,22 @@ import time
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.stat import TIER
-from mptrace.cli.types import PIDS, SECONDS, flat
+from mptrace.cli.options import duration_option, pids_option, tier_option
+from mptrace.cli.output import progress
+from mptrace.cli.types import SECONDS
 from mptrace.errors import EXIT_INTERRUPTED
 from mptrace.reporting.text.stat import next_sort, render_total, top_lines
 from mptrace.tracing.counting.counts import SORTS, Interval
 
 
-def _progress(message: str) -> None:
-    click.echo(f"mptrace: {message}", err=True)
-
-
 @click.command(name="top", context_settings={"max_content_width": 80})
 @click.argument("interval", type=SECONDS, default=2.0)
-@click.option(
-    "-p",
-    "--pid",
-    "pids",
-    type=PIDS,
-    multiple=True,
-    callback=flat,
-    help="Only these processes.",
-)
-@click.option("-d", "--duration", type=SECONDS, help="End after so many seconds.")
+@pids_option("Only these processes.")
+@duration_option("End after so many seconds.")
 @click.option(
     "--sort", type=click.Choice(list(SORTS)), default="pages", show_default=True, help="What first."
 )
-@TIER
+@tier_option("Count")
 def command(
     interval: float, pids: tuple[int, ...], duration: float | None, sort: str, tier: str
 ) -> None:
@@ -46,7 +35,7 @@ def command(
     from mptrace.tracing.counting.sampler import Ending, Sampler, clock
 
     curses_screen.check()
-    with Ending() as ending, Sampler(pids, StatBounds(), _progress, tier) as sampler:
+    with Ending() as ending, Sampler(pids, StatBounds(), progress, tier) as sampler:
         quit_asked = False
         with curses_screen.opened() as screen:
             shown: Interval | None = None
@@ -77,6 +66,6 @@ def command(
                     screen.draw(lines)
         click.echo(render_total(sampler.total(), "process", sampler.reasons, terminal.width()))
         if ending.gone:
-            _progress("the chosen processes have ended")
+            progress("the chosen processes have ended")
     if ending.interrupted:
         raise SystemExit(EXIT_INTERRUPTED)

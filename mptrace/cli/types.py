@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from mptrace.cli.output import progress
 from mptrace.errors import UsageError
 from mptrace.units import format_bytes, parse_ns, parse_size
 
@@ -51,7 +52,7 @@ def opened(path: Path) -> "Recording | Joined":
 
     data, notes = open_recording(path)
     for note in notes:
-        click.echo(f"mptrace: {note}", err=True)
+        progress(note)
     return data
 
 

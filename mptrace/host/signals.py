@@ -1,10 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Signals that end a session in order: noted, not raised into the middle of a step."""
+"""Signals that end a session in order: raised once, or noted until a step is done."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+
+def interrupted_by(*numbers: signal.Signals) -> None:
+    """Let these signals, too, end this process in order: by KeyboardInterrupt."""
+    for number in numbers:
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 class Interrupts:

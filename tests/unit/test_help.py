@@ -64,3 +64,20 @@ def test_a_wrong_number_is_told_what_is_right(
     message = " ".join(result.stderr.split())
     words = rf"'{re.escape(value)}' is not a (whole )?number (of [\d,.]+ or more|from \S+ to \d)"
     assert re.search(words, message)
+
+
+SHARED = ("pids", "duration", "tier", "force", "buffer", "max_folios", "recording")
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_commands_share_takes_the_same_in_each(name: str) -> None:
+    """Options of one name are written, typed and defaulted in one way."""
+    found = [
+        parameter
+        for each in COMMANDS
+        for parameter in main.get_command(click.Context(main), each).params  # type: ignore[union-attr]
+        if parameter.name == name
+    ]
+    assert len(found) > 1
+    ways = {(*each.opts, str(each.type.to_info_dict()), str(each.default)) for each in found}
+    assert len(ways) == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mptrace.host.signals import Interrupts
+from mptrace.host.signals import Interrupts, interrupted_by
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,3 +40,12 @@ def test_a_second_signal_ends_it_at_once() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signals_may_end_a_command_as_ctrl_c_does(number: signal.Signals) -> None:
+    """Also where they were ignored before."""
+    signal.signal(number, signal.SIG_IGN)
+    interrupted_by(number)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
