@@ -82,7 +82,7 @@ def command(
         if not as_json:
             click.echo(report_conform.head(numbers, width=width))
 
-    def performed(number: int, result: dict[str, Any]) -> None:
+    def judged(number: int, result: dict[str, Any]) -> None:
         if not as_json:
             click.echo(report_conform.scenario(number, result, width=width))
 
@@ -91,7 +91,7 @@ def command(
         ConformRequest(scenarios, disruptive, not no_trace, output, force),
         progress,
         began,
-        performed,
+        judged,
     )
     click.echo(
         json.dumps(numbers, indent=1) if as_json else report_conform.tail(numbers, width=width)

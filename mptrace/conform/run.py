@@ -9,17 +9,13 @@ from the events.
 import contextlib
 import dataclasses
 import os
-import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mptrace import __version__
-from mptrace.conform.scenario_client import Performance, Theatre
+from mptrace.conform.scenario_client import LastingClient
 from mptrace.conform.scenarios.base import Expectation, Scenario
 from mptrace.conform.stage.journal import Journal
 from mptrace.conform.verdicts import (
@@ -31,28 +27,17 @@ from mptrace.conform.verdicts import (
     events_in_words,
     judge,
     return_name,
-    seen_entries,
     statuses_in_words,
 )
-from mptrace.driver import PAGE_SIZE, SENTINEL
-from mptrace.driving.worker_client import Worker
+from mptrace.conform.watch import Watch, begin_watch
+from mptrace.driver import PAGE_SIZE
 from mptrace.errors import HostError, OutputError, Progress
 from mptrace.host.access import allowed_nodes
 from mptrace.host.facts import HostFacts
 from mptrace.host.names import Names
-from mptrace.host.privileges import check_privileges
 from mptrace.host.read import read_host_facts
-from mptrace.outcomes.correlate import correlate
-from mptrace.recording.clock import now
+from mptrace.host.signals import undisturbed
 from mptrace.recording.directory import check_new
-from mptrace.recording.layouts import DRIVER_CALL, LOCATION
-from mptrace.recording.writer import RecordingWriter
-from mptrace.sessions import mappers
-from mptrace.sessions.assembler import Assembler, Tables, joined
-from mptrace.sessions.calibrated import calibrated, read_facts
-from mptrace.sessions.meta import first_meta, symbols_of
-from mptrace.tracer import Tracer
-from mptrace.tracing.plan.request import Request
 from mptrace.units import many
 
 SCHEMA_VERSION = 1
@@ -75,12 +60,12 @@ def run(
     request: ConformRequest,
     progress: Progress,
     began: Callable[[Numbers], None] = lambda _: None,
-    performed: Callable[[int, Numbers], None] = lambda *_: None,
+    judged: Callable[[int, Numbers], None] = lambda *_: None,
     journal: Journal | None = None,
 ) -> Numbers:
     """Run the scenarios; everything that they changed is restored when this returns.
 
-    ``began`` is called with what is known before the first scenario, ``performed``
+    ``began`` is called with what is known before the first scenario, ``judged``
     after each with its number (from 1) and result; all results are in
     ``"scenarios"`` of what is returned.  Raises HostError where this host has one
     node or nobody's privileges, or the journal of a run that died is there, and
@@ -107,11 +92,13 @@ def run(
         stack.callback(os.close, lock)
         _check_outstanding(journal)
         # forked for each scenario: before bcc is in anybody's memory
-        house = _House(journal, lock)
-        stack.callback(house.close)
-        watch, reason = _watch(request, host, nodes, progress, stack)
-        return _Run(request, host, nodes, house, watch, reason, journal).run(
-            progress, began, performed
+        client = LastingClient(journal, lock)
+        stack.callback(client.close)
+        watch, reason = None, "not asked for (--no-trace)"
+        if request.trace:
+            watch, reason = begin_watch(request.output, request.force, host, nodes, progress, stack)
+        return _Run(request, host, nodes, client, watch, reason, journal).run(
+            progress, began, judged
         )
 
 
@@ -151,186 +138,6 @@ def _check_outstanding(journal: Journal) -> None:
         )
 
 
-# ---- where scenarios run ----------------------------------------------------------
-
-
-class _House:
-    """The process that runs scenarios, replaced where it dies (or a scenario can't be killed)."""
-
-    def __init__(self, journal: Journal, lock: int) -> None:
-        self._journal = journal
-        self._lock = lock
-        self._theatre = Theatre(journal, keep=(lock,))
-
-    def perform(
-        self,
-        name: str,
-        nodes: tuple[int, ...],
-        ready: Callable[[int], None],
-        made: Callable[[], None],
-    ) -> Performance:
-        """As `Theatre.perform`; the server's death is an error of the scenario."""
-        try:
-            return self._theatre.perform(name, nodes, ready=ready, made=made)
-        except HostError as error:
-            self._theatre.close()
-            self._theatre = Theatre(self._journal, keep=(self._lock,))
-            return Performance(None, error=error.message)
-
-    def close(self) -> None:
-        """End the server."""
-        self._theatre.close()
-
-
-# ---- what the events show ---------------------------------------------------------
-
-
-def _watch(
-    request: ConformRequest,
-    host: HostFacts,
-    nodes: tuple[int, ...],
-    progress: Progress,
-    stack: contextlib.ExitStack,
-) -> "tuple[_Watch | None, str]":
-    """What sees the kernel's events, or None and why they can't be seen."""
-    if not request.trace:
-        return None, "not asked for (--no-trace)"
-    try:
-        check_privileges()
-        facts = read_facts()
-        with Worker() as worker:
-            tracer, coverage = calibrated(facts, Request(), worker, nodes, progress)
-    except HostError as error:
-        if request.output is not None:
-            raise
-        return None, error.message
-    stack.callback(tracer.close)
-    meta = first_meta(host, facts, tracer, coverage) | {"command": ["conform"]}
-    writer = None
-    if request.output is not None:
-        writer = stack.enter_context(
-            RecordingWriter(request.output, force=request.force, meta=meta)
-        )
-    return _Watch(tracer, meta, writer), ""
-
-
-class _Watch:
-    """The events of one scenario at a time, and the recording of all of them."""
-
-    def __init__(
-        self, tracer: Tracer, meta: dict[str, Any], writer: RecordingWriter | None
-    ) -> None:
-        self.tracer = tracer
-        self.meta = meta
-        self._writer = writer
-        self._calls = 0
-        self._addresses: set[int] = set()
-        self._lost_first = self._lost_before = tracer.losses()
-        self._assembler = Assembler()
-        self._parts: list[Tables] = []
-
-    def opener(self, everyone: bool) -> Callable[[int], None]:
-        """Opens the gate for a process, or for all."""
-
-        def ready(tgid: int) -> None:
-            self.tracer.drain()
-            self._assembler, self._parts = Assembler(), []
-            self.tracer.open_gate(0 if everyone else tgid)
-
-        return ready
-
-    def stop(self) -> None:
-        """The call has returned: see who maps what it was refused, while they are there."""
-        self.tracer.close_gate()
-        drained = self.tracer.drain()
-        self._parts += [
-            self._assembler.add(drained),
-            {"mappers": mappers.find(drained.obstacles)},
-        ]
-
-    def take(self, made: dict[str, Any] | None) -> tuple[list[SeenEntry] | None, int | None]:
-        """What the events say of each entry of the judged call, and its call_id.
-
-        None for both where the events show no such call.
-        """
-        self.tracer.close_gate()
-        self._parts += [
-            self._assembler.add(self.tracer.drain()),
-            self._assembler.rest(self.tracer),
-        ]
-        tables = joined(self._parts)
-        if made is not None:
-            tables["driver_calls"] = _driver_call(self._calls, made)
-            tables["locations"] = _locations(self._calls, made)
-            self._calls += 1
-        if self._writer is not None:
-            for name, rows in tables.items():
-                self._writer.append(name, rows)
-        self._name()
-        if made is None:
-            return None, None
-        found = correlate(tables, {**self.meta, "lost": self._losses()})
-        calls = tables["calls"]
-        own = calls["tid"] == made["tid"]
-        own &= (calls["enter_ns"] >= made["before_ns"]) & (calls["exit_ns"] <= made["after_ns"])
-        if own.sum() != 1:
-            return None, None
-        call_id = calls["call_id"][own][0]
-        ordinal = np.flatnonzero(found.call_ids == call_id)
-        rows = found.rows[np.isin(found.rows["call"], ordinal)]
-        # a call that lies about its length has no more entries than its arrays
-        rows = rows[rows["entry"] < len(made["addresses"])]
-        return seen_entries(rows, tables), int(call_id)
-
-    def finish(self, interrupted: bool) -> dict[str, int]:
-        """Close the recording; what was lost in the whole run."""
-        last = self.tracer.losses()
-        lost = {cause: last[cause] - self._lost_first[cause] for cause in last}
-        if self._writer is not None:
-            self._writer.finish(
-                {
-                    "interrupted": interrupted,
-                    "ended": now(),
-                    "lost": lost,
-                    "symbols": self.meta["symbols"],
-                    "cost_reason": "single calls are not timed again without tracing",
-                }
-            )
-        return lost
-
-    def _name(self) -> None:
-        """Look up the names of kernel functions that the evidence has addresses of."""
-        found = self._assembler.addresses - self._addresses
-        if found:
-            self._addresses |= found
-            self.meta["symbols"] = {**self.meta["symbols"], **symbols_of(found)}
-
-    def _losses(self) -> dict[str, int]:
-        before, self._lost_before = self._lost_before, self.tracer.losses()
-        return {cause: self._lost_before[cause] - before[cause] for cause in before}
-
-
-def _driver_call(number: int, made: dict[str, Any]) -> NDArray[np.void]:
-    rows = np.zeros(1, DRIVER_CALL)
-    rows["driver_call"], rows["sentinel"] = number, SENTINEL
-    rows["errno_"], rows["entries"] = made["errno"], made["count"] & 0xFFFFFFFF
-    for name in ("tid", "before_ns", "after_ns", "ret", "pid"):
-        rows[name] = made[name]
-    return rows
-
-
-def _locations(number: int, made: dict[str, Any]) -> NDArray[np.void]:
-    """Where the pages were before and after; no rows where the process couldn't be asked."""
-    if not made["before"] or not made["after"]:
-        return np.empty(0, LOCATION)
-    rows = np.zeros(len(made["addresses"]), LOCATION)
-    rows["driver_call"] = number
-    rows["entry"] = np.arange(rows.size)
-    rows["address"] = np.array(made["addresses"], np.uint64)
-    rows["before_nid"], rows["final_nid"] = made["before"], made["after"]
-    return rows
-
-
 # ---- the run ----------------------------------------------------------------------
 
 
@@ -342,15 +149,15 @@ class _Run:
         request: ConformRequest,
         host: HostFacts,
         nodes: tuple[int, ...],
-        house: _House,
-        watch: _Watch | None,
+        client: LastingClient,
+        watch: Watch | None,
         not_traced: str,
         journal: Journal,
     ) -> None:
         self._request = request
         self._host = host
         self._nodes = nodes
-        self._house = house
+        self._client = client
         self._watch = watch
         self._not_traced = not_traced
         self._journal = journal
@@ -360,7 +167,7 @@ class _Run:
         self,
         progress: Progress,
         began: Callable[[Numbers], None],
-        performed: Callable[[int, Numbers], None],
+        judged: Callable[[int, Numbers], None],
     ) -> Numbers:
         scenarios = self._request.scenarios
         numbers = self._head()
@@ -371,18 +178,18 @@ class _Run:
             for number, scenario in enumerate(scenarios, 1):
                 progress(f"{number} of {len(scenarios)}: {scenario.name}")
                 results.append(self._one(scenario))
-                performed(number, results[-1])
+                judged(number, results[-1])
         except KeyboardInterrupt:
             numbers["interrupted"] = True
             progress("interrupted: restoring what was changed")
         except BaseException as error:
-            with _undisturbed():
+            with undisturbed():
                 self._restored()
                 # what could not be printed is in the recording all the same
                 if isinstance(error, OutputError) and self._watch is not None:
                     self._watch.finish(interrupted=True)
             raise
-        with _undisturbed():
+        with undisturbed():
             numbers["not_restored"] = self._restored()
             if self._watch is not None:
                 numbers["lost"] = self._watch.finish(numbers["interrupted"])
@@ -428,7 +235,7 @@ class _Run:
             return _result(scenario, Verdict(SKIPPED), reason=skip)
         watch = self._watch
         try:
-            done = self._house.perform(
+            done = self._client.run(
                 scenario.name,
                 self._nodes,
                 watch.opener(scenario.everyone) if watch else lambda _: None,
@@ -521,15 +328,3 @@ class _Known:
         if (modules := frozenset(line.split()[0] for line in lines)) != self._modules:
             self._modules, self._names = modules, Names()
         return self._names
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """No signal of the terminal ends what is being restored."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)

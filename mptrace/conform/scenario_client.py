@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The other side of `stage.server`: asks for scenarios, one at a time, and outlives all of them."""
+"""Asks the scenario server for scenarios, one at a time, and outlives all of them."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from mptrace.errors import HostError
 
 
 @dataclass(frozen=True)
-class Performance:
+class ScenarioRun:
     """What came of one scenario: the call, or why there is none.
 
     ``made`` has the keys of ``stage.Made``; None with ``skip`` or ``error`` set.
@@ -31,8 +31,8 @@ class Performance:
     error: str = ""
 
 
-class Theatre:
-    """The server's process; scenarios run in children of it.
+class ScenarioClient:
+    """Starts the server; scenarios run in children of it.
 
     Start it before anything is traced: it is forked for each scenario.  It and
     its children die with the thread that started it.  They keep the descriptors
@@ -59,7 +59,7 @@ class Theatre:
         os.close(theirs_out)
         self._buffer = b""
 
-    def perform(
+    def run(
         self,
         name: str,
         nodes: Sequence[int],
@@ -67,7 +67,7 @@ class Theatre:
         ready: Callable[[int], None] = lambda _: None,
         made: Callable[[], None] = lambda: None,
         seconds: float = 180.0,
-    ) -> Performance:
+    ) -> ScenarioRun:
         """Run one scenario; undo what it left behind, were it killed.
 
         ``ready`` is called with the caller's process id before the judged call,
@@ -76,21 +76,21 @@ class Theatre:
         journal then.  Raises HostError where the server died or can't be rid of it.
         """
         try:
-            return self._perform(name, nodes, ready, made, seconds)
+            return self._run(name, nodes, ready, made, seconds)
         except BaseException:
             self._end()
             raise
         finally:
             self._pid = 0
 
-    def _perform(
+    def _run(
         self,
         name: str,
         nodes: Sequence[int],
         ready: Callable[[int], None],
         made: Callable[[], None],
         seconds: float,
-    ) -> Performance:
+    ) -> ScenarioRun:
         deadline = time.monotonic() + seconds
         self._send({"run": name, "nodes": list(nodes)})
         call: dict[str, Any] | None = None
@@ -129,7 +129,7 @@ class Theatre:
             # helpers of a killed scenario die with it; what it changed is in the journal
             self._kill()
             self._journal.restore()
-        return Performance(call, skip, error)
+        return ScenarioRun(call, skip, error)
 
     def close(self) -> None:
         """End the server."""
@@ -141,7 +141,7 @@ class Theatre:
             self._process.wait()
         os.close(self._reading)
 
-    def __enter__(self) -> "Theatre":
+    def __enter__(self) -> "ScenarioClient":
         return self
 
     def __exit__(
@@ -185,3 +185,31 @@ class Theatre:
         line, _, self._buffer = self._buffer.partition(b"\n")
         event: dict[str, Any] = json.loads(line)
         return event
+
+
+class LastingClient:
+    """A client that starts another server where its own dies, or can't kill a scenario."""
+
+    def __init__(self, journal: Journal, lock: int) -> None:
+        self._journal = journal
+        self._lock = lock
+        self._client = ScenarioClient(journal, keep=(lock,))
+
+    def run(
+        self,
+        name: str,
+        nodes: tuple[int, ...],
+        ready: Callable[[int], None],
+        made: Callable[[], None],
+    ) -> ScenarioRun:
+        """As `ScenarioClient.run`; the server's death is an error of the scenario."""
+        try:
+            return self._client.run(name, nodes, ready=ready, made=made)
+        except HostError as error:
+            self._client.close()
+            self._client = ScenarioClient(self._journal, keep=(self._lock,))
+            return ScenarioRun(None, error=error.message)
+
+    def close(self) -> None:
+        """End the server."""
+        self._client.close()

@@ -60,13 +60,13 @@ def serve(wire: Wire, journal: Journal) -> None:
         if not pid:
             os.setsid()
             die_with_parent(parent)
-            perform(request["run"], request["nodes"], wire, journal)
+            run(request["run"], request["nodes"], wire, journal)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         wire.send(event="gone", status=os.waitstatus_to_exitcode(status))
 
 
-def perform(name: str, nodes: list[int], wire: Wire, journal: Journal) -> None:
+def run(name: str, nodes: list[int], wire: Wire, journal: Journal) -> None:
     """Run one scenario in this process and tell what came of it."""
 
     def begin(tgid: int) -> None:

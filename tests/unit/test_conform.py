@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 from mptrace.cli import main
 from mptrace.conform import run as conform
-from mptrace.conform.scenario_client import Theatre
+from mptrace.conform.scenario_client import ScenarioClient
 from mptrace.conform.scenarios import catalogue
 from mptrace.conform.scenarios.base import MOVED, Entry, Expectation
 from mptrace.conform.stage.journal import Journal
@@ -509,11 +509,11 @@ def test_what_cant_be_undone_stays_written_down(journal: Journal, tmp_path: Path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="scenarios need root")
-def test_a_scenario_is_performed_in_a_process_of_its_own(journal: Journal) -> None:
+def test_a_scenario_runs_in_a_process_of_its_own(journal: Journal) -> None:
     """The call comes back as it was made, also where source and target are one node."""
     told: list[int] = []
-    with Theatre(journal) as theatre:
-        done = theatre.perform("present", [0], ready=told.append, made=lambda: told.append(0))
+    with ScenarioClient(journal) as client:
+        done = client.run("present", [0], ready=told.append, made=lambda: told.append(0))
     assert done.made is not None
     assert (done.made["ret"], done.made["statuses"], done.error) == (0, [0, 0, 0], "")
     assert len(told) == 2
@@ -522,28 +522,28 @@ def test_a_scenario_is_performed_in_a_process_of_its_own(journal: Journal) -> No
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="scenarios need root")
 def test_an_interrupted_scenario_is_gone_and_the_next_one_runs(journal: Journal) -> None:
-    """An exception out of `perform` kills the scenario and leaves the server usable."""
+    """An exception out of `run` kills the scenario and leaves the server usable."""
     pids: list[int] = []
 
     def interrupt(tgid: int) -> None:
         pids.append(tgid)
         raise KeyboardInterrupt
 
-    with Theatre(journal) as theatre:
+    with ScenarioClient(journal) as client:
         with pytest.raises(KeyboardInterrupt):
-            theatre.perform("present", [0], ready=interrupt)
+            client.run("present", [0], ready=interrupt)
         assert not Path(f"/proc/{pids[0]}").exists()
-        assert theatre.perform("present", [0]).made is not None
+        assert client.run("present", [0]).made is not None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="scenarios need root")
 def test_a_killed_scenario_is_an_error_and_the_next_one_runs(journal: Journal) -> None:
     """SIGKILL from outside ends one scenario, not the run."""
-    with Theatre(journal) as theatre:
-        done = theatre.perform("present", [0], ready=lambda tgid: os.kill(tgid, signal.SIGKILL))
+    with ScenarioClient(journal) as client:
+        done = client.run("present", [0], ready=lambda tgid: os.kill(tgid, signal.SIGKILL))
         assert done.made is None
         assert "status -9" in done.error
-        assert theatre.perform("present", [0]).made is not None
+        assert client.run("present", [0]).made is not None
 
 
 def test_what_cant_be_printed_is_recorded_all_the_same() -> None:

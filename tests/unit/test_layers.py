@@ -78,7 +78,7 @@ ROWS = (
         "conform",
         "conform.scenarios conform.stage driver driving errors host outcomes outcomes.causes"
         " recording sessions tracer tracing.plan tracing.program units",
-        edge="run scenario_client scenario_server",
+        edge="run scenario_client scenario_server watch",
     ),
     # what is printed
     Row("reporting.numbers", "explain outcomes outcomes.causes recording units"),
