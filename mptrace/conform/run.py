@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs scenarios on this kernel, under one tracer, and says whether each went as documented.
 
-What a run tells is a JSON-able dict (``rendering.conform`` renders it); names of
+What a run tells is a JSON-able dict (``reporting.text.conform`` renders it); names of
 scenarios never reach a recording, so that what is said of one later says it
 from the events.
 """

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from mptrace import driver
 from mptrace.driver import PAGE_SIZE, Addresses, Nids
 from mptrace.driving import address_space, memory, other_process, patterns
-from mptrace.driving.memory import Memory, Request
+from mptrace.driving.memory import Memory, MemoryRequest
 from mptrace.driving.other_process import Survey
-from mptrace.driving.rounds import Calls
+from mptrace.driving.rounds import PlannedCalls
 from mptrace.driving.workloads import Workload, resolve
 from mptrace.errors import HostError
 from mptrace.units import many
@@ -29,8 +29,8 @@ class Prepared:
     workload: Workload  #: as resolved
     target_pid: int  #: the process whose pages move, never 0
     base_pages: int
-    forward: Calls
-    backward: Calls
+    forward: PlannedCalls
+    backward: PlannedCalls
     memory: Memory | None  #: of our own
     survey: Survey | None  #: of another process
     moved: bool = False  #: whether a round was begun: else nothing is to be moved back
@@ -78,7 +78,7 @@ def _own(workload: Workload, own_pid: int) -> Prepared:
         entries = patterns.entries(workload, folios * folio // step)
         pinned = tuple(patterns.pinned(workload, folios, folio_pages).tolist())
     holes = entries.count(patterns.NAMES_HOLE)
-    request = Request(workload.kind, folios, holes, source, workload.directory, pinned)
+    request = MemoryRequest(workload.kind, folios, holes, source, workload.directory, pinned)
     made = memory.make(request, workload.target == "child")
     pid = made.pid or own_pid
     base = made.base
@@ -110,20 +110,20 @@ def _foreign(workload: Workload) -> Prepared:
 
 def _calls(
     workload: Workload, pid: int, addresses: Addresses, there: Nids | None, back: Nids
-) -> tuple[Calls, Calls]:
+) -> tuple[PlannedCalls, PlannedCalls]:
     """Both directions; ``there`` None spreads the workload's target nodes over the entries."""
     bounds = patterns.call_bounds(addresses.size, workload.threads, workload.pages_per_call)
     if there is None:
         there = patterns.target_nids(bounds, workload.target_nids, workload.alternate)
     flags = driver.MPOL_MF_MOVE_ALL if workload.move_all else driver.MPOL_MF_MOVE
     return (
-        Calls(addresses, there, bounds, pid, flags, False),
-        Calls(addresses, back, bounds, pid, flags, True),
+        PlannedCalls(addresses, there, bounds, pid, flags, False),
+        PlannedCalls(addresses, back, bounds, pid, flags, True),
     )
 
 
 def _addresses(
-    entries: patterns.Entries,
+    entries: patterns.NamedEntries,
     pages: npt.NDArray[np.int64],
     holes: npt.NDArray[np.int64],
     pid: int,

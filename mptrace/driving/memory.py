@@ -47,7 +47,7 @@ _libc.vmsplice.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes
 
 
 @dataclass(frozen=True)
-class Request:
+class MemoryRequest:
     """The memory wanted: ``folios`` touched ones on ``nid``, then ``holes`` never touched."""
 
     kind: str
@@ -81,7 +81,7 @@ def folio_bytes(kind: str) -> int:
 class OwnMemory:
     """Memory of this process."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: MemoryRequest) -> None:
         """Map, place, check and pin it; raises :class:`HostError` and leaves nothing behind."""
         self.pid = 0
         self._pipes: list[int] = []
@@ -115,7 +115,7 @@ class OwnMemory:
         self._pipes.clear()
         driver.unmap(self._mapped, self._mapped_bytes)
 
-    def _place(self, request: Request, size: int) -> None:
+    def _place(self, request: MemoryRequest, size: int) -> None:
         # Without MADV_NOHUGEPAGE, "always" and mTHP would make other folios than asked for.
         huge = mmap.MADV_HUGEPAGE if request.kind == "thp" else mmap.MADV_NOHUGEPAGE
         if request.kind != "hugetlb":
@@ -130,7 +130,7 @@ class OwnMemory:
         else:
             bytes_[::PAGE_SIZE] = 1
 
-    def _check(self, request: Request, folio: int) -> None:
+    def _check(self, request: MemoryRequest, folio: int) -> None:
         pages = self._pages()
         if request.kind == "thp" and self._huge_bytes() < self._bytes:
             driver.advise(self.base, self._bytes, _MADV_COLLAPSE)
@@ -204,7 +204,7 @@ class OwnMemory:
 class ChildMemory:
     """Memory of a child process, which does nothing but hold it."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: MemoryRequest) -> None:
         """Fork the child and have it make the memory; raises what it raised."""
         answer, tell = os.pipe()
         parent = os.getpid()
@@ -230,7 +230,7 @@ class ChildMemory:
             os.waitpid(self.pid, 0)
 
 
-def _hold(request: Request, tell: int, parent: int) -> None:
+def _hold(request: MemoryRequest, tell: int, parent: int) -> None:
     """Be the child: make the memory, say where it is, wait for the end."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -253,7 +253,7 @@ def _hold(request: Request, tell: int, parent: int) -> None:
         os._exit(1)
 
 
-def make(request: Request, child: bool) -> Memory:
+def make(request: MemoryRequest, child: bool) -> Memory:
     """Return the memory in place, in this process or in a child of it."""
     return ChildMemory(request) if child else OwnMemory(request)
 
@@ -333,7 +333,7 @@ def _shmem() -> int:
     return os.memfd_create("mptrace", os.MFD_CLOEXEC)
 
 
-def _file(request: Request) -> int:
+def _file(request: MemoryRequest) -> int:
     """Open a nameless file on a real file system."""
     candidates = [request.directory] if request.directory else ["/var/tmp", os.getcwd()]
     refused: HostError | None = None

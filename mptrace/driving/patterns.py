@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from mptrace.driving.workloads import HOLE, UNMAPPED, Workload
 
-#: What an entry names (`Entries.what`).
+#: What an entry names (`NamedEntries.what`).
 NAMES_PAGE, NAMES_HOLE, NAMES_UNMAPPED = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Entries:
+class NamedEntries:
     """The entries in array order.
 
     ``what`` is uint8[n] of NAMES_*; ``index`` is int64[n], the ordinal of the
@@ -33,7 +33,7 @@ class Entries:
         return int(indexes.max()) + 1 if indexes.size else 0
 
 
-def entries(workload: Workload, count: int) -> Entries:
+def entries(workload: Workload, count: int) -> NamedEntries:
     """Return the entries over ``count`` pages, in the order of the workload's pattern.
 
     Every page is named once; repeats, holes and unmapped addresses are added at
@@ -52,7 +52,7 @@ def entries(workload: Workload, count: int) -> Entries:
     return _mixed_in(order, extra, what, random)
 
 
-def explicit_entries(pages: npt.ArrayLike) -> Entries:
+def explicit_entries(pages: npt.ArrayLike) -> NamedEntries:
     """Return the entries that name ``pages`` (int64[n]): base pages, HOLE or UNMAPPED.
 
     Each hole and each unmapped address is another one.
@@ -63,7 +63,7 @@ def explicit_entries(pages: npt.ArrayLike) -> Entries:
         positions = np.flatnonzero(index == code)
         what[positions] = named
         index[positions] = np.arange(positions.size)
-    return Entries(what, index)
+    return NamedEntries(what, index)
 
 
 def pinned(workload: Workload, folios: int, pages_per_folio: int) -> npt.NDArray[np.int64]:
@@ -120,7 +120,7 @@ def _mixed_in(
     extra: npt.NDArray[np.int64],
     what: npt.NDArray[np.uint8],
     random: np.random.Generator,
-) -> Entries:
+) -> NamedEntries:
     """Put ``extra`` at random positions among ``order``, whose own order stays."""
     total = order.size + extra.size
     positions = random.permutation(total)[: extra.size]
@@ -131,4 +131,4 @@ def _mixed_in(
     index[ours] = order
     index[positions] = extra
     named[positions] = what
-    return Entries(named, index)
+    return NamedEntries(named, index)

@@ -34,7 +34,7 @@ STATUS = np.dtype(
 
 
 @dataclass(frozen=True)
-class Calls:
+class PlannedCalls:
     """The arrays and calls of one direction.
 
     ``addresses`` and ``nids`` have an element per entry; ``bounds`` is
@@ -52,7 +52,7 @@ class Calls:
 
 @dataclass
 class Issued:
-    """What came of the calls of one direction; rows in the order of ``Calls.bounds``.
+    """What came of the calls of one direction; rows in the order of ``PlannedCalls.bounds``.
 
     ``gone`` is set where the target process went away: then the calls after it
     were not issued and their rows are left out.
@@ -64,7 +64,7 @@ class Issued:
     gone: MptraceError | None = None
 
 
-def issue(calls: Calls, *, number: int, round_: int, record: bool, wanted: Wanted) -> Issued:
+def issue(calls: PlannedCalls, *, number: int, round_: int, record: bool, wanted: Wanted) -> Issued:
     """Issue the calls of one direction, each thread its own, all starting together.
 
     ``number`` is the ``driver_call`` of the first call, ``round_`` goes into
@@ -100,7 +100,7 @@ def issue(calls: Calls, *, number: int, round_: int, record: bool, wanted: Wante
 
 
 def _run_threads(
-    calls: Calls, out: Issued, record: bool, wanted: Wanted, done: npt.NDArray[np.bool_]
+    calls: PlannedCalls, out: Issued, record: bool, wanted: Wanted, done: npt.NDArray[np.bool_]
 ) -> None:
     """Run every thread's calls; one thread alone is the calling one."""
     shares = [
@@ -125,7 +125,7 @@ def _run_threads(
 class _Thread:
     """One calling thread's share: it writes rows of its own calls only."""
 
-    calls: Calls
+    calls: PlannedCalls
     rows: npt.NDArray[np.int64]
     out: Issued
     record: bool

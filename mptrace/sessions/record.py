@@ -130,7 +130,7 @@ def _by_tracepoints(
         pids = request.wanted.pids
         return bool(pids) and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
-    wanted = tracepoint_session.Request(
+    wanted = tracepoint_session.TracepointRequest(
         output=request.output,
         force=request.force,
         aside=request.aside,

@@ -31,7 +31,7 @@ from mptrace.recording.rotated import open_recording
 from mptrace.reporting.numbers.profile import profile
 from mptrace.tracing.tracepoints.perf_events import PerfEvents, Probe, online_cpus
 from mptrace.tracing.tracepoints.perf_records import head, record_bytes
-from mptrace.tracing.tracepoints.session import Request, read_formats, record
+from mptrace.tracing.tracepoints.session import TracepointRequest, read_formats, record
 
 PAGE = mmap.PAGESIZE
 COMPACT = Path("/proc/sys/vm/compact_memory")
@@ -226,7 +226,7 @@ def test_what_the_recorder_itself_migrates_is_in_no_sum(tmp_path: Path) -> None:
                 return
         pytest.fail("environment: compaction moved no page in 20 tries")
 
-    record(Request(place, on_ready=compact, until=lambda: bool(others)), lambda _: None)
+    record(TracepointRequest(place, on_ready=compact, until=lambda: bool(others)), lambda _: None)
     recording = Recording.open(place)
     assert recording.meta["own"] == [os.getpid()]
     numbers = profile(recording.tables(), recording.meta)

@@ -11,7 +11,7 @@ from mptrace.driving.workloads import HOLE, UNMAPPED, Workload
 PAGES = 509
 
 
-def _pages(entries: patterns.Entries) -> np.ndarray:
+def _pages(entries: patterns.NamedEntries) -> np.ndarray:
     return entries.index[entries.what == NAMES_PAGE]
 
 

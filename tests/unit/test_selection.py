@@ -5,7 +5,7 @@ import numpy as np
 
 from mptrace.recording.layouts import CALL, FOLIO, MIGRATION, NOT_COUNTED
 from mptrace.tracing.plan.scope import Filters
-from mptrace.tracing.tracepoints.rows import Rows
+from mptrace.tracing.tracepoints.rows import Assembled
 from mptrace.tracing.tracepoints.selection import select
 
 COMPACTION, SYSCALL = 0, 3
@@ -21,7 +21,7 @@ def table(layout: np.dtype, *rows: dict[str, int]) -> np.ndarray:
 
 
 #: A call of process 5 on process 6, and migrations of processes 5 and 8 without a call.
-ROWS = Rows(
+ROWS = Assembled(
     table(CALL, {"call_id": 1, "tgid": 5, "target_tgid": 6}),
     table(
         MIGRATION,

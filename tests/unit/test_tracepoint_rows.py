@@ -28,7 +28,7 @@ from mptrace.tracing.tracepoints.formats import (
     START,
 )
 from mptrace.tracing.tracepoints.perf_records import LOSS
-from mptrace.tracing.tracepoints.rows import Assembler, Rows
+from mptrace.tracing.tracepoints.rows import Assembled, EventAssembler
 
 NODES = NodeRanges(((0, 0x10000, 0), (0x10000, 0x20000, 1)))
 COMPACTION, SYSCALL = 0, 3
@@ -59,18 +59,20 @@ def back(time: int, address: int, pfn: int, **more: Any) -> np.void:
     return event(REMOVE, time, address, present(pfn), **more)
 
 
-def assemble(*rows: np.void, losses: Any = (), arguments: Any = NO_ARGUMENTS, **how: Any) -> Rows:
+def assemble(
+    *rows: np.void, losses: Any = (), arguments: Any = NO_ARGUMENTS, **how: Any
+) -> Assembled:
     """What a session with these events has in the end."""
-    made = Assembler(NODES, **how)
+    made = EventAssembler(NODES, **how)
     first = made.add(
         events(*rows), arguments, np.array(list(losses), LOSS) if losses else NO_LOSS, END_OF_TIME
     )
     return joined(first, made.finish())
 
 
-def joined(*parts: Rows) -> Rows:
+def joined(*parts: Assembled) -> Assembled:
     """Rows of several batches."""
-    return Rows(
+    return Assembled(
         *(
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("calls", "migrations", "folios")
@@ -79,7 +81,7 @@ def joined(*parts: Rows) -> Rows:
     )
 
 
-def by_address(rows: Rows) -> dict[int, np.void]:
+def by_address(rows: Assembled) -> dict[int, np.void]:
     """Folios by address, each there once."""
     found = {int(row["address"]): row for row in rows.folios}
     assert len(found) == len(rows.folios)
@@ -310,7 +312,7 @@ def test_batches_change_nothing(batch: int) -> None:
     arguments = np.zeros(1, ARGUMENTS)
     arguments["time_ns"], arguments["tid"], arguments["nr_pages"] = 1, 7, 2
     whole = assemble(*stream, arguments=arguments)
-    made = Assembler(NODES)
+    made = EventAssembler(NODES)
     parts = []
     for first in range(0, len(stream), batch):
         some = stream[first : first + batch]
@@ -446,7 +448,7 @@ def test_ends_of_another_kind_close_what_must_have_ended() -> None:
 
 def test_a_migration_too_large_to_keep() -> None:
     """Its pages are given up and counted, its end is there; memory stays bounded."""
-    made = Assembler(NODES, max_held=10)
+    made = EventAssembler(NODES, max_held=10)
     pages = [away(100 + n, 0x1000 * n, n + 1) for n in range(20)]
     first = made.add(events(start(10), *pages), NO_ARGUMENTS, NO_LOSS, 900)
     rows = joined(first, made.add(events(end(1000, 20)), NO_ARGUMENTS, NO_LOSS, 2000))
@@ -457,7 +459,7 @@ def test_a_migration_too_large_to_keep() -> None:
 
 def test_nothing_is_kept_of_what_has_ended() -> None:
     """After many migrations and losses nothing is left over: the state does not grow."""
-    made = Assembler(NODES)
+    made = EventAssembler(NODES)
     for n in range(50):
         at = 1000 * n
         made.add(
@@ -476,5 +478,5 @@ def test_nothing_is_kept_of_what_has_ended() -> None:
 
 def test_no_events_no_rows() -> None:
     """An empty batch is nothing."""
-    rows = Assembler(NODES).add(np.empty(0, EVENT), NO_ARGUMENTS, NO_LOSS, 1)
+    rows = EventAssembler(NODES).add(np.empty(0, EVENT), NO_ARGUMENTS, NO_LOSS, 1)
     assert (rows.calls.size, rows.migrations.size, rows.folios.size) == (0, 0, 0)

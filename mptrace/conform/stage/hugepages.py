@@ -13,7 +13,7 @@ from mptrace import driver
 from mptrace.conform.stage.pages import KPF_THP, frames, has_flag
 from mptrace.conform.stage.stage import StageError
 from mptrace.driver import MPOL_PREFERRED, PAGE_SIZE
-from mptrace.driving.memory import OwnMemory, Request, folio_bytes
+from mptrace.driving.memory import MemoryRequest, OwnMemory, folio_bytes
 
 if TYPE_CHECKING:
     from mptrace.conform.stage.stage import Stage
@@ -153,7 +153,7 @@ def _takes_huge_page(stage: "Stage", nid: int) -> bool:
 
     The request for memory is the one of the call that is judged.
     """
-    memory = OwnMemory(Request("thp", 1, 0, stage.source, "", ()))
+    memory = OwnMemory(MemoryRequest("thp", 1, 0, stage.source, "", ()))
     pages = np.array([memory.base], np.uint64)
     status = np.full(1, driver.SENTINEL, np.int32)
     driver.move_pages(0, pages, np.array([nid], np.int32), status, driver.MPOL_MF_MOVE)
@@ -198,7 +198,7 @@ def _free_blocks(nid: int) -> int:
 
 
 def _own(stage: "Stage", kind: str, held: tuple[int, ...]) -> int:
-    memory = OwnMemory(Request(kind, 1, 0, stage.source, "", held))
+    memory = OwnMemory(MemoryRequest(kind, 1, 0, stage.source, "", held))
     stage.undo.callback(memory.close)
     return memory.base
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From what was read and tried to a verdict: can this host trace, can it migrate?
 
-Pure: facts in, checks out.  `rendering.doctor` renders them.
+Pure: facts in, checks out.  `reporting.text.doctor` renders them.
 """
 
 import functools

@@ -61,7 +61,7 @@ class Probe:
 
 
 @dataclass
-class Drained:
+class PerfRecords:
     """What was taken out of the rings: runs of samples, LOSS rows, TASK rows in order of time."""
 
     samples: list[Bytes] = field(default_factory=list)
@@ -178,9 +178,9 @@ class PerfEvents:
         for fd in self._fds:
             fcntl.ioctl(fd, _IOC_DISABLE, 0)
 
-    def drain(self) -> Drained:
+    def drain(self) -> PerfRecords:
         """Take what is in the rings."""
-        drained = Drained()
+        drained = PerfRecords()
         losses, tasks = [drained.losses], [drained.tasks]
         for ring in self._rings:
             data = ring.take()

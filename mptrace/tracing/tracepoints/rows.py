@@ -49,7 +49,7 @@ MAX_HELD = 1 << 22
 
 
 @dataclass(frozen=True)
-class Rows:
+class Assembled:
     """Rows of a recording's tables, and what became of no row."""
 
     calls: Table
@@ -59,7 +59,7 @@ class Rows:
     outside: int = 0
 
 
-class Assembler:
+class EventAssembler:
     """Puts events together, batch by batch; a migration's rows come when it has ended.
 
     :param nodes: which node a page frame is on.
@@ -92,7 +92,7 @@ class Assembler:
         #: Events given up because too many migrations were under way.
         self.given_up = 0
 
-    def add(self, events: Table, arguments: Table, losses: Table, until_ns: int) -> Rows:
+    def add(self, events: Table, arguments: Table, losses: Table, until_ns: int) -> Assembled:
         """Rows of what ended at or before ``until_ns``; what is later is kept.
 
         Every event up to ``until_ns`` of a thread must have come before any later one.
@@ -112,19 +112,19 @@ class Assembler:
         """Whether there are events that were not due yet."""
         return bool(self._later.size or self._later_arguments.size)
 
-    def finish(self) -> Rows:
+    def finish(self) -> Assembled:
         """Rows of everything that is left, ended or not (`exit_ns` 0)."""
         events, self._later = sort_events(self._later), np.empty(0, EVENT)
         self._arguments = np.concatenate([self._arguments, self._later_arguments])
         return self._rows(events, last=True)
 
-    def _rows(self, events: Table, *, last: bool) -> Rows:
+    def _rows(self, events: Table, *, last: bool) -> Assembled:
         brackets = (events["kind"] == ENTER) | (events["kind"] == EXIT)
         spans = self._spans(events[brackets])
         migrations, folio_rows, outside = self._migrations(events[~brackets], spans, last)
         calls = self._calls(spans, migrations, last)
         self._forget_losses()
-        return Rows(calls, migrations, folio_rows, outside)
+        return Assembled(calls, migrations, folio_rows, outside)
 
     # ---- system calls -----------------------------------------------------------
 

@@ -11,14 +11,14 @@ from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import NOT_COUNTED
 from mptrace.tracing.plan.scope import Filters
 from mptrace.tracing.tracepoints.perf_records import Table
-from mptrace.tracing.tracepoints.rows import Rows
+from mptrace.tracing.tracepoints.rows import Assembled
 
 Bools = NDArray[np.bool_]
 
 
 def select(
-    rows: Rows, wants: Callable[[int], bool] | None, filters: Filters, call_reason: int
-) -> Rows:
+    rows: Assembled, wants: Callable[[int], bool] | None, filters: Filters, call_reason: int
+) -> Assembled:
     """The rows that a session asked for.
 
     :param wants: whether a process (thread group) is of interest; None: everybody.

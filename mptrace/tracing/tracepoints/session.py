@@ -35,7 +35,7 @@ from mptrace.tracing.tracepoints.formats import (
 )
 from mptrace.tracing.tracepoints.perf_events import PerfEvents, Probe, online_cpus
 from mptrace.tracing.tracepoints.perf_records import record_bytes
-from mptrace.tracing.tracepoints.rows import Assembler, Rows
+from mptrace.tracing.tracepoints.rows import Assembled, EventAssembler
 from mptrace.tracing.tracepoints.selection import select
 from mptrace.tracing.tracepoints.threads import Threads, children
 from mptrace.tracing.tracepoints.tier import Kernel, first_meta, unseen
@@ -53,7 +53,7 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Request:
+class TracepointRequest:
     """What a session by tracepoints was asked for.
 
     ``scope``: kinds "all", "pids", "user" and "cgroup", with its filters.  ``until`` is
@@ -86,7 +86,7 @@ class Result:
     interrupted: bool
 
 
-def record(request: Request, progress: Progress) -> Result:
+def record(request: TracepointRequest, progress: Progress) -> Result:
     """Record what tracepoints tell, until the time is over, `until` says so, or a signal comes.
 
     Raises HostError where tracefs or its events can't be had, RecordingError where the
@@ -189,7 +189,7 @@ class _Session:
 
     def __init__(
         self,
-        request: Request,
+        request: TracepointRequest,
         parts: Parts,
         kernel: Kernel,
         events: PerfEvents,
@@ -201,7 +201,7 @@ class _Session:
         self._events = events
         self._progress = progress
         self._decoder = Decoder(kernel.formats)
-        self._assembler = Assembler(
+        self._assembler = EventAssembler(
             read_node_ranges() if kernel.decodes_pages else NodeRanges(),
             pfn_bits=_pfn_bits(),
             has_start=kernel.has_start,
@@ -269,7 +269,7 @@ class _Session:
         self._lost["perf_ring"] = sum(self._events.counts().values()) - self._samples
         self._keep(self._assembler.finish())
 
-    def _keep(self, rows: Rows) -> None:
+    def _keep(self, rows: Assembled) -> None:
         self._outside += rows.outside
         self._lost["held"] = self._assembler.given_up
         for call in np.flatnonzero(rows.calls["target_tgid"] == 0):
@@ -293,7 +293,7 @@ class _Session:
         # those of interest, and whom these have to do with: callers and targets
         self._parts.writer.append("processes", self._threads.rows_of(_people(rows)))
 
-    def _name(self, rows: Rows) -> None:
+    def _name(self, rows: Assembled) -> None:
         """Fill in who the threads are; a loop per thread that has rows, none per row."""
         for table in (rows.calls, rows.migrations):
             tids, first, place = np.unique(table["tid"], return_index=True, return_inverse=True)
@@ -346,7 +346,7 @@ class _Session:
         }
 
 
-def _people(rows: Rows) -> NDArray[np.uint32]:
+def _people(rows: Assembled) -> NDArray[np.uint32]:
     """The processes that rows name."""
     calls, migrations = rows.calls, rows.migrations
     return np.concatenate([calls["tgid"], calls["target_tgid"], migrations["tgid"]])
