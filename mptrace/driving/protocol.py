@@ -37,7 +37,6 @@ class RoundTotals:
     n_calls: int
     entries: int  #: entries passed, over all calls
     call_ns: int
-    forward_ns: int  #: the part of `call_ns` of the calls to the targets
     positive: int  #: calls that returned a positive count
     errnos: dict[str, int]  #: errno -> calls that returned -1 with it
     files: dict[str, str] = field(default_factory=dict)  #: table -> .npy file, when recorded

@@ -224,7 +224,6 @@ def _summary(round_: int, parts: list[Issued], files: dict[str, str]) -> RoundTo
         n_calls=len(calls),
         entries=int(calls["entries"].sum()),
         call_ns=int(spent.sum()),
-        forward_ns=int(spent[calls["backward"] == 0].sum()),
         positive=int((calls["ret"] > 0).sum()),
         errnos={str(number): int(count) for number, count in zip(errnos, counts, strict=True)},
         files=files,

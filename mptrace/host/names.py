@@ -34,10 +34,6 @@ class Names:
             return name in self._types.offsets([name])
         return name in self._types.sizes([name])
 
-    def symbol(self, name: str) -> bool:
-        """Whether kallsyms has this name, code or data, modules included."""
-        return name in self._symbols
-
     def operation(self, table: str, member: str, struct_name: str = "") -> str | None:
         """Name of the function in ``table``'s ``member``; "" for NULL, None where it can't be read.
 
@@ -64,10 +60,6 @@ class Names:
         address = variables(self._root, (variable,)).get(variable)
         data = None if address is None else self._read(address, 8)
         return int.from_bytes(data, "little") if data and len(data) == 8 else None
-
-    def tables(self, suffix: str = "_aops") -> list[str]:
-        """Names of all data symbols that end so: the tables of operations."""
-        return sorted(name for name in self._symbols if name.endswith(suffix))
 
     @cached_property
     def _types(self) -> btf.Btf | None:

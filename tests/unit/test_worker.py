@@ -93,7 +93,7 @@ def test_an_unrecorded_round_has_times_and_no_rows(worker: Worker) -> None:
     worker.setup(Workload(pages=5, **HERE))
     reply = worker.round()
     assert (reply.calls.size, reply.locations.size, reply.entries) == (0, 0, 10)
-    assert reply.call_ns > reply.totals.forward_ns > 0
+    assert reply.call_ns > 0
 
 
 def test_recorded_rows_are_kept_where_asked(worker: Worker, tmp_path: Path) -> None:

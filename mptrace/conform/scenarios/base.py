@@ -22,9 +22,6 @@ class Known(Protocol):
     def member(self, name: str) -> bool:
         """Whether BTF has this ``struct.member`` (or the ``struct``, without a dot)."""
 
-    def symbol(self, name: str) -> bool:
-        """Whether kallsyms has this name, code or data, modules included."""
-
     def operation(self, table: str, member: str) -> str | None:
         """Name of the function in a table of operations: ``("ramfs_aops", "migrate_folio")``.
 

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -22,7 +21,7 @@ from mptrace.errors import HostError
 
 #: Below /run: what a reboot undoes needs no journal any more.
 JOURNAL = Path("/run/mptrace/conform.journal")
-#: Directories that the journal may remove with all that is in them lie below these names.
+#: Names of directories and devices that scenarios make begin with it.
 OWN_PREFIX = "mptrace-"
 _COMMAND_SECONDS = 30
 #: Module of the process that scenarios, and their helpers, are forked from.
@@ -198,12 +197,6 @@ def _rmdir(path: str) -> None:
             time.sleep(0.05)
 
 
-def _rmtree(path: str) -> None:
-    if not Path(path).name.startswith(OWN_PREFIX):
-        raise HostError(f"'{path}' is no directory of mptrace")
-    shutil.rmtree(path, ignore_errors=True)
-
-
 def _command(*argv: str) -> Callable[[str], None]:
     def run(argument: str) -> None:
         process = subprocess.Popen(
@@ -241,7 +234,6 @@ def _remove_dm(name: str) -> None:
 _UNDO: dict[str, Callable[..., None]] = {
     "write": _write,
     "rmdir": _rmdir,
-    "rmtree": _rmtree,
     "swapoff": _swapoff,
     "dm-remove": _remove_dm,
 }

@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -221,13 +220,6 @@ class Stage:
             old = chosen[0].strip("[]")  # "always [madvise] never"
         self.change("write", str(path), old)
         path.write_text(value)
-
-    def scratch(self) -> Path:
-        """A directory of its own, gone afterwards."""
-        path = Path(tempfile.gettempdir()) / f"{OWN_PREFIX}{os.getpid()}-{time.monotonic_ns()}"
-        self.change("rmtree", str(path))
-        path.mkdir(mode=0o700)
-        return path
 
     def cgroup(self, **settings: str) -> Path:
         """A cgroup (v2) with settings such as ``cpuset_mems="0"``, gone afterwards."""
