@@ -502,20 +502,9 @@ class Explainer:
         return int(self._tables["calls"]["ret"][at]) if at >= 0 else None
 
 
-def explain(
-    tables: Tables, meta: Mapping[str, Any], which: Which | None = None
-) -> Iterator[Explanation]:
-    """Explain the entries of a recording that were asked for, one by one.
-
-    :raises UsageError: for a call, an entry or an address that is not there.
-    """
-    explainer = Explainer(tables, meta)
-    return explainer.each(explainer.select(which or Which()))
-
-
 def _looks_told(value: int) -> bool:
     """Whether a value that the array held before reads like a status: a node, or an errno."""
     return -133 <= value < 1024
 
 
-__all__ = ["MOST_BLOCKS", "Block", "Explainer", "Explanation", "Which", "explain"]
+__all__ = ["MOST_BLOCKS", "Block", "Explainer", "Explanation", "Which"]

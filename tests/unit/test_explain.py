@@ -18,7 +18,7 @@ from test_correlate import large_tables
 
 from mptrace.cli import main
 from mptrace.errors import UsageError
-from mptrace.explain.entries import Explainer, Explanation, Which, explain
+from mptrace.explain.entries import Explainer, Explanation, Which
 from mptrace.explain.evidence import Finding, Findings
 from mptrace.outcomes.causes.statuses import MISLEADING
 from mptrace.recording.layouts import (
@@ -79,10 +79,18 @@ def kernel_with_everything(generation: str = "6.1") -> Kernel:
     return kernel
 
 
+def explain(
+    tables: dict[str, Any], meta: dict[str, Any], which: Which | None = None
+) -> list[Explanation]:
+    """The entries of a recording that were asked for, one by one."""
+    explainer = Explainer(tables, meta)
+    return list(explainer.each(explainer.select(which or Which())))
+
+
 def explained(kernel: Kernel, which: Which | None = None, **meta: Any) -> list[Explanation]:
     """Explanations of what the model recorded."""
     found = {**kernel.meta(), "page_flags": FLAGS, **meta}
-    return list(explain(kernel.tables(), found, which))
+    return explain(kernel.tables(), found, which)
 
 
 def one_of(kernel: Kernel, call: int, entry: int, **meta: Any) -> Explanation:

@@ -20,7 +20,6 @@ from mptrace.outcomes.causes.statuses import (
     PAGE_STATUSES,
     RETURN_CODES,
     page_status,
-    return_code,
     status_text,
 )
 from mptrace.outcomes.causes.table import BY_NAME
@@ -599,10 +598,6 @@ def test_the_table_of_statuses() -> None:
     ]
     for status, name in ((None, "untouched"), (0, "node"), (-2, "ENOENT"), (-16, "EBUSY")):
         row = page_status(status)
-        assert row is not None
-        assert row.name == name
-    for ret, name in ((0, "success"), (7, "positive"), (-19, "ENODEV")):
-        row = return_code(ret)
         assert row is not None
         assert row.name == name
     assert page_status(-11) is None

@@ -19,8 +19,7 @@ class Status:
     """One value that a page's status or the call's return value can have.
 
     ``value`` is -errno, or 0 where the row stands for a whole class
-    (``name`` says which).  ``produced`` is False for what is documented and
-    never happens.
+    (``name`` says which).
     """
 
     name: str
@@ -29,7 +28,6 @@ class Status:
     kernel: str
     remedy: str
     source: str
-    produced: bool = True
 
 
 #: Values of ``status[i]``.
@@ -89,7 +87,6 @@ PAGE_STATUSES: tuple[Status, ...] = (
         "stays inside the kernel: a positive return value and an untouched status",
         "",
         f"{_PAGE}; writeout()",
-        produced=False,
     ),
     Status(
         "EINVAL",
@@ -98,7 +95,6 @@ PAGE_STATUSES: tuple[Status, ...] = (
         "stays inside the kernel: a positive return value and an untouched status",
         "",
         f"{_PAGE}; fallback_migrate_folio()",
-        produced=False,
     ),
     Status(
         "ENOMEM",
@@ -107,7 +103,6 @@ PAGE_STATUSES: tuple[Status, ...] = (
         "stays inside the kernel: the call returns -ENOMEM or a positive value",
         "",
         f"{_PAGE}; alloc_migration_target()",
-        produced=False,
     ),
 )
 
@@ -192,7 +187,6 @@ RETURN_CODES: tuple[Status, ...] = (
         "never since 2.6.29 (commit 3140a2273009)",
         "",
         _RETURN,
-        produced=False,
     ),
     Status(
         "ENOENT",
@@ -201,7 +195,6 @@ RETURN_CODES: tuple[Status, ...] = (
         "never since 2008 (commit e78bbfa82624): 0 instead",
         "",
         _RETURN,
-        produced=False,
     ),
 )
 
@@ -287,15 +280,4 @@ def page_status(status: int | None) -> Status | None:
         return PAGE_STATUSES[1]
     if status >= 0:
         return PAGE_STATUSES[0]
-    return _with_value(PAGE_STATUSES, status)
-
-
-def return_code(ret: int) -> Status | None:
-    """The row of a call's return value; None for a value that the table doesn't know."""
-    if ret >= 0:
-        return RETURN_CODES[min(ret, 1)]
-    return _with_value(RETURN_CODES, ret)
-
-
-def _with_value(table: tuple[Status, ...], value: int) -> Status | None:
-    return next((row for row in table if row.value == value), None)
+    return next((row for row in PAGE_STATUSES if row.value == status), None)
