@@ -6,7 +6,6 @@ the story of the status and the remedy are put together, entry by entry, for
 those entries that somebody asks about.
 """
 
-import errno
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,22 +14,20 @@ from typing import Any
 import numpy as np
 
 from mptrace.errors import UsageError
-from mptrace.explain.evidence import Finding, Findings, line
+from mptrace.explain.evidence import Evidence
+from mptrace.explain.findings import Finding, NotAsked
+from mptrace.explain.stories import MOST_NAMED, Stories
+from mptrace.explain.words import Worded, line, worded
 from mptrace.outcomes.causes import table as causes
-from mptrace.outcomes.causes.rules import cause_code, cause_meaning, cause_name
+from mptrace.outcomes.causes.rules import cause_meaning, cause_name
 from mptrace.outcomes.causes.statuses import (
-    MISLEADING,
     RETURN_CODES,
-    STORIES,
-    errno_name,
     page_status,
-    status_text,
 )
 from mptrace.outcomes.causes.table import Cause
 from mptrace.outcomes.correlate import (
     ENTRY_REASONS,
     FAILED,
-    MOVED,
     NOT_ATTEMPTED,
     UNKNOWN,
     UNTOUCHED,
@@ -43,24 +40,14 @@ from mptrace.outcomes.own import own_of
 from mptrace.recording.joins import Ints, Tables, ranks
 from mptrace.recording.layouts import (
     MAX_ENTRIES,
-    NO_LOOKUP,
     OUTCOMES,
     READ_NODES,
     READ_PAGES,
-    READ_STATUS,
     WITNESSES,
 )
-from mptrace.units import and_more
 
-#: Blocks of equal pages that are told apart; entries named in one; causes named of a group.
+#: Blocks of equal pages that are told apart.
 MOST_BLOCKS = 20
-MOST_NAMED = 4
-
-_BAD_NODES = {
-    "bad_node": "{entry} names node {node}, which does not exist or has no memory (-ENODEV)",
-    "node_not_allowed": "{entry} names node {node}, outside the cpuset (-EACCES)",
-    "bad_array": "the arrays could not be accessed at {entry} (-EFAULT)",
-}
 
 # Causes that rest on no state of a folio: what the call did is all the evidence.
 _STATELESS = ("no_vma", "ended_before_its_turn")
@@ -100,9 +87,9 @@ class Explanation:
     status_remedy: str
     status_story: tuple[str, ...]
     cause: Cause
-    evidence: tuple[Finding, ...]
+    evidence: tuple[Worded, ...]
     gap: str
-    delay: Finding | None
+    delay: Worded | None
     before_nid: int | None
     final_nid: int | None
     witnesses: str
@@ -157,15 +144,10 @@ class Explainer:
         self._rows = self._found.rows
         out = own_of(tables, meta).of_calls(tables["calls"], self._found.call_ids)
         self._is_own = out[self._rows["call"]]
-        self._findings = Findings(tables, meta)
+        self._evidence = Evidence(tables, meta)
         self._mappings = Mappings(meta.get("mappings") or ())
         self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
-        calls = np.arange(self._found.call_ids.size + 1)
-        self._starts = np.searchsorted(self._rows["call"], calls)
-        self._bad_entries: dict[int, str] = {}
-        self._ends: dict[int, Finding] = {}
-        self._failed_groups: dict[int, tuple[int | None, Ints]] = {}
-        self._by_folio: tuple[Ints, Any] | None = None
+        self._stories = Stories(tables, self._found)
 
     # ---- which entries
 
@@ -185,10 +167,10 @@ class Explainer:
             raise UsageError(
                 f"the recording has no call {call}", f"{known}: mptrace dump --table calls"
             )
-        own = self._rows["entry"][self._of_call(call)]
+        own = self._rows["entry"][self._stories.rows_of(call)]
         row = np.searchsorted(own, entry)
         if row < own.size and own[row] == entry:
-            return np.array([self._of_call(call).start + row], np.int64)
+            return np.array([self._stories.rows_of(call).start + row], np.int64)
         hint = f"its entries are 0 to {int(own[-1])}" if own.size else "no entry of it was recorded"
         if entry >= int(self._meta.get("max_entries") or MAX_ENTRIES):
             hint += "; those beyond it are not read"
@@ -231,9 +213,6 @@ class Explainer:
     def _histories(self) -> Histories:
         return Histories(self._tables, self._meta, self._found)
 
-    def _of_call(self, call: int) -> slice:
-        return slice(int(self._starts[call]), int(self._starts[call + 1]))
-
     @property
     def unknown(self) -> int:
         """Entries whose outcome is unknown."""
@@ -272,7 +251,7 @@ class Explainer:
             some["entry_reason"].astype(np.int64),
             np.where(told != 0, some["status_after"], 0).astype(np.int64),
             told,
-            *self._findings.shape(obstacles),
+            *self._evidence.shape(obstacles),
         ):
             values, place = ranks(column)
             shape = ranks(shape * values.size + place)[1]
@@ -290,7 +269,7 @@ class Explainer:
                         (int(other["call"]), int(other["entry"]), int(other["address"]))
                         for other in others
                     ),
-                    self._findings.ranges(obstacles[members]),
+                    self._evidence.ranges(obstacles[members]),
                 )
             )
         return sorted(blocks, key=lambda block: -block.count)
@@ -303,13 +282,13 @@ class Explainer:
         row = self._rows[which[at]]
         if row["outcome"] != FAILED:
             return ""
-        findings = self._findings.all_of(int(obstacles[at]), self._folio(row))
+        findings = self._evidence.all_of(int(obstacles[at]), self._folio(row))
         return line(cause_name(int(row["cause"])), findings)
 
     def _obstacles(self, which: Ints) -> Ints:
         some = self._rows[which]
         calls = self._found.call_ids[some["call"]]
-        rows = self._findings.rows_of(some["folio"], calls, some["address"])
+        rows = self._evidence.rows_of(some["folio"], calls, some["address"])
         # Of entries that nobody looked at there is nothing to be said.
         return np.where(some["outcome"] == NOT_ATTEMPTED, -1, rows)
 
@@ -327,11 +306,12 @@ class Explainer:
         address = None if row["unread"] & READ_PAGES else int(row["address"])
         nid = -1 if folio is None else int(folio["src_nid"])
         # The recorded state is that of the folio's refusals: no evidence of a page that moved.
-        evidence = self._findings.all_of(obstacle, folio) if stayed else ()
+        evidence = self._evidence.all_of(obstacle, folio) if stayed else ()
         gap = ""
         if stayed and obstacle < 0:
             evidence += self._of_the_call(row, cause)
-            gap = "" if evidence and cause in _STATELESS else self._findings.gap(obstacle, folio)
+            gap = "" if evidence and cause in _STATELESS else self._evidence.gap(obstacle, folio)
+        delay = None if stayed else self._evidence.delay(obstacle)
         state = self._status_state(row)
         status = int(row["status_after"]) if state == "written" else None
         meaning = page_status(status) if state != "unknown" else None
@@ -349,11 +329,11 @@ class Explainer:
             status_state=state,
             status_meaning=meaning.meaning if meaning is not None else "",
             status_remedy=meaning.remedy if meaning is not None else "",
-            status_story=tuple(self._story(number, row, cause, status, state)),
+            status_story=tuple(self._stories.of(number, cause, status, state)),
             cause=cause_of(cause),
-            evidence=evidence,
+            evidence=tuple(worded(finding) for finding in evidence),
             gap=gap,
-            delay=self._findings.delay(obstacle) if not stayed else None,
+            delay=None if delay is None else worded(delay),
             before_nid=int(row["before_nid"]) if has_location else None,
             final_nid=int(row["final_nid"]) if has_location else None,
             witnesses=WITNESSES[row["witnesses"]],
@@ -363,148 +343,17 @@ class Explainer:
     def _of_the_call(self, row: Any, cause: str) -> tuple[Finding, ...]:
         """Evidence that is no state of a folio, of causes that rest on none."""
         if cause == "no_vma":
-            function = self._findings.function("vma")
-            return (Finding("refusal", None, f"{function} was not asked: no mapping was found"),)
-        if cause != "ended_before_its_turn":
-            return ()
-        return (self._end_of_group(int(row["call"])),)
-
-    def _end_of_group(self, call: int) -> Finding:
-        """What ended a call's failed group before the turn of some of its folios."""
-        if call not in self._ends:
-            rc, stayed = self._failed_group(call)
-            name = "an error" if rc is None else f"{rc} {errno_name(-rc)}"
-            others = stayed[self._rows["cause"][stayed] != cause_code("ended_before_its_turn")]
-            after = f", after {self._named(others)}" if others.size else ""
-            words = f"{self._findings.function('migration')} returned {name} first{after}"
-            self._ends[call] = Finding("refusal", {"stage": "", "rc": rc}, words)
-        return self._ends[call]
+            return (NotAsked(self._evidence.function("vma")),)
+        if cause == "ended_before_its_turn":
+            function = self._evidence.function("migration")
+            return (self._stories.group_ended(int(row["call"]), function),)
+        return ()
 
     @staticmethod
     def _status_state(row: Any) -> str:
         if row["has_status"]:
             return "written"
         return "untouched" if row["written"] == UNTOUCHED else "unknown"
-
-    # ---- why the status is what it is
-
-    def _story(
-        self, number: int, row: Any, cause: str, status: int | None, state: str
-    ) -> Iterator[str]:
-        call = int(row["call"])
-        ret = self._ret(call)
-        reason = ENTRY_REASONS[row["entry_reason"]]
-        if state == "untouched":
-            yield self._untouched(row, cause)
-            if not row["unread"] & READ_STATUS and _looks_told(int(row["status_after"])):
-                yield STORIES["stale"].format(value=status_text(int(row["status_after"])))
-        elif reason in ("duplicate", "same_folio") and status is not None and status < 0:
-            other = self._other_entry(number, row)
-            yield STORIES[reason].format(other=other, status=status_text(status))
-        elif reason in ("moved_again", "split"):
-            yield STORIES[reason].format(status=status_text(status))
-        elif status is not None and (status, cause) in MISLEADING:
-            yield MISLEADING[status, cause]
-        if state == "untouched" and ret is not None and ret >= 0:
-            rc, _ = self._failed_group(call)
-            if rc is not None and rc > 0:
-                never = int((self._rows["outcome"][self._of_call(call)] == NOT_ATTEMPTED).sum())
-                rest = ret - rc
-                story = "positive" if rest >= never else "count_too_small"
-                yield STORIES[story].format(ret=ret, rc=rc, rest=max(rest, never))
-        elif state == "untouched" and ret is not None and ret < 0 and row["outcome"] == MOVED:
-            name = f"{ret} {errno_name(-ret)}"
-            yield STORIES["error_hides"].format(ret=name)
-
-    def _untouched(self, row: Any, cause: str) -> str:
-        call = int(row["call"])
-        if row["outcome"] == NOT_ATTEMPTED:
-            if cause.startswith("call_refused"):
-                return STORIES["call_refused"]
-            return STORIES["ended_before"].format(because=self._because(call, cause))
-        rc, stayed = self._failed_group(call)
-        if rc is None:
-            return STORIES[
-                "unstored" if self._ret(call) == -errno.EFAULT else "group_failed_nowhere"
-            ]
-        name = f"{rc} {errno_name(-rc)}" if rc < 0 else str(rc)
-        story = "group_failed_moved" if row["outcome"] == MOVED else "group_failed"
-        return STORIES[story].format(rc=name, stayed=self._named(stayed))
-
-    def _because(self, call: int, cause: str) -> str:
-        bad = self._bad_entry(call) if cause != "aborted_by_earlier_group" else ""
-        if bad:
-            return bad
-        rc, stayed = self._failed_group(call)
-        if rc is None:
-            return "an earlier group failed, whose records are missing"
-        return f"an earlier group failed: {self._named(stayed)}"
-
-    def _bad_entry(self, call: int) -> str:
-        """The entry whose node or arrays ended a call, and why; "" for none."""
-        if call not in self._bad_entries:
-            codes = {cause_code(name): words for name, words in _BAD_NODES.items()}
-            own = self._rows[self._of_call(call)]
-            first = np.flatnonzero(np.isin(own["cause"], list(codes)))
-            text = ""
-            if first.size:
-                bad = own[first[0]]
-                entry, node = f"entry {bad['entry']}", int(bad["target_nid"])
-                text = codes[int(bad["cause"])].format(entry=entry, node=node)
-            self._bad_entries[call] = text
-        return self._bad_entries[call]
-
-    def _named(self, stayed: Ints) -> str:
-        """A few of a group's entries whose pages stayed, with their causes."""
-        if not stayed.size:
-            return "which of its pages stayed was not recorded"
-        some = self._rows[stayed[:MOST_NAMED]]
-        named = ", ".join(f"entry {row['entry']} ({cause_name(int(row['cause']))})" for row in some)
-        more = and_more(stayed.size - some.size, "", "mptrace dump --failed", inline=True)
-        return f"{named}{' ' if more else ''}{more} stayed"
-
-    def _failed_group(self, call: int) -> tuple[int | None, Ints]:
-        """What migrate_pages() of a call's failed group returned, and its entries that stayed."""
-        if call not in self._failed_groups:
-            migrations, folios = self._tables["migrations"], self._tables["folios"]
-            own = migrations[migrations["call_id"] == self._found.call_ids[call]]
-            failed = own[own["rc"] != 0]
-            rc = int(failed["rc"][-1]) if failed.size else None
-            stayed = np.zeros(0, np.int64)
-            if failed.size:
-                where = self._of_call(call)
-                rows = self._rows[where]
-                at = np.flatnonzero((rows["outcome"] == FAILED) & (rows["folio"] >= 0))
-                records = folios[rows["folio"][at]]
-                # A folio whose turn never came has no migration of its own.
-                last = failed["migration_id"][-1]
-                named = (records["migration_id"] == 0) | (records["migration_id"] == last)
-                queued = (records["isolate_rc"] == 0) | (records["lookup_seq"] == NO_LOOKUP)
-                stayed = where.start + at[named & queued]
-            self._failed_groups[call] = rc, stayed
-        return self._failed_groups[call]
-
-    def _other_entry(self, number: int, row: Any) -> str:
-        """The entry of the same call whose lookup isolated this one's folio."""
-        if self._by_folio is None:
-            order = np.argsort(self._rows["folio"], kind="stable")
-            self._by_folio = order, self._rows["folio"][order]
-        order, folios = self._by_folio
-        first, last = np.searchsorted(folios, [row["folio"], row["folio"] + 1])
-        same = [other for other in order[first:last].tolist() if other != number]
-        plain = [other for other in same if not self._rows["entry_reason"][other]]
-        if row["folio"] < 0 or not same:
-            return "another entry of the same call"
-        return f"entry {int(self._rows['entry'][(plain or same)[0]])} of the same call"
-
-    def _ret(self, call: int) -> int | None:
-        at = int(self._found.call_row[call])
-        return int(self._tables["calls"]["ret"][at]) if at >= 0 else None
-
-
-def _looks_told(value: int) -> bool:
-    """Whether a value that the array held before reads like a status: a node, or an errno."""
-    return -133 <= value < 1024
 
 
 __all__ = ["MOST_BLOCKS", "Block", "Explainer", "Explanation", "Which"]

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mptrace.explain.entries import MOST_NAMED, cause_of
-from mptrace.explain.evidence import Finding, Findings
+from mptrace.explain.entries import cause_of
+from mptrace.explain.evidence import Evidence
+from mptrace.explain.findings import Finding
+from mptrace.explain.stories import MOST_NAMED
+from mptrace.explain.words import Worded, worded
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.causes.table import Cause
 from mptrace.outcomes.fates import Fates, fates
@@ -54,9 +57,9 @@ class FolioExplanation:
     target_nid: int | None
     outcome: str
     cause: Cause
-    evidence: tuple[Finding, ...]
+    evidence: tuple[Worded, ...]
     gap: str
-    delay: Finding | None
+    delay: Worded | None
     start_ns: int
     blackout_ns: int
 
@@ -94,7 +97,7 @@ class FolioExplainer:
         self._fates: Fates = found.select(tables["folios"]["call_id"][found.row] == 0)
         own = own_of(tables, meta)
         self._is_own, self._own_migrations = own.folios[self._fates.row], own.migrations
-        self._findings = Findings(tables, meta)
+        self._evidence = Evidence(tables, meta)
         self._paths = of_migrations(tables["migrations"], meta)
         self._processes = Processes(tables, meta)
         self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
@@ -177,7 +180,7 @@ class FolioExplainer:
                 for column in (self._paths[safe], migrations["tgid"][safe], comm)
             ]
         shape = np.zeros(which.size, np.int64)
-        for column in (*columns, *self._findings.shape(obstacles)):
+        for column in (*columns, *self._evidence.shape(obstacles)):
             values, place = ranks(column)
             shape = ranks(shape * values.size + place)[1]
         addresses = self._tables["folios"]["address"]
@@ -190,14 +193,14 @@ class FolioExplainer:
                     int(part.pages[group].sum()),
                     self._explain(int(which[group[0]]), int(obstacles[group[0]])),
                     tuple((int(row), int(addresses[row])) for row in rows[1 : 1 + MOST_NAMED]),
-                    self._findings.ranges(obstacles[group]),
+                    self._evidence.ranges(obstacles[group]),
                 )
             )
         return sorted(found, key=lambda block: -block.pages)
 
     def _obstacles(self, which: Ints) -> Ints:
         nothing = np.zeros(which.size, np.uint64)
-        return self._findings.rows_of(self._fates.row[which], nothing, nothing)
+        return self._evidence.rows_of(self._fates.row[which], nothing, nothing)
 
     def _explain(self, at: int, obstacle: int) -> FolioExplanation:
         row, number = int(self._fates.row[at]), int(self._fates.migration[at])
@@ -210,8 +213,9 @@ class FolioExplainer:
         if outcome == FAILED:
             key = "" if path is None else path.key.split("_")[0]
             allocate = _ALLOCATE.get(key, "allocate")
-            evidence = self._findings.all_of(obstacle, folio, allocate=allocate)
-            gap = self._findings.gap(obstacle, folio)
+            evidence = self._evidence.all_of(obstacle, folio, allocate=allocate)
+            gap = self._evidence.gap(obstacle, folio)
+        delay = None if outcome == FAILED else self._evidence.delay(obstacle)
         nids = [int(folio[name]) for name in ("src_nid", "dst_nid")]
         owner = int(folio["owner_tgid"])
         return FolioExplanation(
@@ -230,9 +234,9 @@ class FolioExplainer:
             target_nid=nids[1] if nids[1] >= 0 and folio["dst"] else None,
             outcome=OUTCOMES[outcome],
             cause=cause_of("" if outcome == MOVED else cause_name(int(self._fates.cause[at]))),
-            evidence=evidence,
+            evidence=tuple(worded(finding) for finding in evidence),
             gap=gap,
-            delay=None if outcome == FAILED else self._findings.delay(obstacle),
+            delay=None if delay is None else worded(delay),
             start_ns=int(folio["start_ns"]),
             blackout_ns=int(folio["blackout_ns"].astype(np.int64)),
         )

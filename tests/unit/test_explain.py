@@ -7,7 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +19,9 @@ from test_correlate import large_tables
 from mptrace.cli import main
 from mptrace.errors import UsageError
 from mptrace.explain.entries import Explainer, Explanation, Which
-from mptrace.explain.evidence import Finding, Findings
+from mptrace.explain.evidence import Evidence
+from mptrace.explain.findings import Finding
+from mptrace.explain.words import WORDS, Worded, worded
 from mptrace.outcomes.causes.statuses import MISLEADING
 from mptrace.recording.layouts import (
     END_PUTBACK,
@@ -99,22 +101,22 @@ def one_of(kernel: Kernel, call: int, entry: int, **meta: Any) -> Explanation:
     return only
 
 
-def by_label(one: Explanation) -> dict[str, Finding]:
+def by_label(one: Explanation) -> dict[str, Worded]:
     """Its evidence by label."""
     return {finding.label: finding for finding in one.evidence}
 
 
 def findings(
     row: dict[str, Any], tables: dict[str, Any] | None = None, **meta: Any
-) -> dict[str, Finding]:
+) -> dict[str, Worded]:
     """Findings of one obstacle of a small anonymous folio, by label."""
     table = np.zeros(1, OBSTACLE)
     fields = {"seen": SEEN_STATE, "mapping": ANONYMOUS, "nr_pages": 1, "allowed": -1} | row
     for name, value in fields.items():
         table[name] = value
     known = {name: rows[:0] for name, rows in recorded.tables().items()}
-    found = Findings({**known, "obstacles": table, **(tables or {})}, {**META, **meta})
-    return {finding.label: finding for finding in found.all_of(0, None)}
+    found = Evidence({**known, "obstacles": table, **(tables or {})}, {**META, **meta})
+    return {finding.label: worded(finding) for finding in found.all_of(0, None)}
 
 
 def invoke(*arguments: object) -> Result:
@@ -509,12 +511,17 @@ def test_without_evidence_it_says_why(change: str, meta: dict[str, Any], words: 
     assert "can't tell more: " in explanation(one)
 
 
+def test_every_kind_of_finding_has_words() -> None:
+    """Values and words are in files of their own, and none of them is without the other."""
+    assert set(WORDS) == set(get_args(Finding))
+
+
 def test_a_missing_phase_is_the_reason() -> None:
     """What this kernel can't be asked is said."""
     kernel = kernel_with_everything()
     tables = kernel.tables()
     tables["obstacles"] = tables["obstacles"][:0]
-    found = Findings(tables, {"coverage": [{"phase": "vma", "state": "missing"}]})
+    found = Evidence(tables, {"coverage": [{"phase": "vma", "state": "missing"}]})
     assert found.gap(-1, None) == "this kernel's 'vma' phase can't be traced"
 
 
