@@ -18,6 +18,7 @@ from mptrace.host.privileges import check_privileges
 from mptrace.outcomes.correlate import correlate
 from mptrace.recording.clock import now
 from mptrace.recording.layouts import DRIVER_CALL, LOCATION
+from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions import mappers
 from mptrace.sessions.assembler import Assembler, Tables, joined
@@ -112,7 +113,7 @@ class Watch:
         self._name()
         if made is None:
             return None, None
-        found = correlate(tables, {**self.meta, "lost": self._losses()})
+        found = correlate(tables, Meta.of({**self.meta, "lost": self._losses()}))
         calls = tables["calls"]
         own = calls["tid"] == made["tid"]
         own &= (calls["enter_ns"] >= made["before_ns"]) & (calls["exit_ns"] <= made["after_ns"])

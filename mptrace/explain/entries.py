@@ -7,7 +7,7 @@ those entries that somebody asks about.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,12 +39,12 @@ from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import own_of
 from mptrace.recording.joins import Ints, Tables, ranks
 from mptrace.recording.layouts import (
-    MAX_ENTRIES,
     OUTCOMES,
     READ_NODES,
     READ_PAGES,
     WITNESSES,
 )
+from mptrace.recording.meta import Meta
 
 #: Blocks of equal pages that are told apart.
 MOST_BLOCKS = 20
@@ -136,17 +136,15 @@ class Explainer:
     :param correlation: of these tables, when it is there already.
     """
 
-    def __init__(
-        self, tables: Tables, meta: Mapping[str, Any], correlation: Correlation | None = None
-    ) -> None:
+    def __init__(self, tables: Tables, meta: Meta, correlation: Correlation | None = None) -> None:
         self._tables, self._meta = tables, meta
         self._found = correlation or correlate(tables, meta)
         self._rows = self._found.rows
         out = own_of(tables, meta).of_calls(tables["calls"], self._found.call_ids)
         self._is_own = out[self._rows["call"]]
         self._evidence = Evidence(tables, meta)
-        self._mappings = Mappings(meta.get("mappings") or ())
-        self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
+        self._mappings = Mappings(meta.mappings)
+        self._page = meta.kernel.page_size
         self._stories = Stories(tables, self._found)
 
     # ---- which entries
@@ -172,7 +170,7 @@ class Explainer:
         if row < own.size and own[row] == entry:
             return np.array([self._stories.rows_of(call).start + row], np.int64)
         hint = f"its entries are 0 to {int(own[-1])}" if own.size else "no entry of it was recorded"
-        if entry >= int(self._meta.get("max_entries") or MAX_ENTRIES):
+        if entry >= self._meta.max_entries:
             hint += "; those beyond it are not read"
         raise UsageError(f"call {call} has no entry {entry}", hint)
 

@@ -48,6 +48,7 @@ from mptrace.recording.layouts import (
     STAGE_SPLIT,
     STAGE_UNMAP,
 )
+from mptrace.recording.meta import Meta
 
 # Where the counts say what the kernel compared: its migration holds the folio.
 _IN_MIGRATION = (
@@ -99,19 +100,18 @@ _VM_FLAGS = (
 class Evidence:
     """The evidence of a recording, page by page."""
 
-    def __init__(self, tables: Tables, meta: Mapping[str, Any]) -> None:
+    def __init__(self, tables: Tables, meta: Meta) -> None:
         self._tables, self._meta = tables, meta
         self._table = obstacles.of(tables)
         self._of_folio = obstacles.of_folios(tables)
         self._expected = obstacles.expected_references(self._table, meta)
         self._swap_cache = obstacles.in_swap_cache(self._table, meta)
         self._pinned = obstacles.is_pinned(self._table, meta)
-        machine = str((meta.get("kernel") or {}).get("machine"))
-        self._pte = obstacles.pte_kind(self._table, machine)
+        self._pte = obstacles.pte_kind(self._table, meta.kernel.machine)
         self._mapping = obstacles.mapping_kind(self._table)
         self._phases = Phases(meta)
-        self._symbols = meta.get("symbols") or {}
-        self._bits = meta.get("page_flags") or {}
+        self._symbols = meta.symbols
+        self._bits = meta.page_flags
         self._mappers: dict[tuple[int, int], list[Mapper]] | None = None
 
     @property
@@ -206,8 +206,8 @@ class Evidence:
         """Why there is no evidence of a page that stayed; "" where there is."""
         if row >= 0:
             return ""
-        lost = self._meta.get("lost") or {}
-        if "obstacles" not in self._tables or int(self._meta.get("format_version") or 0) == 1:
+        lost = self._meta.lost
+        if "obstacles" not in self._tables or self._meta.format_version == 1:
             return "recorded by an mptrace that did not keep the state of refused pages"
         causes = [name for name in lost if name.startswith("obstacle") and lost[name]]
         if folio is not None and int(folio["flags"]) & FOLIO_OBSTACLE:
@@ -336,7 +336,7 @@ class Evidence:
         return File(fs, o["dev"] >> 20, o["dev"] & 0xFFFFF, o["inode"], operations, operation)
 
     def _symbol(self, address: int) -> str:
-        return str(self._symbols.get(f"{address:#x}") or f"{address:#x}")
+        return self._symbols.get(address) or f"{address:#x}"
 
     @staticmethod
     def _area(o: Mapping[str, Any]) -> Area | None:
@@ -353,9 +353,8 @@ class Evidence:
         own = np.flatnonzero(migrations["migration_id"] == o["holder_id"])
         if own.size:
             row = migrations[own[0]]
-            reasons = self._meta.get("reasons") or {}
             comm = bytes(row["comm"]).decode("utf-8", "replace")
-            reason = str(reasons.get(str(int(row["reason"])), int(row["reason"])))
+            reason = self._meta.reasons.get(int(row["reason"]), str(row["reason"]))
         return Holder(o["holder_tid"], comm, reason, o["holder_tid"] == o["tid"])
 
     @staticmethod

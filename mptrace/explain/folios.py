@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Why folios stayed that no call asked for: who wanted to move them, and what refused.  Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from mptrace.outcomes.paths import PATHS, Path, mode_name, of_migrations, reason
 from mptrace.outcomes.processes import Initiator, Processes, initiator_of
 from mptrace.recording.joins import Ints, Tables, members, ranks
 from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES
+from mptrace.recording.meta import Meta
 
 # Phase in which a path's targets are allocated, where it is not the calls' own.
 _ALLOCATE = {
@@ -91,7 +92,7 @@ class FolioExplainer:
     :param meta: its meta.json.
     """
 
-    def __init__(self, tables: Tables, meta: Mapping[str, Any]) -> None:
+    def __init__(self, tables: Tables, meta: Meta) -> None:
         self._tables, self._meta = tables, meta
         found = fates(tables, meta)
         self._fates: Fates = found.select(tables["folios"]["call_id"][found.row] == 0)
@@ -100,7 +101,7 @@ class FolioExplainer:
         self._evidence = Evidence(tables, meta)
         self._paths = of_migrations(tables["migrations"], meta)
         self._processes = Processes(tables, meta)
-        self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
+        self._page = meta.kernel.page_size
 
     @property
     def count(self) -> int:

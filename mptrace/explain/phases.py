@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """At which stage the kernel refused a page, and the function that did.  Pure."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from mptrace.explain.findings import Refusal
@@ -18,6 +17,7 @@ from mptrace.recording.layouts import (
     STAGE_NAMES,
     STAGE_SHARED,
 )
+from mptrace.recording.meta import Meta
 
 # What the function of a phase is called where the coverage does not say.
 _FUNCTIONS = {
@@ -44,14 +44,9 @@ class Phases:
     :param meta: a recording's meta.json; its ``coverage`` is used.
     """
 
-    def __init__(self, meta: Mapping[str, Any]) -> None:
-        self._attach = {
-            str(phase.get("phase")): str(phase.get("attach") or "")
-            for phase in meta.get("coverage") or ()
-        }
-        self._states = {
-            str(phase.get("phase")): str(phase.get("state")) for phase in meta.get("coverage") or ()
-        }
+    def __init__(self, meta: Meta) -> None:
+        self._attach = {name: phase.attach for name, phase in meta.phases.items()}
+        self._states = {name: phase.state for name, phase in meta.phases.items()}
 
     def is_missing(self, phase: str) -> bool:
         """Whether the kernel has nothing to trace a phase by."""

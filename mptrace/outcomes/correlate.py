@@ -7,7 +7,6 @@ location (a query after the call) only judge it: they never make an outcome.
 """
 
 import errno
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +35,7 @@ from mptrace.outcomes.later import NO_END, explaining_moves
 from mptrace.outcomes.replay import replay_loop
 from mptrace.recording.joins import Bools, Ints, Table, Tables, ranks
 from mptrace.recording.layouts import NO_LOOKUP, READ_STATUS, SEEN_VMA, STAGE_VMA, WITNESSES
+from mptrace.recording.meta import Meta
 
 __all__ = [
     "AGREE",
@@ -107,7 +107,7 @@ class Correlation:
     queued: Bools
 
 
-def correlate(tables: Tables, meta: Mapping[str, Any]) -> Correlation:
+def correlate(tables: Tables, meta: Meta) -> Correlation:
     """Compute one row per entry of every call that asked for a move.
 
     :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
@@ -126,7 +126,7 @@ def correlate(tables: Tables, meta: Mapping[str, Any]) -> Correlation:
 
 def _judge(
     tables: Tables,
-    meta: Mapping[str, Any],
+    meta: Meta,
     calls: Calls,
     entries: Entries,
     lookups: Lookups,
@@ -211,7 +211,7 @@ def _judge(
 
 def _causes(
     tables: Tables,
-    meta: Mapping[str, Any],
+    meta: Meta,
     calls: Calls,
     entries: Entries,
     lookups: Lookups,
@@ -273,14 +273,11 @@ def _causes(
     return cause
 
 
-def _vma_answers(
-    tables: Tables, meta: Mapping[str, Any], calls: Calls, entries: Entries, which: Ints
-) -> Ints:
+def _vma_answers(tables: Tables, meta: Meta, calls: Calls, entries: Entries, which: Ints) -> Ints:
     """What vma_migratable() said of each entry's mapping: 1 refused, 0 not asked, -1 unknown."""
     answers = np.full(which.size, -1, np.int64)
-    phases = {phase.get("phase"): phase for phase in meta.get("coverage") or ()}
-    lost = meta.get("lost") or {}
-    if phases.get("vma", {}).get("state") != "proved" or lost.get("obstacle_ring_full"):
+    is_proved = "vma" in meta.phases and meta.phases["vma"].state == "proved"
+    if not is_proved or meta.lost.get("obstacle_ring_full"):
         return answers
     table = obstacles.of(tables)
     # one that was refused, and it could not be read which: it may be any entry's

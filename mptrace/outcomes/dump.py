@@ -43,6 +43,7 @@ from mptrace.recording.layouts import (
     WAIT_NAMES,
     WITNESSES,
 )
+from mptrace.recording.meta import Meta
 
 #: Rows that are turned into Python values at a time.
 _BATCH = 8192
@@ -131,7 +132,7 @@ class Rows:
     """
 
     def __init__(
-        self, table: str, tables: Mapping[str, Table], meta: Mapping[str, Any], *, failed: bool
+        self, table: str, tables: Mapping[str, Table], meta: Meta, *, failed: bool
     ) -> None:
         self._tables, self._meta = tables, meta
         self._found = correlate(tables, meta)
@@ -248,7 +249,7 @@ class Rows:
         some = rows[where]
         for name in ("succeeded", "failed"):
             columns[name] = (some[name], some[name] != NOT_COUNTED)
-        machine = str((self._meta.get("kernel") or {}).get("machine") or "x86_64")
+        machine = self._meta.kernel.syscall_machine
         keys = np.array([path.key for path in PATHS], object)
         columns["path"] = (keys[of_migrations(some, self._meta)], known)
         columns["reason_name"] = _named(some["reason"], lambda n: reason_name(self._meta, n))

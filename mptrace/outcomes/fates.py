@@ -5,7 +5,6 @@ By the rules of ``causes.rules``, as for the entries of calls: compaction, NUMA
 balancing and the other paths have folios and no entries.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,11 @@ import numpy.typing as npt
 
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.causes.columns import state_of
-from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN, Bytes, fates_of, is_seen
+from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN, Bytes, fates_of
 from mptrace.outcomes.paths import reason_name
 from mptrace.recording.joins import Bools, Ints, Table, Tables, pair_ids, ranks, rows_of_ids
 from mptrace.recording.layouts import END_OPEN, NOT_COUNTED, STRUCT_PAGE_BYTES
+from mptrace.recording.meta import Meta
 
 # Phases without which nobody can say whether a folio moved.
 _ESSENTIAL = frozenset({"migration", "move"})
@@ -55,7 +55,7 @@ class Fates:
         )
 
 
-def fates(tables: Tables, meta: Mapping[str, Any]) -> Fates:
+def fates(tables: Tables, meta: Meta) -> Fates:
     """What became of every folio that a migration had, in the order of `folios`.
 
     :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
@@ -67,7 +67,7 @@ def fates(tables: Tables, meta: Mapping[str, Any]) -> Fates:
     migration = rows_of_ids(migrations["migration_id"], folios["migration_id"][row])
     move_rc, end = folios["move_rc"][row].astype(np.int64), folios["end"][row]
     outcome, cause = fates_of(move_rc, end, folios["flags"][row])
-    if meta.get("tier") == TRACEPOINTS:
+    if meta.tier == TRACEPOINTS:
         # A migration entry was set and removed: the page frame says whether it moved.
         back = (move_rc != 0) & (folios["light_last_ns"][row] != 0) & (end != END_OPEN)
         outcome[back] = FAILED
@@ -83,7 +83,7 @@ def fates(tables: Tables, meta: Mapping[str, Any]) -> Fates:
     return Fates(row, migration, outcome, cause, pages, is_split)
 
 
-def outcomes(tables: Tables, meta: Mapping[str, Any], found: Fates) -> tuple[Bytes, Bools]:
+def outcomes(tables: Tables, meta: Meta, found: Fates) -> tuple[Bytes, Bools]:
     """Outcome of every row of `folios`, and whether its records tell it.
 
     They do of those that a migration had (``found``: :func:`fates`), and of those that
@@ -125,9 +125,7 @@ def failed_migrations(migrations: Table, found: Fates, left_out: Bools) -> Bools
     return failed
 
 
-def _causes(
-    tables: Tables, meta: Mapping[str, Any], row: Ints, migration: Ints
-) -> npt.NDArray[np.uint16]:
+def _causes(tables: Tables, meta: Meta, row: Ints, migration: Ints) -> npt.NDArray[np.uint16]:
     folios, migrations = tables["folios"][row], tables["migrations"]
     yes, no = np.ones(row.size, np.bool_), np.zeros(row.size, np.bool_)
     zero = np.zeros(row.size, np.int64)
@@ -181,8 +179,5 @@ def split_heads(folios: Table, row: Ints) -> Bools:
     return found
 
 
-def _lacks_coverage(meta: Mapping[str, Any]) -> bool:
-    return any(
-        phase.get("phase") in _ESSENTIAL and not is_seen(phase)
-        for phase in meta.get("coverage") or ()
-    )
+def _lacks_coverage(meta: Meta) -> bool:
+    return any(phase.phase in _ESSENTIAL and not phase.is_seen for phase in meta.coverage)

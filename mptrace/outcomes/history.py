@@ -5,7 +5,6 @@ A page is an address in a process: equal addresses of several processes are page
 their own.  Where the process is not known that is said.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from mptrace.outcomes.paths import BY_KEY, PATHS, Path, of_migrations
 from mptrace.outcomes.processes import Initiator, Processes, initiator_of
 from mptrace.recording.joins import Ints, Tables, rows_of_ids
 from mptrace.recording.layouts import OUTCOMES
+from mptrace.recording.meta import Meta
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class Histories:
     :param found: of these tables.
     """
 
-    def __init__(self, tables: Tables, meta: Mapping[str, Any], found: Correlation) -> None:
+    def __init__(self, tables: Tables, meta: Meta, found: Correlation) -> None:
         self._tables, self._meta, self._found = tables, meta, found
-        self._page = int((meta.get("kernel") or {}).get("page_size") or 4096)
+        self._page = meta.kernel.page_size
         self._processes = Processes(tables, meta)
         self._paths = of_migrations(tables["migrations"], meta)
         self._owners = owners(tables)
@@ -156,14 +156,14 @@ class Histories:
         path = PATHS[int(self._paths[number])] if number >= 0 else None
         if path is None and folio["call_id"]:
             path = BY_KEY["move_pages"]
-        started = self._meta.get("started") or {}
-        begin, wall = started.get("monotonic_ns"), started.get("wall_ns")
-        since = None if begin is None else int(folio["start_ns"]) - int(begin)
+        began = self._meta.started
+        begin, wall = (began.monotonic_ns, began.wall_ns) if began else (None, None)
+        since = None if begin is None else int(folio["start_ns"]) - begin
         source = int(folio["src_nid"])
         return Step(
             start_ns=int(folio["start_ns"]),
             since_start_ns=since,
-            wall_ns=None if since is None or not wall else int(wall) + since,
+            wall_ns=None if since is None or not wall else wall + since,
             took_ns=max(int(folio["end_ns"]) - int(folio["start_ns"]), 0),
             initiator=initiator,
             path=path,

@@ -5,7 +5,6 @@ What the replay of the kernel's loop (`replay`) works on, and the columns that i
 fills in per entry.  Everything is vectorized: no loop runs per page.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,6 @@ from mptrace.recording.layouts import (
     FOLIO_PMD,
     FOLIO_UNTRACKED,
     LARGE_CHUNK,
-    MAX_ENTRIES,
     NO_LOOKUP,
     OUTCOMES,
     READ_NODES,
@@ -33,6 +31,7 @@ from mptrace.recording.layouts import (
     READ_STATUS,
     STRUCT_PAGE_BYTES,
 )
+from mptrace.recording.meta import Meta
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -50,12 +49,6 @@ WRITTEN, UNTOUCHED, CANT_TELL = 1, 0, -1
 _ESSENTIAL_PHASES = frozenset({"call", "lookup", "isolate", "move"})
 PMD_BYTES = 2 << 20
 FAR = np.int64(1) << 32  # beyond every lookup_seq
-
-
-def is_seen(phase: Mapping[str, Any]) -> bool:
-    """Whether a phase of the coverage is attached, and no calibration refuted it."""
-    refuted = phase.get("state") == "unproved" and phase.get("expected") != phase.get("seen")
-    return phase.get("state") != "missing" and not refuted
 
 
 # ---- the records, by call ------------------------------------------------------
@@ -83,7 +76,7 @@ class Calls:
     beyond_bound: int
 
     @classmethod
-    def of(cls, tables: Tables, meta: Mapping[str, Any]) -> "Calls":
+    def of(cls, tables: Tables, meta: Meta) -> "Calls":
         records = tables["calls"]
         asks = np.flatnonzero(records["nodes_ptr"] != 0)
         queries = records["call_id"][records["nodes_ptr"] == 0]
@@ -103,17 +96,17 @@ class Calls:
 
         nr_pages = np.zeros(ids.size, np.uint64)
         nr_pages[has] = records["nr_pages"][row[has]]
-        bound = int(meta.get("max_entries") or MAX_ENTRIES)
+        bound = meta.max_entries
         over = nr_pages[nr_pages > bound]
         beyond = sum(int(count) - bound for count in over)
 
-        lost = {cause for cause, count in (meta.get("lost") or {}).items() if int(count or 0) > 0}
+        lost = {cause for cause, count in meta.lost.items() if count}
         lost_anything = bool(lost)
         lost_anything = lost_anything or bool((records["lost"] > 0).any())
         reason = np.zeros(ids.size, np.uint16)
         closed = has & (column("exit_ns") != 0)
         reason[~closed] = cause_code("lost" if lost_anything else "call_open")
-        unseen = {phase.get("phase") for phase in meta.get("coverage") or () if not is_seen(phase)}
+        unseen = {phase.phase for phase in meta.coverage if not phase.is_seen}
         if unseen & _ESSENTIAL_PHASES:
             reason[:] = cause_code("no_coverage")
         # Lookups were counted, and not one folio record of the session is here.
@@ -123,10 +116,7 @@ class Calls:
         returns_missed = (column("lost") > 0) & ("return_missed" in lost)
         # lru_cache_disable() or lru_add_drain_all(): the first thing that do_pages_move()
         # does, and that find_mm_struct() before it does not.
-        drains = {"phase": "drain", "state": "proved"}
-        sees_drains = any(
-            drains.items() <= dict(phase).items() for phase in meta.get("coverage") or ()
-        )
+        sees_drains = any((row.phase, row.state) == ("drain", "proved") for row in meta.coverage)
         began = (column("n_drain") > 0) | (column("n_lookups") > 0) | (column("n_migrations") > 0)
         return cls(
             ids=ids,
@@ -141,15 +131,8 @@ class Calls:
             never_began=~began & has & sees_drains & ~returns_missed,
             returns_missed=returns_missed,
             lost_code=cause_code("no_events" if no_events else "lost"),
-            memory_nodes=np.array(
-                [
-                    node["nid"]
-                    for node in meta.get("nodes") or ()
-                    if node.get("memory_bytes", 1) > 0
-                ],
-                np.int64,
-            ),
-            page_size=int((meta.get("kernel") or {}).get("page_size") or 4096),
+            memory_nodes=np.array([node.nid for node in meta.nodes if node.has_memory], np.int64),
+            page_size=meta.kernel.page_size,
             max_entries=bound,
             beyond_bound=beyond,
         )

@@ -9,7 +9,7 @@ from typing import Any
 class Mappings:
     """Names of a process's mappings by address.
 
-    :param mappings: ``[start, end, name]`` of each, as ``meta["mappings"]`` has them.
+    :param mappings: ``[start, end, name]`` of each, as ``Meta.mappings`` has them.
     """
 
     def __init__(self, mappings: Sequence[Sequence[Any]]) -> None:

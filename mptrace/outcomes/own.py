@@ -5,9 +5,7 @@ The recording says who mptrace was (`own` in its meta.json).  The rows stay wher
 are, so that their numbers stay, too; whoever sums up leaves them out, and says so.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,8 @@ import numpy.typing as npt
 from mptrace.outcomes.correlate import Correlation
 from mptrace.outcomes.fates import TRACEPOINTS, Fates
 from mptrace.recording.joins import Bools, Ints, Table, Tables, rows_of_ids
-from mptrace.recording.layouts import MAX_ENTRIES, NO_LOOKUP, NOT_COUNTED, WAIT
+from mptrace.recording.layouts import NO_LOOKUP, NOT_COUNTED, WAIT
+from mptrace.recording.meta import Meta
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,12 @@ class Own:
         return mine
 
 
-def own_tgids(meta: Mapping[str, Any]) -> tuple[int, ...] | None:
+def own_tgids(meta: Meta) -> tuple[int, ...] | None:
     """Processes that were mptrace itself, None where the recording does not say."""
-    told = meta.get("own")
-    if not isinstance(told, list):
-        return None
-    return tuple(tgid for tgid in told if isinstance(tgid, int) and tgid > 0)
+    return None if meta.own is None else tuple(tgid for tgid in meta.own if tgid > 0)
 
 
-def own_of(tables: Tables, meta: Mapping[str, Any]) -> Own:
+def own_of(tables: Tables, meta: Meta) -> Own:
     """Tell mptrace's own rows from everybody else's.
 
     Own are a folio that a process of mptrace maps and nobody else; a migration that had
@@ -78,7 +74,7 @@ def own_of(tables: Tables, meta: Mapping[str, Any]) -> Own:
     of_call: Bools = np.isin(np.where(about_itself, calls["tgid"], calls["target_tgid"]), tgids)
     call = _rows_of(calls["call_id"], migrations["call_id"])
     of_migration = _told(of_call, call)
-    if meta.get("tier") == TRACEPOINTS:
+    if meta.tier == TRACEPOINTS:
         of_migration |= np.isin(migrations["tgid"], tgids) & (migrations["call_id"] == 0)
     call = _rows_of(calls["call_id"], folios["call_id"])
     migration = _rows_of(migrations["migration_id"], folios["migration_id"])
@@ -92,17 +88,14 @@ def own_of(tables: Tables, meta: Mapping[str, Any]) -> Own:
     return Own(tgids, of_call, of_migration | whole, of_folio, np.isin(waits["tgid"], tgids))
 
 
-def others_calls(
-    found: Correlation, tables: Tables, meta: Mapping[str, Any], own: Own
-) -> Correlation:
+def others_calls(found: Correlation, tables: Tables, meta: Meta, own: Own) -> Correlation:
     """The entries of everybody else's calls; ordinals of calls stay as they were."""
     calls = tables["calls"]
     out = own.of_calls(calls, found.call_ids)
     if not out.any():
         return found
-    bound = int(meta.get("max_entries") or MAX_ENTRIES)
     mine = calls[found.call_row[out & (found.call_row >= 0)]]
-    beyond = sum(max(int(count) - bound, 0) for count in mine["nr_pages"])
+    beyond = sum(max(int(count) - meta.max_entries, 0) for count in mine["nr_pages"])
     return replace(
         found,
         rows=found.rows[~out[found.rows["call"]]],

@@ -9,7 +9,6 @@ call and in which mode.  What these don't tell apart is one path that names both
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import MIGRATION_COMPAT, MIGRATION_KTHREAD, MODES
+from mptrace.recording.meta import Meta
 
 Table = npt.NDArray[np.void]
 Ints = npt.NDArray[np.int64]
@@ -173,14 +173,14 @@ _KCOMPACTD = re.compile(r"kcompactd\d+")
 _KSWAPD = re.compile(r"kswapd\d+")
 
 
-def reason_name(meta: Mapping[str, Any], number: int) -> str:
+def reason_name(meta: Meta, number: int) -> str:
     """The kernel's name of a reason without its prefix: ``compaction``; ``reason 7`` if unknown."""
-    return _named(meta.get("reasons"), number, "mr_") or f"reason {number}"
+    return _named(meta.reasons, number, "mr_") or f"reason {number}"
 
 
-def mode_name(meta: Mapping[str, Any], number: int) -> str:
+def mode_name(meta: Meta, number: int) -> str:
     """The kernel's name of a mode without its prefix: ``sync_light``."""
-    known = _named(meta.get("modes"), number, "migrate_")
+    known = _named(meta.modes, number, "migrate_")
     if known:
         return known
     return MODES[number] if number < len(MODES) else f"mode {number}"
@@ -248,7 +248,7 @@ def _of_compaction(syscall: str | None, *, is_kthread: bool, comm: str, mode: st
     return "compaction" if syscall is None else "compaction_direct"
 
 
-def of_migrations(migrations: Table, meta: Mapping[str, Any]) -> Ints:
+def of_migrations(migrations: Table, meta: Meta) -> Ints:
     """Path of each migration, as an index into :data:`PATHS`.
 
     :param migrations: layout of ``layouts.MIGRATION``.
@@ -275,7 +275,7 @@ def of_migrations(migrations: Table, meta: Mapping[str, Any]) -> Ints:
         "calls_seen": _sees_calls(meta),
         "all_nodes_have_cpus": _has_only_nodes_with_cpus(meta),
     }
-    machine = str((meta.get("kernel") or {}).get("machine") or "x86_64")
+    machine = meta.kernel.syscall_machine
     codes = np.zeros(distinct.size, np.int64)
     for number, row in enumerate(migrations[first]):
         bits = int(row["flags"])
@@ -295,16 +295,14 @@ def of_migrations(migrations: Table, meta: Mapping[str, Any]) -> Ints:
     return codes[place]
 
 
-def _named(names: Mapping[str, Any] | None, number: int, prefix: str) -> str:
-    name = str((names or {}).get(str(number)) or "")
-    return name.lower().removeprefix(prefix)
+def _named(names: Mapping[int, str], number: int, prefix: str) -> str:
+    return names.get(number, "").lower().removeprefix(prefix)
 
 
-def _sees_calls(meta: Mapping[str, Any]) -> bool:
-    phases = {phase.get("phase"): phase for phase in meta.get("coverage") or ()}
-    return "call" in phases and phases["call"].get("state") != "missing"
+def _sees_calls(meta: Meta) -> bool:
+    return "call" in meta.phases and meta.phases["call"].state != "missing"
 
 
-def _has_only_nodes_with_cpus(meta: Mapping[str, Any]) -> bool:
-    nodes = [node for node in meta.get("nodes") or () if node.get("memory_bytes", 1) > 0]
-    return bool(nodes) and all(node.get("cpus") for node in nodes)
+def _has_only_nodes_with_cpus(meta: Meta) -> bool:
+    nodes = [node for node in meta.nodes if node.has_memory]
+    return bool(nodes) and all(node.cpus for node in nodes)

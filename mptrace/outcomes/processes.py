@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who migrates, who owns, who waits: processes of a recording by number.  Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from mptrace.recording.joins import Table, Tables
 from mptrace.recording.layouts import MIGRATION_KTHREAD, PROCESS
+from mptrace.recording.meta import Meta
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Processes:
     of a thread of it that made a call, migrated or waited, else "".
     """
 
-    def __init__(self, tables: Tables, meta: Mapping[str, Any]) -> None:
+    def __init__(self, tables: Tables, meta: Meta) -> None:
         self._comm: dict[int, str] = {}
         self._threads: dict[int, str] = {}
         for name in ("waits", "migrations", "calls"):
@@ -57,7 +58,7 @@ class Processes:
             for one in ([] if made is None else [_one_of_each(made, "cgroup_id")]) + [rows]
             for row in one[one["cgroup_id"] != 0]
         }
-        self._cgroups = {str(key): str(path) for key, path in (meta.get("cgroups") or {}).items()}
+        self._cgroups = meta.cgroups
 
     def comm(self, tgid: int) -> str:
         """Name of a process, "" where it is not known."""
@@ -77,7 +78,7 @@ class Processes:
 
     def cgroup(self, cgroup_id: int) -> str | None:
         """Path of a cgroup, None where it is not known."""
-        return self._cgroups.get(str(cgroup_id))
+        return self._cgroups.get(cgroup_id)
 
 
 def initiator_of(record: Any, processes: Processes) -> Initiator:

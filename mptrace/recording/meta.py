@@ -1,276 +1,263 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a recording's ``meta.json`` may say: the shape of every key, checked once, when read.  Pure.
+"""What a recording's ``meta.json`` says, as one typed value with each default at one place.  Pure.
 
-Whoever reads a recording trusts the shapes of :data:`SHAPES`.  A key may be absent (an
-older version did not write it) and there may be others (a newer one writes more).
+The reader makes a :class:`Meta` of what `shapes` has checked.  It has the keys that
+mptrace computes with; ``raw`` is the object as it stands, with those that are only shown
+and those that a newer version added.  Sessions write plain objects, key by key as they
+become known: what is written and what is read agree by `shapes`, which tests ask of both.
+
+What all keys mean: docs/architecture.md.
 """
 
-import json
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-#: The largest number of a 64-bit column.
-INT64_MAX = (1 << 63) - 1
-_CLIPPED = 40
+from mptrace.recording.layouts import MAX_ENTRIES
+
+#: Of a recording that does not say what its kernel's base pages are.
+DEFAULT_PAGE_SIZE = 4096
 
 
-class MetaError(ValueError):
-    """A value of another shape than expected; the message names the key and both."""
+@dataclass(frozen=True)
+class Instant:
+    """A moment on both clocks, taken together, in ns; None where it is not said."""
+
+    wall_ns: int | None  # CLOCK_REALTIME
+    monotonic_ns: int | None  # CLOCK_MONOTONIC, as all times of the tables
 
 
-Shape = Callable[[str, Any], None]
+@dataclass(frozen=True)
+class RecordedKernel:
+    """The kernel that was traced; every version names it."""
+
+    machine: str  # as uname(2) has it, "" where it is not said
+    page_size: int  # bytes of a base page
+
+    @property
+    def syscall_machine(self) -> str:
+        """Whose numbers of system calls the recording has: x86_64's where it does not say."""
+        return self.machine or "x86_64"
 
 
-def parse(content: bytes) -> dict[str, Any]:
-    """The object that ``meta.json`` holds, unchecked but for what tells its version.
+@dataclass(frozen=True)
+class RecordedNode:
+    """One NUMA node of the host, at the start."""
 
-    :raises MetaError: it is not JSON, or no object.
+    nid: int
+    cpus: tuple[int, ...]  # () also where it is not said
+    memory_bytes: int | None  # None where it is not said
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it has memory, or may have."""
+        return self.memory_bytes is None or self.memory_bytes > 0
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The proof of one phase; see docs/architecture.md for ``state``.
+
+    ``unit`` is what ``expected`` and ``seen`` count, in calibration (None: not counted);
+    ``attach`` a function of the kernel, ``method`` how it is attached to, both "" where
+    the phase is missing.
     """
-    try:
-        meta = json.loads(content, parse_constant=_no_number, parse_float=_finite)
-    except RecursionError:
-        raise MetaError("it is nested too deep") from None
-    except ValueError as error:
-        raise MetaError((str(error) or type(error).__name__).splitlines()[0]) from error
-    if not isinstance(meta, dict):
-        raise MetaError(f"it is not an object but {_found(meta)}")
-    check({key: meta[key] for key in ("format_version", "tool_version") if key in meta})
-    return meta
+
+    phase: str
+    unit: str
+    attach: str
+    method: str
+    state: str
+    expected: int | None
+    seen: int | None
+    reason: str = ""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Coverage":
+        """That of a row of ``coverage``."""
+        return cls(
+            phase=row["phase"],
+            unit=row.get("unit", ""),
+            attach=row.get("attach") or "",
+            method=row.get("method") or "",
+            state=row.get("state", ""),
+            expected=row.get("expected"),
+            seen=row.get("seen"),
+            reason=row.get("reason") or "",
+        )
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the phase is attached, and no calibration refuted it."""
+        refuted = self.state == "unproved" and self.expected != self.seen
+        return self.state != "missing" and not refuted
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``meta.json``."""
+        return dict(vars(self))
 
 
-def check(meta: Mapping[str, Any]) -> None:
-    """Check the keys that are there against :data:`SHAPES`; raises MetaError.
+@dataclass(frozen=True)
+class RecordedScope:
+    """Whom a session without a driver is about; ``kind`` is one of `request.Wanted`'s."""
 
-    Of a version that is read: another one may have other shapes.
+    kind: str
+    pids: tuple[int, ...]  # those asked for by number, or the command's
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """Which of a session's recordings this is; several where they are read as one."""
+
+    numbers: tuple[int, ...]  # from 1
+    base: str  # the session's name
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What tracing cost the driver: times of interleaved runs with and without, in ns."""
+
+    open_ns: tuple[float, ...]
+    closed_ns: tuple[float, ...]
+    pages: int | None  # entries of a run
+    bpf: tuple[Mapping[str, Any], ...]  # ``handler``, ``run_count``, ``run_ns`` of each
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a recording says of its session, kernel and host.
+
+    Where a key is absent, the field has what the lines below call its default.
     """
-    for key, shape in SHAPES.items():
-        if key in meta:
-            shape(key, meta[key])
 
+    #: The whole object, as JSON has it: for what is passed through.
+    raw: Mapping[str, Any]
+    #: 2 or 3; 0 of tables that were never in a recording.
+    format_version: int
+    #: mptrace's own, "" by default.
+    tool_version: str
+    #: Whether the session ended in order, False by default.
+    complete: bool
+    #: Whether a signal ended it, False by default.
+    interrupted: bool
+    kernel: RecordedKernel
+    #: In the host's order, () by default.
+    nodes: tuple[RecordedNode, ...]
+    #: Of this recording; ``ended`` is None where it did not end in order.
+    started: Instant | None
+    ended: Instant | None
+    #: ``bpf`` or ``tracepoints``; None: a version before 3, or a driver's session.
+    tier: str | None
+    #: None: a version before 3, or a driver's session.
+    scope: RecordedScope | None
+    #: Processes (tgid) that were mptrace itself; None where that is not known, as before
+    #: and at the begin of version 3.
+    own: tuple[int, ...] | None
+    #: None without rotation, and before version 3.
+    rotation: PartOf | None
+    #: When a session that rotates began; None of others, and at the begin of version 3.
+    session: Instant | None
+    #: What began before it (CLOCK_MONOTONIC) has a part in the recordings before; 0: none
+    #: before this one, or not said, as in the begin of version 3.
+    boundary_ns: int
+    #: Whether it is the last recording of a session that rotated and ended in order.
+    last_part: bool
+    #: One for each phase that mptrace knew of, () by default.
+    coverage: tuple[Coverage, ...]
+    #: Cause -> records dropped, zeros included; {} where that was not recorded.
+    lost: Mapping[str, int]
+    #: Table -> number of its parts; {} where the session did not end.
+    parts: Mapping[str, int]
+    #: Number -> the kernel's name, of enum migrate_reason and enum migrate_mode; {} by default.
+    reasons: Mapping[int, str]
+    modes: Mapping[int, str]
+    #: Name ("PG_locked") -> bit; {} in version 1, which has no evidence of refusals.
+    page_flags: Mapping[str, int]
+    #: Kernel address -> name of the operations that evidence names; {} in version 1.
+    symbols: Mapping[int, str]
+    #: Id of a cgroup -> its path; {} before version 3.
+    cgroups: Mapping[int, str]
+    #: Start, end and name of each mapping of the driver's target; () without a driver.
+    mappings: tuple[tuple[int, int, str], ...]
+    #: Entries per call that BPF reads, MAX_ENTRIES by default.
+    max_entries: int
+    #: None where it was not measured; then ``cost_reason`` says why.
+    cost: Cost | None
+    cost_reason: str
 
-def _no_number(text: str) -> float:
-    raise MetaError(f"{text} is no number in JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise MetaError(f"the number {text[:_CLIPPED]} is too large")
-    return value
-
-
-def _found(value: Any) -> str:
-    """A wrong value in few words."""
-    if isinstance(value, dict):
-        return f"an object of {len(value)} keys" if value else "an empty object"
-    if isinstance(value, list):
-        return f"a list of {len(value)}" if value else "an empty list"
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"a number of {value.bit_length()} bits"
-    text = json.dumps(value)
-    return text if len(text) <= _CLIPPED else f"{text[: _CLIPPED - 4]} ..."
-
-
-def _expect(good: bool, where: str, value: Any, words: str) -> None:
-    if not good:
-        raise MetaError(f"{where} is {_found(value)}, expected is {words}")
-
-
-# ---- shapes -------------------------------------------------------------------------
-
-
-def _text(where: str, value: Any) -> None:
-    _expect(isinstance(value, str), where, value, "text")
-
-
-def _flag(where: str, value: Any) -> None:
-    _expect(isinstance(value, bool), where, value, "true or false")
-
-
-def _object(where: str, value: Any) -> None:
-    _expect(isinstance(value, dict), where, value, "an object")
-
-
-def _whole(low: int = 0, high: int = INT64_MAX) -> Shape:
-    def shape(where: str, value: Any) -> None:
-        # true and false are ints to Python only
-        good = type(value) is int and low <= value <= high
-        _expect(good, where, value, f"a whole number from {low} to {high}")
-
-    return shape
-
-
-def _nanoseconds(where: str, value: Any) -> None:
-    good = type(value) in (int, float) and 0 <= value <= INT64_MAX
-    _expect(good, where, value, f"a number from 0 to {INT64_MAX}")
-
-
-def _or_none(shape: Shape) -> Shape:
-    def either(where: str, value: Any) -> None:
-        if value is not None:
-            shape(where, value)
-
-    return either
-
-
-def _list_of(shape: Shape) -> Shape:
-    def each(where: str, value: Any) -> None:
-        _expect(isinstance(value, list), where, value, "a list")
-        for number, one in enumerate(value):
-            shape(f"{where}[{number}]", one)
-
-    return each
-
-
-def _mapping(shape: Shape, keys: str = ".*", words: str = "text") -> Shape:
-    """An object with any keys of a pattern, and values of one shape."""
-    pattern = re.compile(keys, re.DOTALL)
-
-    def each(where: str, value: Any) -> None:
-        _object(where, value)
-        for key, one in value.items():
-            _expect(bool(pattern.fullmatch(key)), f"a key of {where}", key, words)
-            shape(f"{where}.{key[:_CLIPPED]}", one)
-
-    return each
-
-
-def _record(needed: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None) -> Shape:
-    """An object with these keys, of which the first must be there; others are let through."""
-    shapes = {**needed, **(optional or {})}
-
-    def each(where: str, value: Any) -> None:
-        _object(where, value)
-        for key in needed:
-            _expect(key in value, where, value, f"an object with '{key}'")
-        for key, shape in shapes.items():
-            if key in value:
-                shape(f"{where}.{key}", value[key])
-
-    return each
-
-
-def _row(*shapes: Shape) -> Shape:
-    """A list of exactly these."""
-
-    def each(where: str, value: Any) -> None:
-        good = isinstance(value, list) and len(value) == len(shapes)
-        _expect(good, where, value, f"a list of {len(shapes)}")
-        for number, shape in enumerate(shapes):
-            shape(f"{where}[{number}]", value[number])
-
-    return each
-
-
-_COUNT = _whole()
-_NID = _whole(0, (1 << 31) - 1)
-_PID = _whole(0, (1 << 32) - 1)
-_ADDRESS = _whole(0, (1 << 64) - 1)
-_TIME = _record({}, {"wall_ns": _COUNT, "monotonic_ns": _COUNT})
-_DECIMAL = {"keys": r"\d{1,20}", "words": "a number as text"}
-
-_NODE = _record(
-    {"nid": _NID},
-    {
-        "cpus": _or_none(_list_of(_NID)),
-        "memory_bytes": _COUNT,
-        "free_bytes": _COUNT,
-        "distances": _list_of(_COUNT),
-    },
-)
-_PHASE = _record(
-    {"phase": _text},
-    {
-        "unit": _text,
-        "attach": _or_none(_text),
-        "method": _or_none(_text),
-        "state": _text,
-        "expected": _or_none(_COUNT),
-        "seen": _or_none(_COUNT),
-        "reason": _or_none(_text),
-    },
-)
-_HANDLER = _record(
-    {}, {"handler": _text, "run_count": _or_none(_COUNT), "run_ns": _or_none(_COUNT)}
-)
-
-#: Key of ``meta.json`` -> its shape; what the keys mean: docs/architecture.md.
-SHAPES: Mapping[str, Shape] = {
-    "format_version": _COUNT,
-    "tool_version": _text,
-    "command": _list_of(_text),
-    "complete": _flag,
-    "interrupted": _flag,
-    "kernel": _record({}, {"release": _text, "machine": _text, "page_size": _whole(1, 1 << 30)}),
-    "nodes": _list_of(_NODE),
-    "hypervisor": _text,
-    "emulated": _or_none(_flag),
-    "started": _or_none(_TIME),
-    "ended": _or_none(_TIME),
-    "settings": _mapping(_text),
-    "scope": _or_none(
-        _record(
-            {},
-            {
-                "kind": _text,
-                "pids": _list_of(_PID),
-                "uid": _or_none(_PID),
-                "cgroup": _or_none(_text),
-                "command": _list_of(_text),
-                "as": _text,
-                "exit_status": _or_none(_whole(-255, 255)),
-            },
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "Meta":
+        """The typed value of an object that has the shapes of `shapes.SHAPES`."""
+        scope, cost, own = raw.get("scope"), raw.get("cost"), raw.get("own")
+        return cls(
+            raw=raw,
+            format_version=raw.get("format_version", 0),
+            tool_version=raw.get("tool_version", ""),
+            complete=raw.get("complete", False),
+            interrupted=raw.get("interrupted", False),
+            kernel=_kernel(raw.get("kernel", {})),
+            nodes=tuple(_node(row) for row in raw.get("nodes", ())),
+            started=_instant(raw.get("started")),
+            ended=_instant(raw.get("ended")),
+            tier=raw.get("tier"),
+            scope=None if scope is None else _scope(scope),
+            own=None if own is None else tuple(own),
+            rotation=_part_of(raw.get("rotation")),
+            session=_instant(raw.get("session")),
+            boundary_ns=raw.get("boundary_ns") or 0,
+            last_part=raw.get("last_part", False),
+            coverage=tuple(Coverage.of(row) for row in raw.get("coverage", ())),
+            lost={cause: count or 0 for cause, count in raw.get("lost", {}).items()},
+            parts=raw.get("parts", {}),
+            reasons=_by_number(raw.get("reasons", {})),
+            modes=_by_number(raw.get("modes", {})),
+            page_flags=raw.get("page_flags", {}),
+            symbols=_by_number(raw.get("symbols", {}), 16),
+            cgroups=_by_number(raw.get("cgroups", {})),
+            mappings=tuple((start, end, name) for start, end, name in raw.get("mappings", ())),
+            max_entries=raw.get("max_entries", MAX_ENTRIES),
+            cost=_cost(cost) if cost else None,
+            cost_reason=raw.get("cost_reason") or "not measured",
         )
-    ),
-    "filters": _or_none(
-        _record(
-            {},
-            {
-                "reasons": _list_of(_text),
-                "from": _list_of(_NID),
-                "to": _list_of(_NID),
-                "min_ns": _COUNT,
-                "failed": _flag,
-            },
-        )
-    ),
-    "tier": _or_none(_text),
-    "tier_reason": _or_none(_text),
-    "unseen": _list_of(_text),
-    "cgroups": _mapping(_text, **_DECIMAL),
-    "own": _or_none(_list_of(_PID)),
-    "rotation": _or_none(_record({}, {"number": _COUNT, "numbers": _list_of(_COUNT), "of": _text})),
-    "session": _or_none(_TIME),
-    "boundary_ns": _or_none(_COUNT),
-    "last_part": _flag,
-    "end_reason": _or_none(_text),
-    "workload": _or_none(_object),
-    "coverage": _list_of(_PHASE),
-    "unproved_kinds": _list_of(_text),
-    "page_flags": _mapping(_whole(0, 63)),
-    "symbols": _mapping(
-        _text, keys="(0x)?[0-9a-fA-F]{1,16}", words="a kernel address in hexadecimal"
-    ),
-    "reasons": _mapping(_text, **_DECIMAL),
-    "modes": _mapping(_text, **_DECIMAL),
-    "mappings": _list_of(_row(_ADDRESS, _ADDRESS, _text)),
-    "lost": _mapping(_or_none(_COUNT)),
-    "parts": _mapping(_whole(0, 999_999)),
-    "cost": _or_none(
-        _record(
-            {},
-            {
-                "open_ns": _list_of(_nanoseconds),
-                "closed_ns": _list_of(_nanoseconds),
-                "pages": _or_none(_COUNT),
-                "bpf": _or_none(_list_of(_HANDLER)),
-            },
-        )
-    ),
-    "cost_reason": _or_none(_text),
-    "memory_bound_bytes": _or_none(_COUNT),
-    # rows are made for entries that are not there, up to so many in each call
-    "max_entries": _whole(1, 1 << 24),
-}
+
+    @cached_property
+    def phases(self) -> Mapping[str, Coverage]:
+        """Coverage by the name of its phase."""
+        return {row.phase: row for row in self.coverage}
+
+
+def _instant(value: Mapping[str, Any] | None) -> Instant | None:
+    return None if value is None else Instant(value.get("wall_ns"), value.get("monotonic_ns"))
+
+
+def _kernel(value: Mapping[str, Any]) -> RecordedKernel:
+    return RecordedKernel(value.get("machine", ""), value.get("page_size", DEFAULT_PAGE_SIZE))
+
+
+def _node(row: Mapping[str, Any]) -> RecordedNode:
+    return RecordedNode(row["nid"], tuple(row.get("cpus") or ()), row.get("memory_bytes"))
+
+
+def _scope(value: Mapping[str, Any]) -> RecordedScope:
+    return RecordedScope(value.get("kind", ""), tuple(value.get("pids", ())))
+
+
+def _part_of(value: Mapping[str, Any] | None) -> PartOf | None:
+    if value is None:
+        return None
+    numbers = value.get("numbers") or ([value["number"]] if "number" in value else [])
+    return PartOf(tuple(numbers), value.get("of", ""))
+
+
+def _cost(value: Mapping[str, Any]) -> Cost:
+    return Cost(
+        open_ns=tuple(value.get("open_ns", ())),
+        closed_ns=tuple(value.get("closed_ns", ())),
+        pages=value.get("pages"),
+        bpf=tuple(value.get("bpf") or ()),
+    )
+
+
+def _by_number(names: Mapping[str, str], base: int = 10) -> dict[int, str]:
+    return {int(number, base): name for number, name in names.items()}

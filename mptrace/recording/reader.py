@@ -23,7 +23,8 @@ from mptrace.recording.layouts import (
     field_names,
     stored_fields,
 )
-from mptrace.recording.meta import MetaError, check, parse
+from mptrace.recording.meta import Meta
+from mptrace.recording.shapes import MetaError, check, parse
 from mptrace.units import many
 
 #: Columns that came with version 3, and what they are in a recording of version 2.
@@ -48,11 +49,11 @@ _MOST_ROWS = 1 << 32
 class Recording:
     """A recording, read back.
 
-    ``meta`` is the dictionary of ``meta.json``, ``path`` the directory,
+    ``meta`` is what ``meta.json`` says, ``path`` the directory,
     ``missing_parts`` the names of parts that the numbering shows to be gone.
     """
 
-    def __init__(self, path: Path, meta: dict[str, Any], parts: dict[str, dict[int, str]]) -> None:
+    def __init__(self, path: Path, meta: Meta, parts: dict[str, dict[int, str]]) -> None:
         self.path = path
         self.meta = meta
         self._parts = parts
@@ -87,12 +88,12 @@ class Recording:
             match = PART.fullmatch(name)
             if match and match["table"] in parts:
                 parts[match["table"]][int(match["number"])] = name
-        return cls(where, meta, parts)
+        return cls(where, Meta.of(meta), parts)
 
     @property
     def complete(self) -> bool:
         """Whether the session ended in order and wrote everything."""
-        return bool(self.meta.get("complete"))
+        return self.meta.complete
 
     def table(self, name: str) -> Table:
         """All rows of a table, shape (n,), dtype ``layouts.TABLES[name]``, padding zero.
@@ -104,7 +105,7 @@ class Recording:
             files = [_open_part(path) for path in paths]
             rows = _room_for(paths, files, TABLES[name])
             start = 0
-            old = self.meta.get("format_version") != FORMAT_VERSION
+            old = self.meta.format_version != FORMAT_VERSION
             for path, file in zip(paths, files, strict=True):
                 stop = start + file.metadata.num_rows
                 _read_part(path, file, name, rows[start:stop], old=old)
@@ -117,10 +118,9 @@ class Recording:
         return {name: self.table(name) for name in TABLES}
 
     def _gaps(self) -> list[str]:
-        expected = self.meta.get("parts") or {}
         gone = []
         for table, parts in self._parts.items():
-            count = max(max(parts, default=-1) + 1, expected.get(table, 0)) - len(parts)
+            count = max(max(parts, default=-1) + 1, self.meta.parts.get(table, 0)) - len(parts)
             absent = (number for number in itertools.count() if number not in parts)
             named = itertools.islice(absent, min(count, _MOST_NAMED))
             gone += [f"{table}-{number:06d}.parquet" for number in named]

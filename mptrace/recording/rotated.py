@@ -7,7 +7,6 @@ boundary is marked as lost there, as a part of it is in the recording before, an
 is not lost where both are read.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -20,10 +19,10 @@ from mptrace.errors import RecordingError
 from mptrace.recording.directory import META
 from mptrace.recording.joins import Table
 from mptrace.recording.layouts import TABLES
+from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording
 from mptrace.recording.rotation import numbered
 
-Meta = dict[str, Any]
 #: Tables with rows that are marked as lost where they lie across a boundary.
 _MARKED = {"bpf": ("calls", "migrations"), "tracepoints": ("calls",)}
 
@@ -51,13 +50,13 @@ class Joined:
     @cached_property
     def meta(self) -> Meta:
         """meta.json of all: from the first one's begin to the last one's end."""
-        metas = [part.meta for part in self._parts]
+        metas = [part.meta.raw for part in self._parts]
         meta = {
             **metas[-1],
             "started": metas[0].get("started"),
             "complete": self.complete,
             "interrupted": any(each.get("interrupted") for each in metas),
-            "lost": _lost(metas),
+            "lost": _lost(self._parts),
             "rotation": {"numbers": self._numbers, "of": self.path.name},
         }
         for key in ("symbols", "cgroups"):
@@ -68,21 +67,21 @@ class Joined:
                 found += [one for one in each.get(key) or () if one not in found]
             meta[key] = found
         meta.pop("parts", None)
-        return meta
+        return Meta.of(meta)
 
     @property
     def complete(self) -> bool:
         """Whether the session ended in order, and its last recording is here."""
         last = self._parts[-1].meta
         # who wrote no `session` did not say which one is the last either
-        there = bool(last.get("last_part")) or "session" not in last
+        there = last.last_part or "session" not in last.raw
         return there and all(part.complete for part in self._parts)
 
     def table(self, name: str) -> Table:
         """All rows of a table, shape (n,), dtype ``layouts.TABLES[name]``."""
         if name not in self._tables:
             tables = [part.table(name) for part in self._parts]
-            if name in _MARKED.get(str(self.meta.get("tier")), ()):
+            if name in _MARKED.get(str(self.meta.tier), ()):
                 tables = [self._unmarked(index, rows) for index, rows in enumerate(tables)]
             rows = np.concatenate(tables)
             self._tables[name] = _once(rows) if name == "processes" else rows
@@ -97,8 +96,8 @@ class Joined:
         first = index
         while first and self._numbers[first - 1] == self._numbers[first] - 1:
             first -= 1
-        boundary = self._parts[index].meta.get("boundary_ns") or 0
-        since = self._parts[first].meta.get("boundary_ns") or 0
+        boundary = self._parts[index].meta.boundary_ns
+        since = self._parts[first].meta.boundary_ns
         if first == index or not boundary or not (since or self._numbers[first] == 1):
             return rows
         whole = (rows["enter_ns"] >= since) & (rows["enter_ns"] < boundary) & (rows["lost"] > 0)
@@ -140,14 +139,13 @@ def _joined(path: Path, found: Sequence[Path]) -> Joined:
         if not _number(part):
             notes.append(f"'{each}' is not of a session that rotated and is not read")
             continue
-        session = part.meta.get("session")
+        session = part.meta.session
         start = _started(part)
         if session is None and start < began:
             # an older session's: its numbers go on where a newer one has ended
             group += 1
         began = start
-        key = json.dumps(session, sort_keys=True) if session is not None else group
-        parts = sessions.setdefault(key, [])
+        parts = sessions.setdefault(group if session is None else session, [])
         if _number(part) in map(_number, parts):
             notes.append(f"'{each}' is a copy of another of them and is not read")
             continue
@@ -176,11 +174,13 @@ def _may_be_recording(path: Path) -> bool:
 
 def _number(part: Recording) -> int:
     """Which of its session's recordings it is, 0: of none."""
-    return int((part.meta.get("rotation") or {}).get("number") or 0)
+    rotation = part.meta.rotation
+    return rotation.numbers[0] if rotation and rotation.numbers else 0
 
 
 def _started(part: Recording) -> int:
-    return int((part.meta.get("started") or {}).get("wall_ns") or 0)
+    started = part.meta.started
+    return (started.wall_ns or 0) if started else 0
 
 
 def _earlier(path: Path, first: int) -> str:
@@ -188,13 +188,13 @@ def _earlier(path: Path, first: int) -> str:
     return f"the session's recordings before '{there}' are not there (--keep removes them)"
 
 
-def _lost(metas: Sequence[Meta]) -> dict[str, int]:
+def _lost(parts: Sequence[Recording]) -> dict[str, int]:
     """Losses of all, by cause; {} (not recorded) where one that was killed may hide some."""
-    told = [each.get("lost") or {} for each in metas]
+    told = [part.meta.lost for part in parts]
     total: dict[str, int] = {}
     for lost in told:
         for cause, count in lost.items():
-            total[cause] = total.get(cause, 0) + int(count or 0)
+            total[cause] = total.get(cause, 0) + count
     return total if all(told) or any(total.values()) else {}
 
 

@@ -9,10 +9,11 @@ from mptrace.driving.workloads import Explicit, Workload
 from mptrace.errors import HostError, Progress
 from mptrace.host.facts import KernelFacts
 from mptrace.host.read import read_kernel_facts
+from mptrace.recording.meta import Coverage
 from mptrace.tracer import Tracer
 from mptrace.tracing.plan import calibration
 from mptrace.tracing.plan.attaching import Excluded, attached
-from mptrace.tracing.plan.calibration import Coverage, Seen
+from mptrace.tracing.plan.calibration import Seen
 from mptrace.tracing.plan.candidates import (
     candidate_functions,
     candidate_offsets,

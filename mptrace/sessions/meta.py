@@ -11,8 +11,8 @@ from mptrace.host.processes import own_tgids
 from mptrace.host.symbols import names_at
 from mptrace.recording.clock import now
 from mptrace.recording.layouts import MAX_ENTRIES
+from mptrace.recording.meta import Coverage
 from mptrace.tracer import Tracer
-from mptrace.tracing.plan.calibration import Coverage
 from mptrace.tracing.plan.candidates import UNPROVED_KINDS
 
 

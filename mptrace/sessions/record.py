@@ -13,6 +13,7 @@ from mptrace.host.privileges import check_privileges
 from mptrace.host.processes import NOT_TOLD_APART
 from mptrace.host.read import read_host_facts
 from mptrace.host.signals import Interrupts
+from mptrace.recording.meta import Coverage
 from mptrace.recording.rotation import Series
 from mptrace.recording.series import Parts
 from mptrace.sessions.calibrated import calibrated, read_facts
@@ -21,7 +22,6 @@ from mptrace.sessions.meta import first_meta
 from mptrace.sessions.record_bpf import BpfSession
 from mptrace.sessions.request import RecordRequest, RecordResult, meta_of, resolve_scope
 from mptrace.tracer import Tracer
-from mptrace.tracing.plan.calibration import Coverage
 from mptrace.tracing.plan.request import Request
 from mptrace.tracing.plan.scope import Scope
 from mptrace.tracing.tracepoints import session as tracepoint_session

@@ -150,8 +150,8 @@ def test_compaction_of_this_host(tmp_path: Path) -> None:
     folios = recording.table("folios")
     moved = folios[folios["move_rc"] == 0]
     assert 0 < moved["nr_pages"].sum() <= recording.table("migrations")["succeeded"].sum()
-    assert set(recording.meta["lost"].values()) == {0}
-    assert recording.meta["reasons"]["0"] == "compaction"
+    assert set(recording.meta.lost.values()) == {0}
+    assert recording.meta.reasons[0] == "compaction"
     assert set(migrations["reason"]) == {0}
 
 
@@ -172,11 +172,11 @@ def test_a_rotated_session_is_read_as_one(tmp_path: Path) -> None:
     assert process.returncode == 0
     session, notes = open_recording(place)
     assert (notes, session.missing_parts, session.complete) == ((), (), True)
-    parts = session.meta["rotation"]["numbers"]
+    parts = session.meta.rotation.numbers
     assert parts == [*range(1, len(list(tmp_path.iterdir())) + 1)]
     assert len(parts) >= 3
-    assert session.meta["started"]["monotonic_ns"] < since
-    assert session.meta["ended"]["monotonic_ns"] > until
+    assert session.meta.started.monotonic_ns < since
+    assert session.meta.ended.monotonic_ns > until
     migrations = session.table("migrations")
     migrations = migrations[(migrations["exit_ns"] >= since) & (migrations["exit_ns"] <= until)]
     assert (migrations["succeeded"].sum(), migrations["failed"].sum()) == (
@@ -228,7 +228,7 @@ def test_what_the_recorder_itself_migrates_is_in_no_sum(tmp_path: Path) -> None:
 
     record(TracepointRequest(place, on_ready=compact, until=lambda: bool(others)), lambda _: None)
     recording = Recording.open(place)
-    assert recording.meta["own"] == [os.getpid()]
+    assert recording.meta.own == (os.getpid(),)
     numbers = profile(recording.tables(), recording.meta)
     migrations = recording.table("migrations")
     own = migrations["tgid"] == os.getpid()
@@ -366,7 +366,7 @@ def test_an_earlier_recording_makes_room_when_the_next_begins(tmp_path: Path) ->
         )
 
     def began(name: str) -> int:
-        return int(Recording.open(tmp_path / name).meta["started"]["monotonic_ns"])
+        return Recording.open(tmp_path / name).meta.started.monotonic_ns
 
     assert record("-a", "-d", "0.1").returncode == 0
     first = began("mptrace.data")

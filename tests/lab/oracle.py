@@ -19,6 +19,7 @@ import numpy as np
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.correlate import ENTRY_REASONS, UNTOUCHED, WRITTEN, Correlation, correlate
 from mptrace.recording.layouts import DRIVER_CALL, LOCATION, OUTCOMES, WITNESSES
+from mptrace.recording.meta import Meta
 
 PLAIN, PINNED, UNMAPPED, NEVER_TOUCHED = range(4)
 _HUGE = 16  # added for a page of a huge one
@@ -57,17 +58,17 @@ class Recorded:
                 data[f"told_{name}"]
                 for name in ("address", "target", "folio", "what", "status", "before", "after")
             ]
-        self.meta = self.about["meta"]
+        self.meta = Meta.of(self.about["meta"])
         self.extra = self.about["extra"]
         ends = np.cumsum([about["entries"] for about in self.about["calls"]])
         self.told = [
             Told(about, *(column[end - about["entries"] : end] for column in told))
             for about, end in zip(self.about["calls"], ends, strict=True)
         ]
-        self.nodes = [node["nid"] for node in self.meta["nodes"]]
+        self.nodes = [node.nid for node in self.meta.nodes]
         # Of the kernels' two ways to say it each has one (KERNEL.md 2.2): those
         # with folio_walk_start() tell a page that isn't there from one that can't be.
-        lookup = next(c["attach"] for c in self.meta["coverage"] if c["phase"] == "lookup")
+        lookup = self.meta.phases["lookup"].attach
         self.never_touched = -errno.ENOENT if lookup == "folio_walk_start" else -errno.EFAULT
 
     def located(self) -> dict:
@@ -95,9 +96,9 @@ class Recorded:
 
     def correlated(self, **changed: object) -> Correlation:
         """mptrace's verdicts; ``changed`` replaces tables or, as ``lost``, the losses."""
-        meta = dict(self.meta)
+        meta = self.meta
         if "lost" in changed:
-            meta["lost"] = changed.pop("lost")
+            meta = Meta.of({**meta.raw, "lost": changed.pop("lost")})
         return correlate({**self.located(), **changed}, meta)
 
     def rows_of(self, found: Correlation) -> list:

@@ -63,7 +63,7 @@ def test_they_were_at_it_at_once(crowd: Crowd) -> None:
     assert inside.max() >= 16, inside.max()
     migrations = crowd.recording.table("migrations")
     compactor = migrations[migrations["tid"] == crowd.race["compactor"]]
-    reasons = {crowd.recording.meta["reasons"][str(number)] for number in compactor["reason"]}
+    reasons = {crowd.recording.meta.reasons[number] for number in compactor["reason"]}
     assert reasons == {"compaction"}
     during = (compactor["enter_ns"] < ends[-1]) & (compactor["exit_ns"] > starts[0])
     assert during.any()
@@ -106,7 +106,7 @@ def test_arrays_are_the_callers_own(crowd: Crowd) -> None:
             ("status_after", told.after),
         ):
             assert np.array_equal(rows[column][whole], array[index][whole]), column
-    assert bool(lost) <= any(crowd.recording.meta["lost"].values())
+    assert bool(lost) <= any(crowd.recording.meta.lost.values())
 
 
 def test_outcomes_agree_with_the_statuses(crowd: Crowd) -> None:
@@ -169,12 +169,12 @@ def test_folios_are_where_they_belong(crowd: Crowd) -> None:
     for folio in folios[folios["migration_id"] != 0]:
         migration = of.get(int(folio["migration_id"]))
         if migration is None:
-            assert any(crowd.recording.meta["lost"].values())
+            assert any(crowd.recording.meta.lost.values())
             continue
         assert folio["tid"] == migration["tid"]
         assert folio["call_id"] == migration["call_id"]
         assert migration["enter_ns"] <= folio["end_ns"]
-        reason = crowd.recording.meta["reasons"][str(migration["reason"])]
+        reason = crowd.recording.meta.reasons[int(migration["reason"])]
         assert (reason == "compaction") <= (folio["call_id"] == 0)
 
 
@@ -185,7 +185,7 @@ def test_the_kernel_counted_the_same(crowd: Crowd) -> None:
     rows = rows[rows["enter_ns"] <= crowd.race["end_ns"]]
     assert (rows["succeeded"] != NOT_COUNTED).all()
     succeeded = int(rows["succeeded"].sum())
-    if any(crowd.recording.meta["lost"].values()):
+    if any(crowd.recording.meta.lost.values()):
         assert 0 < succeeded <= crowd.race["pgmigrate_success"]
     else:
         assert succeeded == crowd.race["pgmigrate_success"]

@@ -212,7 +212,7 @@ def keep(run: Run, where: Path) -> None:
     recording = Recording.open(run.recording)
     tables = recording.tables()
     long = tables["calls"]["call_id"][tables["calls"]["nr_pages"] > 1000]
-    meta = {name: value for name, value in recording.meta.items() if name != "parts"}
+    meta = {name: value for name, value in recording.meta.raw.items() if name != "parts"}
     where.mkdir(exist_ok=True)
     with RecordingWriter(where / "recording", meta=meta, force=True) as writer:
         for name, rows in tables.items():

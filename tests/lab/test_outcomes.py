@@ -89,7 +89,7 @@ def judge(
 ) -> Judged:
     """Nothing was lost and nothing differs; what was checked, also on stdout."""
     if not lossy:
-        assert not any(recorded.meta["lost"].values()), recorded.meta["lost"]
+        assert not any(recorded.meta.lost.values()), recorded.meta.lost
         assert recorded.about["open_folios"] == recorded.about["unfinished_entries"] == 0
     judged = how(recorded, recorded.correlated())
     print(judged)
@@ -194,7 +194,7 @@ def test_a_full_ring_counts_its_losses(recording: Recording) -> None:
     """A call that tells more than the ring holds: losses are counted, entries without a record
     are `unknown`, the others right."""
     recorded = recording.section("losses")
-    lost = recorded.meta["lost"]["folio_ring_full"]
+    lost = recorded.meta.lost["folio_ring_full"]
     calls, folios = recorded.tables["calls"], recorded.tables["folios"]
     assert lost > 1000
     assert lost == calls["lost"].sum() == calls["n_lookups"].sum() - len(folios)
@@ -208,7 +208,7 @@ def test_a_full_ring_counts_its_losses(recording: Recording) -> None:
 def test_calls_at_once_are_not_mixed_up(recording: Recording) -> None:
     """Four threads, three processes, three callers of one target: each call has its own pages."""
     recorded = recording.section("together")
-    assert not any(recorded.meta["lost"].values())
+    assert not any(recorded.meta.lost.values())
     calls = recorded.tables["calls"]
     spans = np.sort(calls[["enter_ns", "exit_ns"]], order="enter_ns")
     assert (spans["enter_ns"][1:] < spans["exit_ns"][:-1]).sum() >= 3, "no two at the same time"
@@ -284,7 +284,7 @@ def test_entries_beyond_the_bound(recording: Recording) -> None:
         for told, own in zip(recorded.told, recorded.rows_of(found), strict=True)
         if "bound" in told.about
     )
-    bound = recorded.meta["max_entries"]
+    bound = recorded.meta.max_entries
     assert int(call["nr_pages"]) == bound + 1009
     assert found.beyond_bound == 1009
     assert told.ret == 0
@@ -345,7 +345,7 @@ def test_statuses_and_return_values_are_straces(recording: Recording) -> None:
 def test_hits_are_the_kernels_own(recording: Recording) -> None:
     """Each phase of 509 pages was seen as often as ftrace counts its function in that call."""
     recorded = recording.section("hits")
-    assert not any(recorded.meta["lost"].values())
+    assert not any(recorded.meta.lost.values())
     extra = recorded.extra
     assert not extra["left_behind"]
     compared = 0

@@ -207,11 +207,11 @@ def test_a_pages_history_has_every_move_by_whoever_made_it(run: Run, page: int) 
     assert told == expected
     times = [step["since_start_ns"] for step in history["steps"]]
     assert times == sorted(times)
-    started = run.whole.meta["started"]
+    started = run.whole.meta.started
     calls = [case["calls"][-1] for case in run.about["cases"].values()][:4]
     for call, step in zip(calls, steps[::2], strict=False):
         assert call["before_ns"] <= step["start_ns"] <= call["after_ns"]
-        assert step["wall_ns"] - started["wall_ns"] == step["start_ns"] - started["monotonic_ns"]
+        assert step["wall_ns"] - started.wall_ns == step["start_ns"] - started.monotonic_ns
 
 
 def test_the_system_call_of_an_initiator(run: Run) -> None:
@@ -239,7 +239,7 @@ def test_who_they_are_is_recorded(run: Run) -> None:
         (row,) = processes[processes["tgid"] == pids[name]]
         assert row["uid"] == uid
         if case == "cgroup":
-            assert recording.meta["cgroups"][str(row["cgroup_id"])] == "/mptrace-test"
+            assert recording.meta.cgroups[int(row["cgroup_id"])] == "/mptrace-test"
 
 
 # ---- which --------------------------------------------------------------------------------
@@ -267,9 +267,7 @@ def same(one: np.ndarray, other: np.ndarray, names: tuple[str, ...]) -> None:
 def test_by_reason(run: Run) -> None:
     """All migrations for it, no others, and no calls: these have another reason."""
     migrations, folios, every, every_folio = filtered(run, "reason")
-    number = next(
-        int(number) for number, name in run.whole.meta["reasons"].items() if name == "compaction"
-    )
+    number = next(number for number, name in run.whole.meta.reasons.items() if name == "compaction")
     assert (every["reason"] != number).any()
     same(migrations, every[every["reason"] == number], MIGRATION_KEY)
     ids = every["migration_id"][every["reason"] == number]
@@ -319,7 +317,7 @@ def test_it_ends_in_order(run: Run) -> None:
     for name in ("whole", "parts"):
         assert run.about[name]["status"] == 0, run.about[name]["err"]
         assert "Traceback" not in run.about[name]["err"]
-    assert run.whole.meta["complete"]
+    assert run.whole.meta.complete
     assert (run.about["hostile_status"], run.about["compat_status"]) == (0, 0)
 
 
@@ -328,10 +326,10 @@ def test_a_rotated_session_saw_the_same(run: Run) -> None:
     parts = [Recording.open(path) for path in sorted(run.path.glob("part.0*"))]
     assert len(parts) > 3
     assert all(part.complete for part in parts)
-    assert [part.meta["rotation"] for part in parts] == [
+    assert [part.meta.raw["rotation"] for part in parts] == [
         {"number": number + 1, "of": "part"} for number in range(len(parts))
     ]
-    assert not any(any(part.meta["lost"].values()) for part in parts)
+    assert not any(any(part.meta.lost.values()) for part in parts)
     everybody = list(run.about["pids"].values())
 
     def of_callers(table: str, tables: list[Any]) -> np.ndarray:
@@ -378,8 +376,8 @@ def test_recordings_read_together_are_whole(run: Run) -> None:
     """A call that lies in two of them has lost nothing then, and nothing of it is unknown."""
     judged = Judged(run.path / "part")
     parts = [Recording.open(path) for path in sorted(run.path.glob("part.0*"))]
-    assert judged.meta["complete"]
-    assert judged.meta["rotation"]["numbers"] == [*range(1, len(parts) + 1)]
+    assert judged.meta.complete
+    assert judged.meta.rotation.numbers == (*range(1, len(parts) + 1),)
     for table in ("calls", "migrations", "folios", "entries"):
         assert judged.tables[table].size == sum(part.table(table).size for part in parts)
     marked = {int(call["call_id"]) for p in parts for call in p.table("calls") if call["lost"] > 0}
@@ -410,7 +408,7 @@ def judge(run: Run, name: str) -> tuple[Told, np.void, np.ndarray, dict[str, int
 
 def test_nothing_was_lost(run: Run) -> None:
     """So that what is unknown is so for another reason."""
-    assert not any(run.whole.meta["lost"].values()), run.whole.meta["lost"]
+    assert not any(run.whole.meta.lost.values()), run.whole.meta.lost
 
 
 def test_32_bit_callers(run: Run) -> None:
@@ -572,7 +570,7 @@ def test_a_command_has_its_callers_rights(
     assert not any("bpf" in where or "perf" in where for _, _, where in opened)
     fetch(f"{guest_dir}/kept")
     judged = Judged(fetch(f"{guest_dir}/data"))
-    assert judged.meta["scope"]["as"] == "nobody"
+    assert judged.meta.raw["scope"]["as"] == "nobody"
     (path,) = fetch(f"{guest_dir}/kept").iterdir()
     told = read_told(path)
     call = judged.call_of(told)

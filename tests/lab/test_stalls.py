@@ -95,8 +95,8 @@ def test_nothing_is_lost(crowd: Crowd) -> None:
     Where migrate_pages() has more arguments than a trampoline takes, the returns of
     those that failed may be missed, while 32 threads race.
     """
-    lost = {cause for cause, count in crowd.recording.meta["lost"].items() if count}
-    way = {c["phase"]: c["method"] for c in crowd.recording.meta["coverage"]}["migration"]
+    lost = {cause for cause, count in crowd.recording.meta.lost.items() if count}
+    way = crowd.recording.meta.phases["migration"].method
     assert lost <= ({"return_missed"} if way == "kprobe" else set())
     waits = crowd.recording.table("waits")
     assert (waits["holder_id"] != 0).all()
@@ -188,14 +188,14 @@ def test_each_wait_has_its_mover(crowd: Crowd, name: str) -> None:
     """Who is said to have migrated the page is the program that then did so, by what it did."""
     section, waits = crowd.sections[name], waits_of(crowd, name)
     holders = holders_of(crowd, waits)
-    reasons = crowd.recording.meta["reasons"]
+    reasons = crowd.recording.meta.reasons
     movers = {mover["tid"]: mover for mover in section["movers"]}
     for wait, holder in zip(waits, holders, strict=True):
         tid = int(holder["tid"])
         assert tid in movers, "somebody else is accused"
         assert wait["holder_tid"] == tid
         assert holder["comm"].decode() == movers[tid]["comm"]
-        assert reasons[str(holder["reason"])] == movers[tid]["reason"]
+        assert reasons[int(holder["reason"])] == movers[tid]["reason"]
         at_work = [
             mover
             for mover in section["movers"]

@@ -183,14 +183,14 @@ def test_the_kernel_counts_the_same(seen: tuple[dict[str, Any], Recording]) -> N
     theirs = Counter((comm, tid, ok, bad) for comm, tid, ok, bad, _, _ in kernel["migrations"])
     assert mine == theirs
     names = {"syscall": "syscall_or_cpuset"}
-    reasons = {int(n): names.get(name, name) for n, name in recording.meta["reasons"].items()}
+    reasons = {n: names.get(name, name) for n, name in recording.meta.reasons.items()}
     assert Counter(reasons[int(n)] for n in migrations["reason"]) == Counter(
         reason for *_, reason in kernel["migrations"]
     )
     assert migrations["succeeded"].sum() == told["vmstat"]["pgmigrate_success"]
     assert migrations["failed"].sum() == told["vmstat"]["pgmigrate_fail"]
     assert set(migrations["lost"]) == {0}
-    assert set(recording.meta["lost"].values()) == {0}
+    assert set(recording.meta.lost.values()) == {0}
 
 
 def test_the_report_says_what_it_cannot_see(seen: tuple[dict[str, Any], Recording]) -> None:
@@ -266,7 +266,7 @@ def test_records_that_had_no_room_are_counted(guest: Guest, guest_dir: str, fetc
     assert done.returncode == 0, done.errors
     recording = recording_of(fetch, guest_dir)
     told = [json.loads(line) for line in done.text.splitlines()]
-    lost = recording.meta["lost"]["perf_ring"]
+    lost = recording.meta.lost["perf_ring"]
     folios, migrations = recording.table("folios"), recording.table("migrations")
     big = folios[folios["tid"] == told[0]["pid"]]
     dark = int(big["n_maps"].sum()) + int(big["n_remap"].sum())

@@ -13,6 +13,7 @@ from mptrace.errors import UsageError
 from mptrace.outcomes.fates import fates
 from mptrace.outcomes.own import own_of
 from mptrace.recording.layouts import CALL, TABLES
+from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.report import render
 from mptrace.reporting.numbers.budget import MAX_SIZES, MIN_BATCHES, MIN_SAMPLES, cost_curve, within
@@ -34,12 +35,14 @@ def calls(*groups: tuple[int, int, int]) -> dict[str, Any]:
 def answer(tables: dict[str, Any], budget_ns: int) -> dict[str, Any]:
     """That of the calls' time."""
     (found,) = within(
-        cost_curve(tables, META, fates(tables, META), own_of(tables, META)), budget_ns
+        cost_curve(tables, KNOWN, fates(tables, KNOWN), own_of(tables, KNOWN)),
+        budget_ns,
     )
     assert (found["measure"], found["path"]) == ("call_duration", "move_pages")
     return found
 
 
+KNOWN = Meta.of(META)
 CURVE = ((64, 100, 1_000_000), (512, 100, 8_000_000), (4096, 100, 60_000_000))
 
 
@@ -92,7 +95,7 @@ def test_a_larger_size_that_happens_to_be_fast_is_not_taken() -> None:
 def test_many_sizes_are_put_together() -> None:
     """By powers of two; the smallest of a group is what may be claimed."""
     sizes = calls(*((n, 20, 1000 * n) for n in range(1, 2 * MAX_SIZES)))
-    (curve,) = cost_curve(sizes, META, fates(sizes, META), own_of(sizes, META))
+    (curve,) = cost_curve(sizes, KNOWN, fates(sizes, KNOWN), own_of(sizes, KNOWN))
     assert [group["pages"] for group in curve["groups"]] == [1, 2, 4, 8, 16, 32]
     assert [group["most_pages"] for group in curve["groups"]] == [1, 3, 7, 15, 31, 63]
     assert answer(sizes, 32_000)["pages"] == 16
@@ -103,7 +106,7 @@ def test_calls_that_failed_or_lost_records_are_left_out() -> None:
     tables = calls((64, 101, 1000))
     tables["calls"]["ret"][:40], tables["calls"]["lost"][40:60] = -22, 1
     tables["calls"]["exit_ns"][60:80] = 0
-    (curve,) = cost_curve(tables, META, fates(tables, META), own_of(tables, META))
+    (curve,) = cost_curve(tables, KNOWN, fates(tables, KNOWN), own_of(tables, KNOWN))
     assert curve["groups"][0]["samples"] == 21
 
 
@@ -117,7 +120,10 @@ def test_migrations_and_blackouts_are_measured_by_path() -> None:
     tables = others.tables()
     found = {
         (each["path"], each["measure"]): each
-        for each in within(cost_curve(tables, META, fates(tables, META), own_of(tables, META)), 600)
+        for each in within(
+            cost_curve(tables, KNOWN, fates(tables, KNOWN), own_of(tables, KNOWN)),
+            600,
+        )
     }
     assert found["mbind", "migration_duration"]["state"] == "none"
     assert found["mbind", "blackout_per_page"]["pages"] == 512
@@ -132,7 +138,10 @@ def test_folios_of_a_few_migrations_are_no_sample() -> None:
         for _ in range(batches):
             others.migrate("damon", tgid=9, comm=b"k", kthread=True, folios=[{}] * 101)
         tables = others.tables()
-        found = within(cost_curve(tables, META, fates(tables, META), own_of(tables, META)), 10**6)
+        found = within(
+            cost_curve(tables, KNOWN, fates(tables, KNOWN), own_of(tables, KNOWN)),
+            10**6,
+        )
         assert {each["measure"]: each["state"] for each in found} == {
             "migration_duration": "unknown",
             "blackout_per_page": state,
@@ -162,8 +171,8 @@ def test_the_report_says_which_and_marks_what_was_not_measured(tmp_path: Any) ->
 def test_nothing_measured_and_emulation_are_said() -> None:
     """No batch is named from nothing; figures of an emulated host are marked."""
     empty = {name: np.zeros(0, layout) for name, layout in TABLES.items()}
-    assert "no batch can be named" in render(profile(empty, META, budget_ns=1))
-    found = profile(calls(*CURVE), {**META, "emulated": True}, budget_ns=10**7)
+    assert "no batch can be named" in render(profile(empty, KNOWN, budget_ns=1))
+    found = profile(calls(*CURVE), Meta.of({**META, "emulated": True}), budget_ns=10**7)
     assert "measured under emulation: no figure for real hardware" in render(found)
 
 

@@ -6,10 +6,10 @@ import pytest
 from recorded_facts import facts_of
 
 from mptrace.recording.layouts import CALL, END_DONE, END_PUTBACK, FOLIO, MIGRATION
+from mptrace.recording.meta import Coverage
 from mptrace.tracing.plan.calibration import (
     PAGES,
     PINNED,
-    Coverage,
     Seen,
     judge,
     refuted,

@@ -30,6 +30,7 @@ from mptrace.recording.layouts import (
     TABLES,
     WITNESSES,
 )
+from mptrace.recording.meta import Meta
 
 BASE = 0x7F0000000000 // PAGE
 TRAITS = ("pinned", "unmappable", "refused", "no memory", "locked", "freed")
@@ -62,7 +63,7 @@ def causes(rows: np.ndarray[Any, Any]) -> list[str]:
 
 def run(kernel: Kernel, **meta: Any) -> np.ndarray[Any, Any]:
     """Rows of everything that the model recorded."""
-    return correlate(kernel.tables(), {**kernel.meta(), **meta}).rows
+    return correlate(kernel.tables(), Meta.of({**kernel.meta(), **meta})).rows
 
 
 def random_kernel(random: np.random.Generator) -> Kernel:
@@ -203,7 +204,7 @@ def test_what_was_lost_is_never_guessed(seed: int) -> None:
         if random.random() < 0.6:
             keep = random.random(tables[table].size) > random.choice([0.02, 0.2, 1.0])
             tables[table] = tables[table][keep]
-    result = correlate(tables, {**kernel.meta(), "lost": {"ring": 1}})
+    result = correlate(tables, Meta.of({**kernel.meta(), "lost": {"ring": 1}}))
     for number, call_id in enumerate(result.call_ids):
         rows = result.rows[result.rows["call"] == number]
         truth = truths[_call_number(kernel, int(call_id))]
@@ -305,7 +306,7 @@ def test_a_mapping_that_was_refused_and_none_are_told_apart(
         kernel.add("obstacles", call_id=call_id, stage=STAGE_VMA, **refused)
     meta = kernel.meta()
     meta["coverage"] += [{"phase": "vma", "state": "proved"}]
-    assert causes(correlate(kernel.tables(), meta).rows) == ["", cause]
+    assert causes(correlate(kernel.tables(), Meta.of(meta)).rows) == ["", cause]
 
 
 def test_entries_after_a_failed_group_are_not_attempted() -> None:
@@ -347,7 +348,7 @@ def test_zero_returned_is_no_success_of_the_last_group() -> None:
     # and where that migration's record is lost nobody knows what it returned
     tables = kernel.tables()
     tables["migrations"] = tables["migrations"][:1]
-    rows = correlate(tables, {**kernel.meta(), "lost": {"ring": 1}}).rows
+    rows = correlate(tables, Meta.of({**kernel.meta(), "lost": {"ring": 1}})).rows
     assert rows["written"].tolist() == [WRITTEN, WRITTEN] + [CANT_TELL] * 3
     assert rows["has_status"].tolist() == [1, 1, 0, 0, 0]
 
@@ -358,7 +359,7 @@ def test_a_group_moved_where_the_loop_went_on() -> None:
     kernel.move_pages([address(page) for page in range(4)], [1, 1, 2, 2])
     tables = kernel.tables()
     tables["migrations"] = tables["migrations"][:0]
-    rows = correlate(tables, {**kernel.meta(), "lost": {"ring": 1}}).rows
+    rows = correlate(tables, Meta.of({**kernel.meta(), "lost": {"ring": 1}})).rows
     assert words(rows) == ["moved"] * 4
     assert rows["written"].tolist() == [WRITTEN, WRITTEN, CANT_TELL, CANT_TELL]
 
@@ -373,7 +374,7 @@ def test_a_count_that_may_be_too_small_leaves_an_entry_open(generation: str, fou
     kernel.move_pages([address(page) for page in pages], [1, 1, 1, 2, 2])
     tables = kernel.tables()
     tables["folios"] = tables["folios"][tables["folios"]["lookup_seq"] != 2]
-    rows = correlate(tables, {**kernel.meta(), "lost": {"ring": 1}}).rows
+    rows = correlate(tables, Meta.of({**kernel.meta(), "lost": {"ring": 1}})).rows
     assert words(rows) == ["moved", "failed", "unknown", fourth, "not_attempted"]
 
 
@@ -395,7 +396,7 @@ def test_a_security_module_and_a_cpuset_are_told_apart(
     tables, meta = kernel.tables(), kernel.meta()
     tables["calls"]["n_drain"] = n_drain
     meta["coverage"] += [{"phase": "drain", "state": coverage}]
-    rows = correlate(tables, meta).rows
+    rows = correlate(tables, Meta.of(meta)).rows
     assert (words(rows), causes(rows)) == (["not_attempted"], [cause])
 
 
@@ -420,7 +421,7 @@ def test_a_refused_call_attempts_nothing() -> None:
     tables["entries"]["status_after"] = SENTINEL
     tables["calls"]["ret"] = -errno.EPERM
     tables["calls"]["n_lookups"] = 0
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert words(rows) == ["not_attempted"] * 2
     assert causes(rows) == ["call_refused_EPERM"] * 2
 
@@ -566,7 +567,7 @@ def test_without_the_kernels_events_nothing_is_known() -> None:
         tables = kernel.tables()
         for table in dropped:
             tables[table] = tables[table][:0]
-        rows = correlate(tables, kernel.meta()).rows
+        rows = correlate(tables, Meta.of(kernel.meta())).rows
         assert set(words(rows)) == {"unknown"}
         assert set(witnesses(rows)) == {"unknown"}
         expected = "call_open" if "calls" in dropped else "no_events"
@@ -579,13 +580,13 @@ def test_the_location_makes_no_outcome() -> None:
     kernel.folio(BASE + 7, 0, trait="pinned")
     kernel.move_pages([address(page) for page in range(23)], [1] * 23)
     tables = kernel.tables()
-    good = correlate(tables, kernel.meta()).rows
+    good = correlate(tables, Meta.of(kernel.meta())).rows
     tables["locations"]["final_nid"] = 1 - tables["locations"]["final_nid"]
-    bad = correlate(tables, kernel.meta()).rows
+    bad = correlate(tables, Meta.of(kernel.meta())).rows
     assert words(bad) == words(good)
     assert set(witnesses(bad)) == {"disagree"}
     tables["locations"] = tables["locations"][:0]
-    none = correlate(tables, kernel.meta()).rows
+    none = correlate(tables, Meta.of(kernel.meta())).rows
     assert words(none) == words(good)
     assert set(witnesses(none)) == {"unknown"}
 
@@ -600,16 +601,16 @@ def test_a_location_that_nobody_asked_for_is_no_unknown() -> None:
     for calls_of_driver in (drivers[:0], drivers.copy()):
         calls_of_driver["tid"] += 1
         tables["driver_calls"] = calls_of_driver
-        rows = correlate(tables, kernel.meta()).rows
+        rows = correlate(tables, Meta.of(kernel.meta())).rows
         assert witnesses(rows) == ["not_asked"] * 23
     tables["entries"]["status_after"][3] = -errno.EBUSY
-    assert witnesses(correlate(tables, kernel.meta()).rows)[2:5] == [
+    assert witnesses(correlate(tables, Meta.of(kernel.meta())).rows)[2:5] == [
         "not_asked",
         "disagree",
         "not_asked",
     ]
     tables["folios"] = tables["folios"][:0]
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert (set(words(rows)), set(witnesses(rows))) == ({"unknown"}, {"not_asked"})
 
 
@@ -619,7 +620,7 @@ def test_the_status_makes_no_outcome() -> None:
     kernel.move_pages([address(page) for page in range(5)], [1] * 5)
     tables = kernel.tables()
     tables["entries"]["status_after"][3] = -errno.EBUSY
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert words(rows) == ["moved"] * 5
     assert witnesses(rows) == ["agree"] * 3 + ["disagree", "agree"]
 
@@ -631,7 +632,11 @@ def test_a_status_that_should_be_untouched() -> None:
     kernel.move_pages([address(page) for page in range(3)], [1] * 3)
     tables = kernel.tables()
     tables["entries"]["status_after"][0] = 1
-    assert witnesses(correlate(tables, kernel.meta()).rows) == ["disagree", "silent", "silent"]
+    assert witnesses(correlate(tables, Meta.of(kernel.meta())).rows) == [
+        "disagree",
+        "silent",
+        "silent",
+    ]
 
 
 def test_lost_lookups_are_unknown_and_the_rest_keeps_its_verdict() -> None:
@@ -640,7 +645,7 @@ def test_lost_lookups_are_unknown_and_the_rest_keeps_its_verdict() -> None:
     kernel.move_pages([address(page) for page in range(23)], [1] * 23)
     tables = kernel.tables()
     tables["folios"] = np.delete(tables["folios"], 11)
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert words(rows) == ["moved"] * 11 + ["unknown"] + ["moved"] * 11
     assert causes(rows)[11] == "lost"
 
@@ -656,9 +661,9 @@ def test_lookups_after_a_missed_return_are_unknown() -> None:
     uncounted &= tables["folios"]["lookup_seq"] >= 11
     tables["folios"] = tables["folios"][~uncounted]
     tables["calls"]["n_lookups"][0] = 11
-    assert words(correlate(tables, kernel.meta()).rows)[11:23] == ["failed"] * 12
+    assert words(correlate(tables, Meta.of(kernel.meta())).rows)[11:23] == ["failed"] * 12
     tables["calls"]["lost"][0] = 1
-    rows = correlate(tables, {**kernel.meta(), "lost": {"return_missed": 1}}).rows
+    rows = correlate(tables, Meta.of({**kernel.meta(), "lost": {"return_missed": 1}})).rows
     assert words(rows) == ["moved"] * 11 + ["unknown"] * 12 + ["moved"] * 23
     assert set(causes(rows[11:23])) == {"lost"}
 
@@ -669,7 +674,7 @@ def test_entries_without_a_row_are_unknown() -> None:
     kernel.move_pages([address(page) for page in range(23)], [1] * 23)
     tables = kernel.tables()
     tables["entries"] = np.concatenate([tables["entries"][:5], tables["entries"][9:]])
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert rows["entry"].tolist() == list(range(23))
     assert words(rows) == ["moved"] * 5 + ["unknown"] * 4 + ["moved"] * 14
     assert set(causes(rows[5:9])) == {"lost"}
@@ -683,7 +688,7 @@ def test_unread_entries_are_unknown() -> None:
     tables["entries"]["unread"][2:4] = READ_PAGES
     tables["entries"]["address"][2:4] = 0
     tables["entries"]["unread"][6] = READ_NODES
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert (
         words(rows) == ["moved"] * 2 + ["unknown"] * 2 + ["moved"] * 2 + ["unknown"] + ["moved"] * 2
     )
@@ -702,7 +707,7 @@ def test_what_follows_a_chunk_of_which_nothing_could_be_read(bits: int) -> None:
     entries["entry"] = np.arange(LARGE_CHUNK)
     entries["unread"] = bits
     tables["entries"] = entries
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert set(words(rows)) == {"unknown"}
     nothing = bits & READ_STATUS
     assert set(causes(rows[:LARGE_CHUNK])) == {"unread"}
@@ -714,14 +719,14 @@ def test_two_rows_of_one_entry_are_merged() -> None:
     kernel = plain(5)
     kernel.move_pages([address(page) for page in range(5)], [1] * 5)
     tables = kernel.tables()
-    whole = correlate(tables, kernel.meta()).rows
+    whole = correlate(tables, Meta.of(kernel.meta())).rows
     entry, leave = tables["entries"].copy(), tables["entries"].copy()
     entry["unread"] = READ_STATUS
     entry["status_after"] = 0
     leave["unread_before"] = READ_STATUS
     leave["status_before"] = 0
     tables["entries"] = np.concatenate([leave, entry])
-    assert correlate(tables, kernel.meta()).rows.tobytes() == whole.tobytes()
+    assert correlate(tables, Meta.of(kernel.meta())).rows.tobytes() == whole.tobytes()
 
 
 def test_entries_beyond_the_bound_are_counted() -> None:
@@ -731,7 +736,7 @@ def test_entries_beyond_the_bound_are_counted() -> None:
     tables = kernel.tables()
     tables["entries"] = tables["entries"][:5]
     tables["calls"]["nr_pages"] = 1 << 62
-    result = correlate(tables, {**kernel.meta(), "max_entries": 5})
+    result = correlate(tables, Meta.of({**kernel.meta(), "max_entries": 5}))
     assert result.beyond_bound == (1 << 62) - 5
     assert len(result.rows) == 5
 
@@ -742,9 +747,9 @@ def test_a_call_without_an_end_is_unknown() -> None:
     kernel.move_pages([address(page) for page in range(3)], [1] * 3)
     tables = kernel.tables()
     tables["calls"] = tables["calls"][:0]
-    assert set(causes(correlate(tables, kernel.meta()).rows)) == {"call_open"}
+    assert set(causes(correlate(tables, Meta.of(kernel.meta())).rows)) == {"call_open"}
     lossy = {**kernel.meta(), "lost": {"call_ring": 1}}
-    assert set(causes(correlate(tables, lossy).rows)) == {"lost"}
+    assert set(causes(correlate(tables, Meta.of(lossy)).rows)) == {"lost"}
 
 
 @pytest.mark.parametrize("phase", ["call", "lookup", "isolate", "move"])
@@ -769,7 +774,7 @@ def test_open_and_untracked_folios_are_unknown() -> None:
     tables["folios"]["move_rc"][1] = 1
     tables["folios"]["end"][0] = END_DONE
     tables["folios"]["flags"][0] = 2
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert causes(rows) == ["lost", "call_open"]
 
 
@@ -779,13 +784,13 @@ def test_query_mode_has_no_rows() -> None:
     kernel.move_pages([address(0), address(1)], [1, 1])
     tables = kernel.tables()
     tables["calls"]["nodes_ptr"] = 0
-    assert len(correlate(tables, kernel.meta()).rows) == 0
+    assert len(correlate(tables, Meta.of(kernel.meta())).rows) == 0
 
 
 def test_an_empty_recording() -> None:
     """No records, no rows, no error."""
     empty = {name: np.zeros(0, layout) for name, layout in TABLES.items()}
-    assert len(correlate(empty, {}).rows) == 0
+    assert len(correlate(empty, Meta.of({})).rows) == 0
     kernel = Kernel()
     assert kernel.move_pages([], []).ret == 0
     assert len(run(kernel)) == 0
@@ -798,7 +803,7 @@ def test_tagged_addresses_are_aligned() -> None:
     tables = kernel.tables()
     tables["entries"]["address"] |= np.uint64(0x3F << 57)
     tables["locations"]["address"] |= np.uint64(0x3F << 57)
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert words(rows) == ["moved"] * 5
     assert witnesses(rows) == ["agree"] * 5
 
@@ -814,7 +819,7 @@ def test_a_mapping_that_appears_in_the_middle() -> None:
     entries["status_after"][0] = -errno.EFAULT
     tables["entries"] = entries
     tables["calls"]["nr_pages"] = 4
-    rows = correlate(tables, kernel.meta()).rows
+    rows = correlate(tables, Meta.of(kernel.meta())).rows
     assert words(rows)[1:] == ["moved"] * 3
     assert rows["folio"].tolist()[1:] == [0, 1, 2]
 
@@ -836,7 +841,7 @@ def test_a_split_folio_is_told_page_by_page() -> None:
     tails["end"] = [1, 2]
     tails["isolate_rc"] = 1
     tables["folios"] = np.concatenate([tables["folios"], tails])
-    result = correlate(tables, kernel.meta())
+    result = correlate(tables, Meta.of(kernel.meta()))
     assert words(result.rows) == ["moved", "failed", "unknown"]
     assert reasons(result.rows) == ["split"] * 3
     assert causes(result.rows) == ["", "references_or_buffers", "split"]
@@ -848,7 +853,7 @@ def test_many_calls_and_many_pages_are_fast() -> None:
     for calls, size in ((100_000, 1), (1, 1_000_000)):
         tables = large_tables(calls, size)
         before = time.process_time()
-        rows = correlate(tables, {}).rows
+        rows = correlate(tables, Meta.of({})).rows
         spent = time.process_time() - before
         assert (rows["outcome"] == module.MOVED).all()
         # Generous: a loop per page takes ten times as long.

@@ -9,6 +9,7 @@ from others import HELD, META, NUMBER, Others
 
 from mptrace.cli import main
 from mptrace.recording.layouts import FOLIO_CHOSEN, FOLIO_UNEXPECTED
+from mptrace.recording.meta import Meta
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
 from mptrace.reporting.numbers.stalls import MAX_LONGEST
@@ -20,7 +21,7 @@ KCOMPACTD: dict[str, Any] = {"tgid": 31, "comm": b"kcompactd0", "kthread": True}
 
 def text_of(others: Others, **meta: Any) -> str:
     """The report in one line."""
-    return " ".join(render(profile(others.tables(), {**META, **meta})).split())
+    return " ".join(render(profile(others.tables(), Meta.of({**META, **meta}))).split())
 
 
 def owned(count: int, first: int = 100) -> list[dict[str, Any]]:
@@ -69,7 +70,7 @@ def test_an_owner_that_was_asked_for_is_named(count: int) -> None:
     text = text_of(others, scope=scope)
     assert f"process 103 2, process {last} 1 and {count - 5} more owners" in text
     assert f"process {last} 1" not in text_of(others)
-    (row,) = profile(others.tables(), {**META, "scope": scope})["paths"]
+    (row,) = profile(others.tables(), Meta.of({**META, "scope": scope}))["paths"]
     assert [owner["tgid"] for owner in row["owners"] if owner["asked"]] == [last]
     assert sum(owner["folios"] for owner in row["owners"]) == len(folios) + 1
 
@@ -169,7 +170,7 @@ def test_causes() -> None:
         {"move_rc": 1, "n_move": 0, "n_unmap": 0},
     ]
     others.migrate("compaction", folios=kinds, **KCOMPACTD)
-    (row,) = profile(others.tables(), META)["paths"]
+    (row,) = profile(others.tables(), Meta.of(META))["paths"]
     left = len(row["failures"]) - 4
     assert left > 0
     pages = sum(failure["pages"] for failure in row["failures"][4:])
@@ -231,7 +232,7 @@ def test_targets_of_most_calls_and_those_asked_for_are_named() -> None:
     assert f"{most} and 3 more targets (--json) (calls)" in text_of(others)
     scope = {"kind": "pids", "pids": [100]}
     assert f"{most}, process 100 1 and 2 more targets" in text_of(others, scope=scope)
-    (caller,) = profile(others.tables(), META)["callers"]
+    (caller,) = profile(others.tables(), Meta.of(META))["callers"]
     assert [target["calls"] for target in caller["targets"]] == [7, 6, 5, 4, 3, 2, 1]
 
 

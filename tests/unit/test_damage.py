@@ -26,8 +26,9 @@ from mptrace.explain.entries import Explainer, Which
 from mptrace.explain.folios import FolioExplainer
 from mptrace.outcomes.dump import Rows
 from mptrace.recording.layouts import stored_fields
-from mptrace.recording.meta import MetaError, check
+from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording
+from mptrace.recording.shapes import MetaError, check
 from mptrace.recording.writer import RecordingWriter
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
@@ -41,14 +42,14 @@ OLD = Path(__file__).parents[1] / "fixtures" / "recording-v2"
 
 def report(tables: Tables, meta: Mapping[str, Any]) -> None:
     """What `mptrace report` does, with and without --json."""
-    numbers = profile(tables, meta, budget_ns=10_000_000)
+    numbers = profile(tables, Meta.of(meta), budget_ns=10_000_000)
     assert render(numbers, histogram=True)
     json.dumps(numbers)
 
 
 def explain_entries(tables: Tables, meta: Mapping[str, Any]) -> None:
     """What `mptrace explain` does with entries, with and without --all and --json."""
-    explainer = Explainer(tables, meta)
+    explainer = Explainer(tables, Meta.of(meta))
     which = explainer.select(Which())
     for one in explainer.each(which):
         assert explain.explanation(one)
@@ -59,7 +60,7 @@ def explain_entries(tables: Tables, meta: Mapping[str, Any]) -> None:
 
 def explain_pages(tables: Tables, meta: Mapping[str, Any]) -> None:
     """What `mptrace explain` does with folios that no call asked for."""
-    explainer = FolioExplainer(tables, meta)
+    explainer = FolioExplainer(tables, Meta.of(meta))
     which = explainer.select(None)
     for one in explainer.each(which):
         assert explain_folios.explanation(one)
@@ -72,7 +73,7 @@ def dump(table: str, failed: bool) -> Callable[[Tables, Mapping[str, Any]], None
     """What `mptrace dump` does with a table, in each format."""
 
     def read(tables: Tables, meta: Mapping[str, Any]) -> None:
-        rows = Rows(table, tables, meta, failed=failed)
+        rows = Rows(table, tables, Meta.of(meta), failed=failed)
         assert len(list(rows)) == rows.count
         for row in rows:
             json.dumps(row)
@@ -115,7 +116,7 @@ def all_kinds() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "driver": (recorded.tables(), {**recorded.META, "complete": True, "format_version": 3}),
         "everybody": (story, others.META),
         "tracepoints": (story, tracepoints),
-        "version 2": (old.tables(), old.meta),
+        "version 2": (old.tables(), dict(old.meta.raw)),
     }
 
 
@@ -338,7 +339,7 @@ def test_a_damaged_part_is_named(whole: Path, tmp_path: Path, damage: str) -> No
     part.rename(tmp_path / "away")
     rest = Recording.open(path)
     assert rest.missing_parts == ("folios-000000.parquet",)
-    read(rest.tables(), rest.meta)
+    read(rest.tables(), rest.meta.raw)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.int64()])
@@ -387,4 +388,4 @@ def test_every_command_reads_every_table(whole: Path) -> None:
     assert {name for name, rows in data.tables().items() if rows.size} >= {
         *("calls", "migrations", "folios", "entries", "obstacles", "processes", "locations"),
     }
-    read(data.tables(), data.meta)
+    read(data.tables(), data.meta.raw)

@@ -23,6 +23,7 @@ from mptrace.cli.dump import TABLES
 from mptrace.outcomes.correlate import correlate
 from mptrace.outcomes.dump import Rows
 from mptrace.recording.layouts import MAPPER, NO_LOOKUP, NOT_COUNTED, OUTCOMES
+from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.reporting.numbers.profile import profile
 
@@ -61,7 +62,7 @@ def test_a_row_for_each_entry_of_each_call(tmp_path: Path) -> None:
         (call, entry) for call, count in enumerate((9, 16, 3)) for entry in range(count)
     ]
     assert list(rows[0])[: len(PROMISED)] == PROMISED
-    found = correlate(recorded.tables(), recorded.META).rows
+    found = correlate(recorded.tables(), Meta.of(recorded.META)).rows
     assert [row["outcome"] for row in rows] == [OUTCOMES[code] for code in found["outcome"]]
     assert rows[0]["address"] == "0x7f0000000000"
 
@@ -108,7 +109,7 @@ def test_failed_folios_of_migrations_without_a_call(tmp_path: Path) -> None:
         ("failed", "cant_tell"),
     ]
     assert [row["migration"] for row in folios] == [23, 24]
-    numbers = profile(story().tables(), META)
+    numbers = profile(story().tables(), Meta.of(META))
     assert len(folios) == sum(row["folios"]["failed"] for row in numbers["paths"]) == 2
     lines = invoke(path, "--failed", "--table", "folios").stdout.splitlines()
     assert [line.split()[-2:] for line in lines[1:]] == [
@@ -149,7 +150,7 @@ def test_a_migration_fails_by_any_of_its_witnesses(tmp_path: Path, fields: dict[
     path = write_others(tmp_path / "r", others)
     rows = dumped(path, "--failed", "--table", "migrations")
     assert [row["migration"] for row in rows] == [1]
-    numbers = profile(others.tables(), META)
+    numbers = profile(others.tables(), Meta.of(META))
     assert [row["failed_migrations"] for row in numbers["paths"]] == [1]
     assert [group["failed"] for group in numbers["migrations"]["without_call"]] == [1]
 
@@ -401,7 +402,7 @@ def test_every_table_fits_80_columns(table: str, tmp_path: Path) -> None:
     words = "".join(lines).replace(" ", "")
     rows_ = dumped(tmp_path / "r", "--table", table)
     for row in rows_[:3]:
-        for name in Rows(table, busy(), OTHERS, failed=False).short:
+        for name in Rows(table, busy(), Meta.of(OTHERS), failed=False).short:
             assert str(row[name] if row[name] not in (None, "") else "-") in words
 
 

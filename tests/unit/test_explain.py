@@ -41,6 +41,7 @@ from mptrace.recording.layouts import (
     STAGE_UNMAP,
     STAGE_VMA,
 )
+from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.reporting.text.explain import explanation, render
 from mptrace.reporting.text.layout import WIDTH
@@ -91,7 +92,7 @@ def explain(
 
 def explained(kernel: Kernel, which: Which | None = None, **meta: Any) -> list[Explanation]:
     """Explanations of what the model recorded."""
-    found = {**kernel.meta(), "page_flags": FLAGS, **meta}
+    found = Meta.of({**kernel.meta(), "page_flags": FLAGS, **meta})
     return explain(kernel.tables(), found, which)
 
 
@@ -115,7 +116,7 @@ def findings(
     for name, value in fields.items():
         table[name] = value
     known = {name: rows[:0] for name, rows in recorded.tables().items()}
-    found = Evidence({**known, "obstacles": table, **(tables or {})}, {**META, **meta})
+    found = Evidence({**known, "obstacles": table, **(tables or {})}, Meta.of({**META, **meta}))
     return {finding.label: worded(finding) for finding in found.all_of(0, None)}
 
 
@@ -502,7 +503,7 @@ def test_without_evidence_it_says_why(change: str, meta: dict[str, Any], words: 
         tables["obstacles"] = tables["obstacles"][:0]
     if change == "flagged":
         tables["folios"]["flags"] |= FOLIO_OBSTACLE
-    (one,) = explain(tables, {**kernel.meta(), **meta}, Which(entry=(0, 5)))
+    (one,) = explain(tables, Meta.of({**kernel.meta(), **meta}), Which(entry=(0, 5)))
     assert one.cause.name == "references_or_buffers"
     assert words in one.gap
     assert [finding.words for finding in one.evidence] == [
@@ -521,7 +522,7 @@ def test_a_missing_phase_is_the_reason() -> None:
     kernel = kernel_with_everything()
     tables = kernel.tables()
     tables["obstacles"] = tables["obstacles"][:0]
-    found = Evidence(tables, {"coverage": [{"phase": "vma", "state": "missing"}]})
+    found = Evidence(tables, Meta.of({"coverage": [{"phase": "vma", "state": "missing"}]}))
     assert found.gap(-1, None) == "this kernel's 'vma' phase can't be traced"
 
 
@@ -573,7 +574,7 @@ def test_what_is_not_there_is_a_usage_error(which: Which, message: str, hint: st
     """It says what there is."""
     kernel = kernel_with_everything()
     with pytest.raises(UsageError) as error:
-        explain(kernel.tables(), kernel.meta(), which)
+        explain(kernel.tables(), Meta.of(kernel.meta()), which)
     assert message in error.value.message
     assert hint in error.value.hint
 
@@ -583,7 +584,7 @@ def test_what_is_not_there_is_a_usage_error(which: Which, message: str, hint: st
 
 def test_golden_text() -> None:
     """The known story of the report, explained."""
-    explainer = Explainer(recorded.tables(), {**recorded.META, "page_flags": FLAGS})
+    explainer = Explainer(recorded.tables(), Meta.of({**recorded.META, "page_flags": FLAGS}))
     text = render(explainer.blocks(explainer.select(Which()))) + "\n"
     if os.environ.get("MPTRACE_UPDATE_GOLDEN"):
         GOLDEN.write_text(text)
@@ -598,7 +599,7 @@ def test_equal_pages_are_one_block() -> None:
     kernel.move_pages([page * PAGE for page in range(1, 24)], [1] * 23)
     for number, row in enumerate(kernel.rows["obstacles"]):
         row["refcount"] = 2 + number % 3
-    explainer = Explainer(kernel.tables(), kernel.meta())
+    explainer = Explainer(kernel.tables(), Meta.of(kernel.meta()))
     (block,) = explainer.blocks(explainer.select(Which()))
     assert block.count == 23
     assert len(block.others) == 4
@@ -612,7 +613,7 @@ def test_equal_pages_are_one_block() -> None:
 def test_blocks_beyond_the_most_are_counted() -> None:
     """Never thousands unasked."""
     kernel = kernel_with_everything()
-    explainer = Explainer(kernel.tables(), kernel.meta())
+    explainer = Explainer(kernel.tables(), Meta.of(kernel.meta()))
     blocks = explainer.blocks(explainer.select(Which()))
     assert "and 4 more kinds of 4 entries: --all" in render(blocks, most=2)
 
@@ -682,7 +683,7 @@ def test_many_failures_take_seconds() -> None:
     tables["folios"]["move_rc"][::10] = -errno.EAGAIN
     tables["folios"]["end"][::10] = END_PUTBACK
     before = time.process_time()
-    explainer = Explainer(tables, {})
+    explainer = Explainer(tables, Meta.of({}))
     blocks = explainer.blocks(explainer.select(Which()))
     assert sum(block.count for block in blocks) == 100_000
     some = list(itertools.islice(explainer.each(explainer.select(Which())), 1000))

@@ -15,6 +15,7 @@ from simulated_kernel import PAGE, Kernel
 from mptrace.cli import main
 from mptrace.explain.folios import FolioExplainer
 from mptrace.recording.layouts import FOLIO_ALLOC_FAILED, NOT_COUNTED, SYSCALL_NONE, WAIT_PMD
+from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.reporting.text.explain_folios import explanation, render
 from mptrace.reporting.text.layout import WIDTH
@@ -25,7 +26,7 @@ UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_explain_folios.py -k go
 
 def explainer(others: Others, **meta: Any) -> FolioExplainer:
     """Explains the folios of these records."""
-    return FolioExplainer(others.tables(), {**META, **meta})
+    return FolioExplainer(others.tables(), Meta.of({**META, **meta}))
 
 
 def write(path: Path, tables: dict[str, Any], meta: dict[str, Any]) -> Path:

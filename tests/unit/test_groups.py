@@ -8,6 +8,7 @@ import pytest
 from simulated_kernel import PAGE, Kernel
 
 from mptrace.recording.layouts import READ_NODES
+from mptrace.recording.meta import Meta
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
 
@@ -39,13 +40,13 @@ def timed(tables: dict[str, Any], small: int, large: int) -> dict[str, Any]:
 
 def of(kernel: Kernel, tables: dict[str, Any] | None = None) -> list[Any]:
     """The numbers of the report."""
-    found: list[Any] = profile(tables or kernel.tables(), kernel.meta())["groups"]
+    found: list[Any] = profile(tables or kernel.tables(), Meta.of(kernel.meta()))["groups"]
     return found
 
 
 def said(kernel: Kernel, tables: dict[str, Any] | None = None) -> str:
     """The section of the report in one line, or nothing."""
-    text = render(profile(tables or kernel.tables(), kernel.meta()))
+    text = render(profile(tables or kernel.tables(), Meta.of(kernel.meta())))
     sections = [part for part in text.split("\n\n") if part.startswith("groups ")]
     return " ".join("".join(sections).split())
 
@@ -85,10 +86,10 @@ def test_a_larger_group_of_mptraces_pages_is_no_measure() -> None:
     kernel.move_pages(addresses(), [0, 1] * (COUNT // 2), tid=501)
     kernel.move_pages(addresses()[1::2], [0] * 683, tid=501)
     tables, meta = timed(kernel.tables(), 40_000, 4_000), {**kernel.meta(), "own": [6001]}
-    (row,) = profile(tables, meta)["groups"]
+    (row,) = profile(tables, Meta.of(meta))["groups"]
     assert row["larger"]["groups"] == 1
     tables["calls"]["target_tgid"][1] = 6001
-    (row,) = profile(tables, meta)["groups"]
+    (row,) = profile(tables, Meta.of(meta))["groups"]
     assert (row["groups"], row["larger"]) == (683, None)
 
 

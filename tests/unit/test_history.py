@@ -17,6 +17,7 @@ from mptrace.explain.entries import Explainer, Which
 from mptrace.outcomes.correlate import ENTRY_REASONS, correlate
 from mptrace.outcomes.history import Histories, History
 from mptrace.recording.layouts import OUTCOMES, WITNESSES
+from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.reporting.text.explain import explanation, left_out
 from mptrace.reporting.text.history import history
@@ -75,7 +76,7 @@ def judged(
     tables = merged(kernel, others)
     for page, nid in seen.items():
         tables["locations"]["final_nid"][page] = nid
-    rows = correlate(tables, {**META, **meta}).rows
+    rows = correlate(tables, Meta.of({**META, **meta})).rows
     return (
         [WITNESSES[code] for code in rows["witnesses"]],
         [ENTRY_REASONS[code] for code in rows["entry_reason"]],
@@ -93,7 +94,7 @@ def test_a_move_after_the_call_explains_where_the_page_is() -> None:
     witnesses, reasons, tables = judged(kernel, others, {1: 2})
     assert witnesses == ["agree"] * 3
     assert reasons == ["", "moved_later", ""]
-    explainer = Explainer(tables, META)
+    explainer = Explainer(tables, Meta.of(META))
     (one,) = explainer.each(explainer.select(Which(entry=(0, 1))))
     assert one.later is not None
     assert one.later.initiator is not None
@@ -181,7 +182,7 @@ def test_a_page_that_stayed_or_was_not_attempted_is_followed_too() -> None:
     on(others, kernel, 1, src_nid=0, dst_nid=1)
     on(others, kernel, 2, src_nid=0, dst_nid=1, owner_tgid=OTHER)
     witnesses, reasons, tables = judged(kernel, others, {0: 2, 1: 1, 2: 1})
-    rows = correlate(tables, META).rows
+    rows = correlate(tables, Meta.of(META)).rows
     assert [OUTCOMES[code] for code in rows["outcome"]] == ["failed", *["not_attempted"] * 2]
     assert witnesses == ["silent", "silent", "disagree"]
     assert reasons == ["moved_later", "moved_later", ""]
@@ -201,7 +202,7 @@ def test_a_status_that_is_wrong_is_no_matter_of_later_moves() -> None:
 
 def of(tables: dict[str, Any], address: int, pid: int | None = None, **meta: Any) -> list[History]:
     """Histories of the page at an address."""
-    known = {**META, **meta}
+    known = Meta.of({**META, **meta})
     return Histories(tables, known, correlate(tables, known)).of(address, pid)
 
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from mptrace.cli import main
 from mptrace.errors import RecordingError
 from mptrace.recording.layouts import CALL, FOLIO, MIGRATION, PROCESS
+from mptrace.recording.meta import Instant, PartOf
 from mptrace.recording.reader import Recording
 from mptrace.recording.rotated import Joined, open_recording
 from mptrace.recording.rotation import Rotation, Series
@@ -124,7 +125,7 @@ def test_what_lies_across_a_boundary_is_whole_where_both_are_read(base: Path) ->
     assert data.table("migrations")["lost"].tolist() == [0, 0] * 4
     alone, _ = open_recording(base.with_name("rot.000002"))
     assert alone.table("calls")["lost"].tolist() == [0, 2]
-    assert alone.meta["rotation"] == {"number": 2, "of": "rot"}
+    assert alone.meta.rotation == PartOf((2,), "rot")
 
 
 def test_tracepoints_mark_calls_alone(tmp_path: Path) -> None:
@@ -146,14 +147,14 @@ def test_each_process_is_there_once(base: Path) -> None:
 def test_meta_is_of_the_whole_session(base: Path) -> None:
     """From the first one's begin to the last one's end; what was lost is added up."""
     meta = joined(base).meta
-    assert meta["started"] == {"wall_ns": 10**18, "monotonic_ns": 1}
-    assert meta["ended"] == {"wall_ns": 10**18 + 4, "monotonic_ns": 2}
-    assert meta["lost"] == {"ring": 6, "held": 0}
-    assert meta["symbols"] == {f"{n:#x}": f"f{n}" for n in range(4)}
-    assert meta["cgroups"] == {"7": "/all", **{str(100 + n): f"/{n}" for n in range(4)}}
-    assert meta["mappings"] == [[1, 2, "all"]]
-    assert meta["unseen"] == ["statuses", "CPU 7"]
-    assert meta["rotation"] == {"numbers": [1, 2, 3, 4], "of": "rot"}
+    assert meta.started == Instant(10**18, 1)
+    assert meta.ended == Instant(10**18 + 4, 2)
+    assert meta.lost == {"ring": 6, "held": 0}
+    assert meta.symbols == {n: f"f{n}" for n in range(4)}
+    assert meta.cgroups == {7: "/all", **{100 + n: f"/{n}" for n in range(4)}}
+    assert meta.mappings == ((1, 2, "all"),)
+    assert meta.raw["unseen"] == ["statuses", "CPU 7"]
+    assert meta.rotation == PartOf((1, 2, 3, 4), "rot")
 
 
 def test_one_that_is_missing_in_the_middle_is_said(base: Path) -> None:
@@ -201,10 +202,10 @@ def test_a_session_that_was_killed_is_not_complete(base: Path) -> None:
     meta = json.loads(path.read_text()) | {"complete": False, "lost": {}}
     path.write_text(json.dumps(meta))
     assert not joined(base).complete
-    assert joined(base).meta["lost"] == {"ring": 3, "held": 0}
+    assert joined(base).meta.lost == {"ring": 3, "held": 0}
     for number in (2, 3):
         shutil.rmtree(base.with_name(f"rot.00000{number}"))
-    assert joined(base).meta["lost"] == {}
+    assert joined(base).meta.lost == {}
 
 
 def test_sessions_are_not_mixed(base: Path, tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_sessions_are_not_mixed(base: Path, tmp_path: Path) -> None:
         shutil.rmtree(base.with_name(f"rot.00000{number}"))
         newer.with_name(f"rot.00000{number}").rename(base.with_name(f"rot.00000{number}"))
     data = joined(base)
-    assert data.meta["rotation"]["numbers"] == [1, 2]
+    assert data.meta.rotation == PartOf((1, 2), "rot")
     assert data.table("calls")["call_id"].tolist() == [10, 11, 20, 21]
     older = [f"'{base}.00000{number}'" for number in (3, 4)]
     assert data.notes == (f"of another, older session and not read: {older[0]} to {older[1]}",)
@@ -229,7 +230,7 @@ def test_sessions_of_before_are_told_apart_by_time(base: Path) -> None:
         del meta["session"]
         meta["started"]["wall_ns"] = wall
         path.write_text(json.dumps(meta))
-    assert joined(base).meta["rotation"]["numbers"] == [1, 2]
+    assert joined(base).meta.rotation == PartOf((1, 2), "rot")
 
 
 def test_what_is_none_of_them_is_left_out(base: Path) -> None:
@@ -238,7 +239,7 @@ def test_what_is_none_of_them_is_left_out(base: Path) -> None:
     base.with_name("rot.000006").mkdir()
     RecordingWriter(base.with_name("rot.000007"), meta={"rotation": None}).finish()
     data = joined(base)
-    assert data.meta["rotation"]["numbers"] == [1, 2, 3, 4]
+    assert data.meta.rotation == PartOf((1, 2, 3, 4), "rot")
     assert [note.partition(" ")[0] for note in data.notes] == [
         f"'{base}.00000{number}'" for number in (5, 6, 7)
     ]
@@ -257,7 +258,7 @@ def test_a_recording_by_that_very_name_is_read_alone(base: Path) -> None:
     RecordingWriter(base, meta={"note": "alone"}).finish()
     data, notes = open_recording(base)
     assert isinstance(data, Recording)
-    assert data.meta["note"] == "alone"
+    assert data.meta.raw["note"] == "alone"
     assert f"'{base}.000001' to '{base}.000004' are another session's" in notes[0]
     for number in (2, 3, 4):
         shutil.rmtree(base.with_name(f"rot.00000{number}"))
@@ -286,7 +287,7 @@ def test_a_wrong_value_is_named(base: Path, key: str, value: object) -> None:
     if (key, value) in FINE:
         data = joined(base)
         assert data.table("calls").size in (2, 4, 6, 8)
-        assert data.meta["rotation"]["of"] == "rot"
+        assert data.meta.rotation.base == "rot"
         return
     with pytest.raises(RecordingError) as caught:
         joined(base)

@@ -15,8 +15,10 @@ from samples import formats_of
 from mptrace.driving.workloads import Workload
 from mptrace.errors import RecordingError
 from mptrace.host.facts import HostFacts, Node
-from mptrace.recording.meta import SHAPES, MetaError, check, parse
+from mptrace.recording.layouts import MAX_ENTRIES
+from mptrace.recording.meta import Cost, Coverage, Instant, Meta, PartOf, RecordedNode
 from mptrace.recording.reader import Recording
+from mptrace.recording.shapes import SHAPES, MetaError, check, parse
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions.request import Wanted, WantedFilters, meta_of
 from mptrace.tracing.plan.scope import Filters, Scope
@@ -126,6 +128,61 @@ def test_a_key_may_be_absent_and_others_may_be_there() -> None:
     """Older versions write less, newer ones more, also below a key."""
     check({})
     check({"new": [{"a": 1}], "kernel": {"new": 1}, "scope": {"kind": "all", "new": []}})
+
+
+def test_what_stands_for_a_key_that_is_absent() -> None:
+    """Everything is unknown, the page size is most machines', and BPF read what it does now."""
+    meta = Meta.of({})
+    assert (meta.kernel.page_size, meta.kernel.machine) == (4096, "")
+    assert meta.kernel.syscall_machine == "x86_64"
+    assert (meta.format_version, meta.max_entries) == (0, MAX_ENTRIES)
+    assert (meta.complete, meta.interrupted, meta.last_part) == (False, False, False)
+    for key in ("started", "ended", "tier", "scope", "own", "rotation", "session", "cost"):
+        assert getattr(meta, key) is None
+    for key in ("nodes", "coverage", "lost", "parts", "reasons", "symbols", "cgroups", "mappings"):
+        assert not getattr(meta, key)
+    assert (meta.boundary_ns, meta.cost_reason) == (0, "not measured")
+    nothing = {"own": None, "boundary_ns": None, "cost": {}, "cost_reason": None, "rotation": None}
+    assert Meta.of(nothing) == Meta(**{**vars(meta), "raw": nothing})
+    (node,) = Meta.of({"nodes": [{"nid": 3, "cpus": None}]}).nodes
+    assert (node.cpus, node.has_memory) == ((), True)
+
+
+def test_the_typed_value_of_everything_that_a_session_writes() -> None:
+    """Numbers are numbers, times are instants, rows have their types."""
+    meta = Meta.of(json.loads(json.dumps(WHOLE)))
+    assert meta.kernel.machine == "x86_64"
+    assert meta.nodes[0] == RecordedNode(0, (0, 1), 1 << 30)
+    assert not RecordedNode(5, (), 0).has_memory
+    assert meta.started == Instant(1_700_000_000 * 10**9, 5)
+    assert (meta.session, meta.boundary_ns, meta.last_part) == (Instant(1, 2), 3, True)
+    assert meta.rotation == PartOf((3,), "night.data")
+    assert (meta.tier, meta.own) == ("tracepoints", (4711, 4712))
+    assert meta.scope is not None
+    assert (meta.scope.kind, meta.scope.pids) == ("command", (4711,))
+    assert meta.phases["remap"] == Coverage(
+        "remap", "PTE", "remove_migration_pte", "fentry", "unproved", 46, 44, "two short"
+    )
+    assert [c.phase for c in meta.coverage if not c.is_seen] == ["tlb_flush_batch", "remap"]
+    assert (meta.reasons[3], meta.cgroups) == ("syscall", {77: "/system.slice"})
+    assert meta.symbols == {0xFFFFFFFF81000000: "ext4_aops"}
+    assert isinstance(meta.cost, Cost)
+    assert list(meta.cost.open_ns) == WHOLE["cost"]["open_ns"]
+    assert Meta.of({"lost": {"ring": None, "held": 2}}).lost == {"ring": 0, "held": 2}
+
+
+def test_a_coverage_is_read_as_it_was_written() -> None:
+    """A row of calibration, by way of JSON."""
+    row = Coverage("unmap", "folio", "try_to_migrate", "fentry", "proved", 46, 46)
+    assert Coverage.of(json.loads(json.dumps(row.to_dict()))) == row
+
+
+def test_keys_of_a_newer_version_survive() -> None:
+    """``raw`` is the object as it stands, below its keys too."""
+    raw = {"new": [1], "kernel": {"page_size": 65536, "new": 1}}
+    meta = Meta.of(raw)
+    assert meta.raw == raw
+    assert meta.kernel.page_size == 65536
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from simulated_kernel import PAGE, SENTINEL, Kernel
 from mptrace.outcomes.correlate import correlate
 from mptrace.outcomes.processes import Processes
 from mptrace.recording.layouts import READ_STATUS
+from mptrace.recording.meta import Meta
 from mptrace.report import render
 from mptrace.reporting.numbers.misled import misled_of
 from mptrace.reporting.numbers.profile import profile
@@ -26,7 +27,7 @@ def kernel_with_a_pinned_page(initial: int, generation: str = "6.12") -> Kernel:
 
 def misled(kernel: Kernel, tables: dict[str, Any] | None = None, **meta: Any) -> list[Any]:
     """Numbers of the callers that may be misled."""
-    rows, known = tables or kernel.tables(), {**kernel.meta(), **meta}
+    rows, known = tables or kernel.tables(), Meta.of({**kernel.meta(), **meta})
     return misled_of(rows, known, correlate(rows, known), Processes(rows, known))
 
 
@@ -105,15 +106,15 @@ def test_without_nodes_nothing_is_claimed() -> None:
 def test_the_report_says_so() -> None:
     """By caller, with an example; nothing where nobody is misled."""
     kernel = kernel_with_a_pinned_page(0)
-    text = " ".join(render(profile(kernel.tables(), kernel.meta())).split())
+    text = " ".join(render(profile(kernel.tables(), Meta.of(kernel.meta()))).split())
     assert (
         "misled? mover/501: 1 call returned a count and left 23 statuses untouched that read "
         "like a node; 1 of these pages did not move. E.g. 0x7000 (call 0, entry 6): reads as "
         "node 0, failed"
     ) in text
     fine = kernel_with_a_pinned_page(SENTINEL)
-    assert "misled" not in render(profile(fine.tables(), fine.meta()))
+    assert "misled" not in render(profile(fine.tables(), Meta.of(fine.meta())))
     unread = kernel.tables()
     unread["entries"]["unread_before"] = unread["entries"]["unread"] = READ_STATUS
-    text = " ".join(render(profile(unread, kernel.meta())).split())
+    text = " ".join(render(profile(unread, Meta.of(kernel.meta()))).split())
     assert "mover/501: unknown for 23 entries: what the status held before" in text

@@ -20,6 +20,7 @@ from mptrace.recording.layouts import (
     STAGE_MOVE,
     STAGE_VMA,
 )
+from mptrace.recording.meta import Meta
 
 #: Bits as an x86-64 kernel has them; PG_swapcache shares its bit.
 META = {
@@ -156,7 +157,7 @@ def test_kinds_of_page_table_entries(pte: int, seen: int, kind: str) -> None:
 )
 def test_expected_references(fields: dict[str, Any], expected: int) -> None:
     """The migration's own, one per base page in a cache, one for private data."""
-    assert obstacles.expected_references(state(**fields), META).tolist() == [expected]
+    assert obstacles.expected_references(state(**fields), Meta.of(META)).tolist() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -175,15 +176,15 @@ def test_expected_references(fields: dict[str, Any], expected: int) -> None:
 )
 def test_pins(fields: dict[str, Any], pinned: bool) -> None:
     """1,024 references beyond the expected ones; of a large folio its own count."""
-    assert obstacles.is_pinned(state(**fields), META).tolist() == [pinned]
+    assert obstacles.is_pinned(state(**fields), Meta.of(META)).tolist() == [pinned]
 
 
 def test_flags_have_the_names_of_the_recordings_kernel() -> None:
     """A name that it does not know is never set."""
     row = state(page_flags=1 | PRIVATE)
-    assert obstacles.flag(row, META, "PG_locked").tolist() == [True]
-    assert obstacles.flag(row, META, "PG_writeback").tolist() == [False]
-    assert obstacles.flag(row, {}, "PG_locked").tolist() == [False]
+    assert obstacles.flag(row, Meta.of(META), "PG_locked").tolist() == [True]
+    assert obstacles.flag(row, Meta.of(META), "PG_writeback").tolist() == [False]
+    assert obstacles.flag(row, Meta.of({}), "PG_locked").tolist() == [False]
 
 
 def test_what_a_migration_waited_for() -> None:

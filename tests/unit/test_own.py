@@ -15,6 +15,7 @@ from mptrace.cli import main
 from mptrace.explain.folios import FolioExplainer
 from mptrace.outcomes.own import own_of
 from mptrace.recording.layouts import FOLIO_CHOSEN, NOT_COUNTED
+from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
@@ -22,6 +23,7 @@ from mptrace.reporting.numbers.profile import profile
 #: The recorder, and another mptrace that was asked for.
 OWN, ANOTHER = 6001, 6002
 WHO = {**META, "own": [OWN]}
+TOLD = Meta.of(WHO)
 MINE: dict[str, Any] = {"owner_tgid": OWN}
 
 
@@ -72,7 +74,7 @@ def dumped(path: Path, table: str, *options: str) -> list[dict[str, Any]]:
 
 def test_a_compaction_counts_without_the_pages_of_mptrace() -> None:
     """97 of 100 pages; the kernel's count, which has them all, differs in nothing."""
-    row = by_initiator(profile(busy().tables(), WHO))["kcompactd0"]
+    row = by_initiator(profile(busy().tables(), TOLD))["kcompactd0"]
     assert row["initiator"]["comm"] == "kcompactd0"
     assert (row["migrations"], row["own_pages"]) == (1, 3)
     assert row["pages"] == {"moved": 97, "failed": 0, "unknown": 0}
@@ -87,12 +89,12 @@ def test_a_compaction_counts_without_the_pages_of_mptrace() -> None:
 
 def test_what_it_does_to_others_is_not_hidden() -> None:
     """Its direct compaction: others' two pages under its name, its own one in no sum."""
-    row = by_initiator(profile(busy().tables(), WHO))["mptrace"]
+    row = by_initiator(profile(busy().tables(), TOLD))["mptrace"]
     assert (row["initiator"]["tgid"], row["migrations"], row["own_pages"]) == (OWN, 1, 1)
     assert row["pages"] == {"moved": 1, "failed": 1, "unknown": 0}
     assert [(owner["tgid"], owner["folios"]) for owner in row["owners"]] == [(VICTIM, 2)]
     assert [group["pages"] for group in row["failures"]] == [1]
-    assert "mptrace/6001" in " ".join(render(profile(busy().tables(), WHO)).split())
+    assert "mptrace/6001" in " ".join(render(profile(busy().tables(), TOLD)).split())
 
 
 def test_an_owner_that_was_asked_for_is_not_dropped() -> None:
@@ -100,7 +102,7 @@ def test_an_owner_that_was_asked_for_is_not_dropped() -> None:
     others = Others()
     folios = [{"owner_tgid": OTHER, "flags": FOLIO_CHOSEN}] * 3
     others.migrate("compaction", tgid=OWN, comm=b"mptrace", folios=folios)
-    numbers = profile(others.tables(), {**WHO, "scope": {"kind": "pids", "pids": [OTHER]}})
+    numbers = profile(others.tables(), Meta.of({**WHO, "scope": {"kind": "pids", "pids": [OTHER]}}))
     assert not any(count for name, count in numbers["own"].items() if name != "tgids")
     (row,) = numbers["paths"]
     assert [(o["tgid"], o["moved_pages"], o["asked"]) for o in row["owners"]] == [(OTHER, 3, True)]
@@ -114,7 +116,7 @@ def test_a_migration_of_its_own_had_its_pages_alone(folios: list[Any], is_own: b
     """Who began it says nothing; of one without a folio's record nobody knows whose they were."""
     others = Others()
     others.migrate("compaction", tgid=OWN, comm=b"mptrace", folios=folios)
-    assert own_of(others.tables(), WHO).migrations.tolist() == [is_own]
+    assert own_of(others.tables(), TOLD).migrations.tolist() == [is_own]
 
 
 def test_tracepoints_tell_no_owner() -> None:
@@ -125,7 +127,7 @@ def test_tracepoints_tell_no_owner() -> None:
     others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=nobodys)
     others.migrate("syscall", tgid=OWN, comm=b"mptrace", folios=nobodys, call_id=77)
     others.add("calls", call_id=77, tgid=OWN, pid=VICTIM, target_tgid=VICTIM)
-    own = own_of(others.tables(), {**WHO, "tier": "tracepoints"})
+    own = own_of(others.tables(), Meta.of({**WHO, "tier": "tracepoints"}))
     assert own.calls.tolist() == [False]
     assert own.migrations.tolist() == [True, False, False]
     assert own.folios.tolist() == [True, True, False, False, False, False]
@@ -133,7 +135,7 @@ def test_tracepoints_tell_no_owner() -> None:
 
 def test_what_was_left_out_is_said_in_one_line() -> None:
     """How many, and where they are; JSON has the same numbers."""
-    numbers = profile(busy().tables(), WHO)
+    numbers = profile(busy().tables(), TOLD)
     assert numbers["own"] == {
         "tgids": [OWN],
         "calls": 0,
@@ -155,7 +157,7 @@ def test_a_real_difference_says_that_own_pages_are_in_it() -> None:
     """The kernel counted two pages more than there are records."""
     others = busy()
     others.rows["migrations"][0]["succeeded"] += 2
-    numbers = profile(others.tables(), WHO)
+    numbers = profile(others.tables(), TOLD)
     difference = by_initiator(numbers)["kcompactd0"]["difference"]
     assert difference == {"moved_pages": -2, "failed_pages": 0}
     assert "have -2 and +0, with 3 pages of mptrace" in " ".join(render(numbers).split())
@@ -163,7 +165,7 @@ def test_a_real_difference_says_that_own_pages_are_in_it() -> None:
 
 def test_its_waits_are_no_stalls() -> None:
     """Others' waits for what it migrated are; the numbers of waits are those of the table."""
-    stalls = profile(busy().tables(), WHO)["stalls"]
+    stalls = profile(busy().tables(), TOLD)["stalls"]
     assert (stalls["count"], stalls["threads"], stalls["total_ns"]) == (2, 1, 130)
     assert [row["tgid"] for row in stalls["by_victim"]] == [VICTIM]
     assert [wait["wait"] for wait in stalls["longest"]] == [1, 2]
@@ -177,7 +179,7 @@ def test_a_victims_blackout_is_without_its_folios() -> None:
     others = busy()
     others.add("calls", call_id=77, tgid=31, pid=OWN, target_tgid=OWN)
     others.migrate("syscall", tgid=31, comm=b"mover", folios=[{"call_id": 77}], call_id=77)
-    (victim,) = profile(others.tables(), WHO)["stalls"]["by_victim"]
+    (victim,) = profile(others.tables(), TOLD)["stalls"]["by_victim"]
     # 97 that kcompactd moved, and two that mptrace did
     assert (victim["tgid"], victim["blackout"]["folios"]) == (VICTIM, 97 + 2)
 
@@ -187,8 +189,8 @@ def test_a_page_that_others_map_is_everybodys() -> None:
     others = Others()
     both = [MINE | {"n_maps": 2}, MINE | {"n_maps": 3, "n_unmap": 3, "n_move": 3}]
     others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=both)
-    assert own_of(others.tables(), WHO).folios.tolist() == [False, True]
-    assert own_of(others.tables(), WHO).migrations.tolist() == [False]
+    assert own_of(others.tables(), TOLD).folios.tolist() == [False, True]
+    assert own_of(others.tables(), TOLD).migrations.tolist() == [False]
 
 
 @pytest.mark.parametrize("doubt", [{"succeeded": 6}, {"lost": 1}])
@@ -197,7 +199,7 @@ def test_a_migration_may_have_had_more_than_its_own_pages(doubt: dict[str, int])
     others = Others()
     folios = [MINE] * 5
     others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=folios, **doubt)
-    (row,) = profile(others.tables(), WHO)["paths"]
+    (row,) = profile(others.tables(), TOLD)["paths"]
     assert (row["migrations"], row["pages"]["moved"], row["own_pages"]) == (1, 0, 5)
 
 
@@ -225,7 +227,7 @@ def test_its_page_that_stayed_is_no_failure_of_others(
     """A migration has failed where it left something behind but for pages of mptrace."""
     others = Others()
     others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=folios, **told)
-    numbers = profile(others.tables(), WHO)
+    numbers = profile(others.tables(), TOLD)
     (row,) = numbers["paths"]
     assert row["failed_migrations"] == numbers["migrations"]["without_call"][0]["failed"] == failed
     assert ("1 of 1 failed" in " ".join(render(numbers).split())) == bool(failed)
@@ -233,10 +235,10 @@ def test_its_page_that_stayed_is_no_failure_of_others(
     assert len(dumped(path, "migrations", "--failed")) == failed
 
 
-@pytest.mark.parametrize("meta", [META, {**META, "own": None}, {**META, "own": "x"}])
+@pytest.mark.parametrize("meta", [META, {**META, "own": None}])
 def test_a_recording_that_does_not_say_who_it_was(meta: dict[str, Any]) -> None:
     """As before: everything counts, and no line claims otherwise."""
-    numbers = profile(busy().tables(), meta)
+    numbers = profile(busy().tables(), Meta.of(meta))
     assert numbers["own"] is None
     assert sum(row["pages"]["moved"] for row in numbers["paths"]) == 99 + 5 + 2
     assert numbers["stalls"]["count"] == 3
@@ -249,7 +251,9 @@ def test_another_mptrace_that_was_asked_for_is_not_its_own() -> None:
     others.migrate(
         "numa_misplaced", tgid=ANOTHER, comm=b"mptrace", folios=[{"owner_tgid": ANOTHER}]
     )
-    numbers = profile(others.tables(), {**WHO, "scope": {"kind": "pids", "pids": [ANOTHER]}})
+    numbers = profile(
+        others.tables(), Meta.of({**WHO, "scope": {"kind": "pids", "pids": [ANOTHER]}})
+    )
     assert numbers["own"] == {
         "tgids": [OWN],
         **dict.fromkeys(("calls", "migrations", "folios", "pages", "waits"), 0),
@@ -266,9 +270,9 @@ def test_calls_about_its_pages_are_its_own() -> None:
     kernel.move_pages([page * PAGE for page in range(1, 24)], [1] * 23, tid=501)
     kernel.move_pages([page * PAGE for page in range(24, 31)], [1] * 7, tid=502)
     tables = kernel.tables()
-    both = profile(tables, META)
+    both = profile(tables, Meta.of(META))
     tables["calls"]["target_tgid"] = [OWN, VICTIM]
-    numbers = profile(tables, WHO)
+    numbers = profile(tables, TOLD)
     assert (both["calls"]["count"], numbers["calls"]["count"]) == (2, 1)
     assert (both["entries"]["asked"], numbers["entries"]["asked"]) == (30, 7)
     assert numbers["calls"]["without_end"] == 0
@@ -295,7 +299,7 @@ def test_calls_that_it_makes(target: int, pid: int, is_own: bool) -> None:
     tables = kernel.tables()
     tables["calls"]["target_tgid"], tables["calls"]["pid"] = target, pid
     tables["calls"]["tgid"] = tables["migrations"]["tgid"] = OWN
-    numbers = profile(tables, WHO)
+    numbers = profile(tables, TOLD)
     assert numbers["calls"]["count"] == numbers["migrations"]["count"] == (0 if is_own else 1)
     assert numbers["entries"]["asked"] == numbers["folios"]["moved"] == (0 if is_own else 5)
     assert sum(row["pages"]["moved"] for row in numbers["paths"]) == (0 if is_own else 5)
@@ -400,7 +404,7 @@ def test_what_the_kernel_counted_of_its_own_migrations_is_not_told_of_others() -
     others.migrate("compaction", tgid=OWN, comm=b"mptrace", folios=[], failed=7)
     others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=[], failed=3)
     meta = {**WHO, "tier": "tracepoints"}
-    assert FolioExplainer(others.tables(), meta).unrecorded_pages == 3
+    assert FolioExplainer(others.tables(), Meta.of(meta)).unrecorded_pages == 3
 
 
 def test_the_report_dump_and_explain_agree(tmp_path: Path) -> None:
@@ -420,7 +424,7 @@ def test_the_report_dump_and_explain_agree(tmp_path: Path) -> None:
 
 def test_batches_of_a_budget_are_others() -> None:
     """Migrations and blackouts of its own decide nothing; a batch is as large as it was."""
-    curves = {curve["measure"]: curve for curve in profile(busy().tables(), WHO)["cost_curve"]}
+    curves = {curve["measure"]: curve for curve in profile(busy().tables(), TOLD)["cost_curve"]}
     assert [(g["pages"], g["samples"]) for g in curves["migration_duration"]["groups"]] == [
         (100, 1)
     ]
@@ -431,7 +435,7 @@ def test_folios_whose_migration_is_lost() -> None:
     """An own page is none of those of which nobody knows who moved them."""
     others = busy()
     others.rows["migrations"] = []
-    strays = profile(others.tables(), WHO)["folios_without_migration"]
+    strays = profile(others.tables(), TOLD)["folios_without_migration"]
     assert strays == {"folios": 97 + 2, "pages": 97 + 2}
 
 
@@ -444,5 +448,5 @@ def test_a_call_of_others_keeps_its_pages() -> None:
     tables = kernel.tables()
     tables["folios"]["owner_tgid"] = OWN
     tables["folios"]["n_maps"] = 1
-    own = own_of(tables, WHO)
+    own = own_of(tables, TOLD)
     assert not np.concatenate([own.calls, own.migrations, own.folios]).any()

@@ -16,6 +16,7 @@ from mptrace.recording.layouts import (
     SYSCALL_NONE,
     SYSCALL_UNKNOWN,
 )
+from mptrace.recording.meta import Meta
 
 WITH_CPUS = [{"nid": 0, "cpus": [0], "memory_bytes": 1}, {"nid": 1, "cpus": [1]}]
 SLOW = [*WITH_CPUS, {"nid": 2, "cpus": [], "memory_bytes": 1 << 30}]
@@ -34,7 +35,7 @@ def path(reason: str, meta: dict[str, Any] | None = None, **fields: Any) -> str:
     row = np.zeros(1, MIGRATION)
     for name, value in {"reason": NUMBER[reason], "syscall": SYSCALL_NONE, **fields}.items():
         row[name] = value
-    return PATHS[of_migrations(row, {**META, **(meta or {})})[0]].key
+    return PATHS[of_migrations(row, Meta.of({**META, **(meta or {})}))[0]].key
 
 
 KTHREAD = {"flags": MIGRATION_KTHREAD}
@@ -95,9 +96,16 @@ def test_what_cant_be_told_apart_says_so() -> None:
 
 def test_reasons_are_named_as_any_recording_has_them() -> None:
     """With the kernel's prefixes or without; a number that has no name keeps its number."""
-    meta = {"reasons": {"0": "MR_COMPACTION"}, "modes": {"2": "MIGRATE_SYNC"}}
-    assert (reason_name(meta, 0), reason_name(meta, 9)) == ("compaction", "reason 9")
-    assert (mode_name(meta, 2), mode_name(meta, 1), mode_name(meta, 9)) == (
+    meta = Meta.of({"reasons": {"0": "MR_COMPACTION"}, "modes": {"2": "MIGRATE_SYNC"}})
+    assert (reason_name(meta, 0), reason_name(meta, 9)) == (
+        "compaction",
+        "reason 9",
+    )
+    assert (
+        mode_name(meta, 2),
+        mode_name(meta, 1),
+        mode_name(meta, 9),
+    ) == (
         "sync",
         "sync_light",
         "mode 9",
@@ -125,12 +133,12 @@ def test_many_migrations_are_named_by_their_kinds() -> None:
     rows["reason"] = np.arange(rows.size) % 3 * 4  # compaction, mbind, demotion
     rows["comm"] = np.where(np.arange(rows.size) % 2, b"kswapd0", b"worker")
     rows["flags"] = np.where(np.arange(rows.size) % 2, MIGRATION_KTHREAD, 0)
-    keys = [PATHS[code].key for code in of_migrations(rows, META)]
+    keys = [PATHS[code].key for code in of_migrations(rows, Meta.of(META))]
     expected = ["compaction_direct", "mbind", "demotion_direct"]
     assert keys[:6] == [*expected[:2], "demotion_direct", "compaction_direct", "mbind", keys[5]]
     assert keys[5] == "demotion_kswapd"
     assert keys == (keys[:6] * 3336)[:20011]
-    assert of_migrations(rows[:0], META).size == 0
+    assert of_migrations(rows[:0], Meta.of(META)).size == 0
 
 
 def test_names_of_system_calls() -> None:

@@ -21,6 +21,7 @@ from mptrace.recording.layouts import (
     MOVE_NOT_TRIED,
     STAGE_UNMAP,
 )
+from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording
 from mptrace.reporting.numbers.profile import is_clean, profile
 
@@ -29,7 +30,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 def rows_of(others: Others, **meta: Any) -> dict[str, dict[str, Any]]:
     """The rows of a report by path."""
-    numbers = profile(others.tables(), {**META, **meta})
+    numbers = profile(others.tables(), Meta.of({**META, **meta}))
     return {row["path"]: row for row in numbers["paths"]}
 
 
@@ -113,7 +114,7 @@ def test_a_folio_without_an_entry_is_judged(
     """Cause where the records tell, else what they lack; never a guess."""
     others = Others()
     others.migrate("compaction", tgid=31, comm=b"kcompactd0", kthread=True, folios=[changes])
-    found = fates(others.tables(), META)
+    found = fates(others.tables(), Meta.of(META))
     assert int(found.outcome[0]) == outcome
     assert cause_name(int(found.cause[0])).startswith(cause)
 
@@ -123,7 +124,7 @@ def test_no_memory_is_another_thing_than_no_free_page() -> None:
     others = Others()
     full = {**NEVER_MOVED, "n_alloc": 1, "flags": FOLIO_ALLOC_FAILED}
     others.migrate("numa_misplaced", tgid=VICTIM, comm=b"x", folios=[full])
-    found = fates(others.tables(), META)
+    found = fates(others.tables(), Meta.of(META))
     assert [cause_name(int(code)) for code in found.cause] == ["no_memory"]
 
 
@@ -142,7 +143,7 @@ def test_tracepoints_alone_say_who_moved_and_not_why() -> None:
     stayed = {"move_rc": MOVE_NOT_TRIED, "n_alloc": 0}
     others.migrate("compaction", tgid=31, comm=b"kcompactd0", folios=[{}, stayed])
     coverage = [{"phase": "move", "state": "missing"}]
-    found = fates(others.tables(), {**META, "tier": "tracepoints", "coverage": coverage})
+    found = fates(others.tables(), Meta.of({**META, "tier": "tracepoints", "coverage": coverage}))
     assert found.outcome.tolist() == [MOVED, FAILED]
     assert cause_name(int(found.cause[1])) == "no_coverage"
 
@@ -163,7 +164,7 @@ def test_a_split_folio_counts_its_pages_once() -> None:
         False,
         False,
     ]
-    assert fates(tables, META).pages.tolist() == [512, 1, 1, 1, 1]
+    assert fates(tables, Meta.of(META)).pages.tolist() == [512, 1, 1, 1, 1]
 
 
 def test_pages_of_a_split_folio_are_summed_once() -> None:
@@ -171,7 +172,7 @@ def test_pages_of_a_split_folio_are_summed_once() -> None:
     others = Others()
     split = [{"nr_pages": 512, "src": 1 << 20}, {"src": (1 << 20) + 64 * 511}, HELD]
     others.migrate("demotion", tgid=1, comm=b"a", folios=split)
-    numbers = profile(others.tables(), META)
+    numbers = profile(others.tables(), Meta.of(META))
     (row,), (group,) = numbers["paths"], numbers["migrations"]["without_call"]
     assert row["pages"] == {"moved": 2, "failed": 1, "unknown": 0}
     assert (group["moved_pages"], group["folios"], group["failed"]) == (2, 3, 1)
@@ -181,11 +182,11 @@ def test_folios_whose_migration_was_lost_are_counted() -> None:
     """They are in no row, and the recording is not clean."""
     others = Others()
     others.migrate("compaction", tgid=31, comm=b"a", folios=[{}, {"migration_id": 9}])
-    numbers = profile(others.tables(), META)
+    numbers = profile(others.tables(), Meta.of(META))
     assert numbers["folios_without_migration"] == {"folios": 1, "pages": 1}
     assert [row["folios"]["seen"] for row in numbers["paths"]] == [1]
     assert not is_clean(numbers)
-    assert is_clean(profile(Others().tables(), META))
+    assert is_clean(profile(Others().tables(), Meta.of(META)))
 
 
 def test_initiators_are_told_apart() -> None:
@@ -198,7 +199,7 @@ def test_initiators_are_told_apart() -> None:
         (2, 3, b"a", 7),
     ):
         others.migrate("compaction", tgid=tgid, tid=tid, comm=comm, cgroup_id=cgroup, folios=[{}])
-    rows = profile(others.tables(), META)["paths"]
+    rows = profile(others.tables(), Meta.of(META))["paths"]
     assert sorted(
         (r["initiator"]["tgid"], r["initiator"]["comm"], r["initiator"]["threads"]) for r in rows
     ) == [
@@ -214,7 +215,7 @@ def test_all_owners_are_summed() -> None:
     others.migrate(
         "compaction", tgid=1, comm=b"a", folios=[{"owner_tgid": 100 + n} for n in range(61)]
     )
-    (row,) = profile(others.tables(), META)["paths"]
+    (row,) = profile(others.tables(), Meta.of(META))["paths"]
     assert row["owners"][-1] == {
         "tgid": None,
         "comm": "11 more",

@@ -20,9 +20,10 @@ from mptrace.recording.layouts import (
     OBSTACLE,
     WAIT,
 )
+from mptrace.recording.meta import Coverage
 from mptrace.sessions.calibrated import calibrated
 from mptrace.tracer import Drained
-from mptrace.tracing.plan.calibration import PAGES, PINNED, Coverage
+from mptrace.tracing.plan.calibration import PAGES, PINNED
 from mptrace.tracing.plan.plan import Plan, make_plan
 from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program.chunks import chunk_rows

@@ -9,6 +9,7 @@ import pytest
 
 from mptrace.explain.entries import Explainer
 from mptrace.recording.joins import Table, Tables
+from mptrace.recording.meta import Meta
 from mptrace.recording.rotated import open_recording
 from mptrace.reporting.numbers.profile import profile
 
@@ -25,7 +26,7 @@ def renamed(rows: Table, base: int) -> Table:
     return found
 
 
-def explained(tables: Tables, meta: dict[str, Any]) -> list[dict[str, Any]]:
+def explained(tables: Tables, meta: Meta) -> list[dict[str, Any]]:
     """Every entry explained, without the ids themselves."""
     one = Explainer(tables, meta)
     every = np.arange(one.count)
@@ -39,7 +40,7 @@ def explained(tables: Tables, meta: dict[str, Any]) -> list[dict[str, Any]]:
 def test_the_size_of_ids_changes_nothing(base: int) -> None:
     """Report and explanations; float64 has no room for neighbouring ids above 2**53."""
     recording, _ = open_recording(RECORDING)
-    tables, meta = recording.tables(), dict(recording.meta)
+    tables, meta = recording.tables(), recording.meta
     large = {name: renamed(rows, base) for name, rows in tables.items()}
     assert profile(large, meta) == profile(tables, meta)
     assert explained(large, meta) == explained(tables, meta)

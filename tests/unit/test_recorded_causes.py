@@ -18,6 +18,7 @@ from mptrace.conform.verdicts import SeenEntry, seen_entries
 from mptrace.explain.entries import Explainer, Which
 from mptrace.outcomes.causes.table import BY_NAME
 from mptrace.outcomes.correlate import correlate
+from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording
 from mptrace.reporting.text.explain import explanation
 
@@ -33,7 +34,7 @@ def made(kernel: str) -> dict[str, Any]:
 
 
 @cache
-def recorded(kernel: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def recorded(kernel: str) -> tuple[dict[str, Any], Meta]:
     """Tables and meta of the kernel's recording."""
     recording = Recording.open(FIXTURES / f"conform-{kernel}" / "recording")
     return recording.tables(), recording.meta

@@ -125,12 +125,12 @@ def test_meta_is_updated(tmp_path: Path) -> None:
     """Keys given later replace the first ones; numpy's numbers are plain JSON."""
     with RecordingWriter(tmp_path / "r", meta={**META, "lost": {}}) as writer:
         writer.update_meta(lost={"ring": np.uint64(3)})
-        assert Recording.open(tmp_path / "r").meta["lost"] == {"ring": 3}
+        assert Recording.open(tmp_path / "r").meta.lost == {"ring": 3}
         writer.finish({"interrupted": True})
     meta = Recording.open(tmp_path / "r").meta
-    assert (meta["complete"], meta["interrupted"]) == (True, True)
-    assert meta["format_version"] == FORMAT_VERSION
-    assert meta["tool_version"] == "test"
+    assert (meta.complete, meta.interrupted) == (True, True)
+    assert meta.format_version == FORMAT_VERSION
+    assert meta.tool_version == "test"
 
 
 def test_modes_are_private(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_a_damaged_part_is_an_error(tmp_path: Path, damage: str) -> None:
 def test_a_recording_of_version_2_is_read_and_says_what_it_does_not_know() -> None:
     """A fixture from before there were initiators and owners."""
     old = Recording.open(Path(__file__).parents[1] / "fixtures" / "recording-v2")
-    assert old.meta["format_version"] == 2
+    assert old.meta.format_version == 2
     migrations, folios = old.table("migrations"), old.table("folios")
     assert migrations.size
     assert (migrations["syscall"] == SYSCALL_UNKNOWN).all()

@@ -7,6 +7,7 @@ import pytest
 from others import META, Others
 from simulated_kernel import PAGE, Kernel
 
+from mptrace.recording.meta import Meta
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
 
@@ -35,7 +36,7 @@ def text_of(coverage: list[dict[str, Any]], *, waits: int = 0) -> str:
     for _ in range(waits):
         others.add("waits", start_ns=9, end_ns=90, tid=77, tgid=77, comm=b"w")
     meta = {**META, "coverage": [*META["coverage"], *coverage]}
-    return told(render(profile(others.tables(), meta)))
+    return told(render(profile(others.tables(), Meta.of(meta))))
 
 
 def told(text: str) -> str:
@@ -82,7 +83,7 @@ def test_the_blackout_of_calls() -> None:
     for dark, is_said in ((refuted("dark"), True), (untried("dark"), False)):
         meta = kernel.meta()
         meta["coverage"] = [*meta["coverage"], dark]
-        text = told(render(profile(tables, meta)))
+        text = told(render(profile(tables, Meta.of(meta))))
         assert "blackout folio 23" in text
         assert (f"; blackout: {CLAUSE}" in text) is is_said
 
@@ -92,7 +93,7 @@ def test_the_batch_that_a_budget_allows() -> None:
     others = Others()
     others.migrate("compaction", folios=[{}] * 23, tgid=31, comm=b"kcompactd0")
     meta = {**META, "coverage": [*META["coverage"], refuted("dark")]}
-    text = told(render(profile(others.tables(), meta, budget_ns=10**7)))
+    text = told(render(profile(others.tables(), Meta.of(meta), budget_ns=10**7)))
     assert f" blackout: {CLAUSE}" in text
 
 

@@ -24,6 +24,7 @@ from mptrace.outcomes.causes.statuses import (
 )
 from mptrace.outcomes.causes.table import BY_NAME
 from mptrace.recording.layouts import FOLIO_UNTRACKED, TABLES
+from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.report import WIDTH, render
 from mptrace.reporting.numbers.profile import distribution, is_clean, profile
@@ -34,7 +35,7 @@ UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_report.py -k golden"
 
 def numbers(**changes: Any) -> dict[str, Any]:
     """Numbers of the known story."""
-    return profile(recorded.tables(), {**recorded.META, "complete": True, **changes})
+    return profile(recorded.tables(), Meta.of({**recorded.META, "complete": True, **changes}))
 
 
 def invoke(*arguments: object) -> Result:
@@ -121,7 +122,7 @@ def test_folios_of_a_call_that_did_not_end_are_in_no_sum() -> None:
     tables["calls"]["exit_ns"][0] = 0
     folios = tables["folios"]
     tables["folios"] = folios[folios["call_id"] != second]
-    seen = profile(tables, recorded.META)["folios"]
+    seen = profile(tables, Meta.of(recorded.META))["folios"]
     assert (folios["call_id"] == first).any()
     assert seen["lookups"] == (folios["call_id"] == third).sum() > 0
 
@@ -213,7 +214,7 @@ def test_what_nobody_asked_is_not_checked_though_its_outcome_is_unknown(tmp_path
     """Nothing was asked: no count of checked entries, and explain does not say otherwise."""
     tables = bystander(entries=np.delete(recorded.tables()["entries"], 1))
     meta = {**recorded.META, "complete": True}
-    result = profile(tables, meta)
+    result = profile(tables, Meta.of(meta))
     assert (result["agreement"]["not_asked"], result["agreement"]["unknown"]) == (28, 0)
     assert result["outcomes"]["unknown"] == 1
     text = " ".join(render(result).split())
@@ -231,12 +232,12 @@ def test_what_nobody_asked_is_not_checked_though_its_outcome_is_unknown(tmp_path
 def test_entries_beyond_what_is_read_were_not_asked_about_either() -> None:
     """Where there is a driver they may be its own, and are unknown."""
     meta = {**recorded.META, "max_entries": 3}
-    without = profile(bystander(), meta)
+    without = profile(bystander(), Meta.of(meta))
     beyond = without["entries"]["beyond_bound"]
     assert beyond > 0
     assert without["agreement"]["unknown"] == 0
     assert without["agreement"]["not_asked"] == without["entries"]["asked"]
-    assert profile(recorded.tables(), meta)["agreement"]["unknown"] >= beyond
+    assert profile(recorded.tables(), Meta.of(meta))["agreement"]["unknown"] >= beyond
 
 
 def test_what_is_unknown_is_told_apart_from_what_nobody_asked() -> None:
@@ -244,7 +245,7 @@ def test_what_is_unknown_is_told_apart_from_what_nobody_asked() -> None:
     entries = recorded.tables()["entries"]
     entries["status_after"][0] = -16
     tables = bystander(entries=np.delete(entries, 1))
-    result = profile(tables, {**recorded.META, "complete": True})
+    result = profile(tables, Meta.of({**recorded.META, "complete": True}))
     assert result["agreement"] == {
         "checked": 1,
         "agree": 0,
@@ -266,11 +267,11 @@ def test_what_moved_is_summed_by_outcome() -> None:
     """A folio whose fate is unknown is in no sum of pages that moved, nor of those that stayed."""
     tables = recorded.tables()
     folios = tables["folios"]
-    whole = profile(tables, {**recorded.META, "complete": True})
+    whole = profile(tables, Meta.of({**recorded.META, "complete": True}))
     inside = (folios["call_id"] != 0) & (folios["migration_id"] != 0)
     some = np.flatnonzero(inside & (folios["move_rc"] == 0) & (folios["nr_pages"] == 1))[:3]
     folios["flags"][some] |= FOLIO_UNTRACKED
-    result = profile(tables, {**recorded.META, "complete": True})
+    result = profile(tables, Meta.of({**recorded.META, "complete": True}))
     assert result["rates"]["pages"] == whole["rates"]["pages"] - 3 == 529
     assert sum(cell["pages"] for cell in result["matrix"]) == 529
     assert result["folios"]["moved"] == whole["folios"]["moved"] - 3
@@ -309,7 +310,7 @@ def test_one_cause_may_have_been_told_in_several_ways() -> None:
     kernel.folio(2, 0, trait="pinned")
     kernel.move_pages([PAGE, 2 * PAGE], [1, 1])
     kernel.move_pages([PAGE], [1])
-    result = profile(kernel.tables(), kernel.meta())
+    result = profile(kernel.tables(), Meta.of(kernel.meta()))
     result["failure_causes"][0]["statuses"].append({"status": None, "count": 1})
     text = render(result)
     assert "2  shared            -13 EACCES 2, untouched 1" in text
@@ -373,7 +374,7 @@ def test_move_and_copy_are_told_apart() -> None:
     """Copy is inside move, and the flush inside unmap: each is counted once."""
     tables = large_tables(1, 509)
     tables["folios"]["flush_ns"], tables["folios"]["n_flush"] = 30, 1
-    phases = profile(tables, {})["phases"]
+    phases = profile(tables, Meta.of({}))["phases"]
     assert phases["copy"]["total_ns"] == 509 * 200
     assert phases["move"]["total_ns"] == 509 * 100
     assert phases["unmap"]["total_ns"] == 509 * 70
@@ -385,14 +386,14 @@ def test_move_and_copy_are_told_apart() -> None:
 def test_migrations_without_a_call_are_not_in_the_calls_time() -> None:
     """Compaction's folios count nowhere but in their own line."""
     tables = large_tables(1, 23)
-    before = profile(tables, {})
+    before = profile(tables, Meta.of({}))
     strange = tables["folios"][:5].copy()
     strange["call_id"], strange["migration_id"] = 0, 77
     migration = tables["migrations"][:1].copy()
     migration["call_id"], migration["migration_id"], migration["reason"] = 0, 77, 0
     tables["folios"] = np.concatenate([tables["folios"], strange])
     tables["migrations"] = np.concatenate([tables["migrations"], migration])
-    after = profile(tables, {})
+    after = profile(tables, Meta.of({}))
     for key in ("phases", "rates", "matrix", "folios", "blackout"):
         assert after[key] == before[key]
     assert after["migrations"]["without_call"][0]["moved_pages"] == 5
@@ -402,7 +403,7 @@ def test_negative_unattributed_time_is_said() -> None:
     """Phases that overlap give a negative rest, not a huge unsigned one."""
     tables = large_tables(1, 23)
     tables["folios"]["alloc_ns"] = 10**6
-    result = profile(tables, {})
+    result = profile(tables, Meta.of({}))
     assert result["phases"]["unattributed"]["total_ns"] < 0
     assert "unattributed is negative" in render(result)
 
@@ -411,7 +412,7 @@ def test_disagreements_are_named_by_address() -> None:
     """The first ones each have a line with what each witness says."""
     tables = recorded.tables()
     tables["locations"]["final_nid"][:12] = 1 - tables["locations"]["final_nid"][:12]
-    result = profile(tables, {**recorded.META, "complete": True})
+    result = profile(tables, Meta.of({**recorded.META, "complete": True}))
     assert result["agreement"]["disagree"] >= 10
     assert len(result["disagreements"]) == 10
     text = render(result)
@@ -514,7 +515,7 @@ def test_lost_events_are_unknown_in_the_report() -> None:
     """The same data without the kernel's events has no outcome at all."""
     tables = recorded.tables()
     tables["folios"] = tables["folios"][:0]
-    result = profile(tables, {**recorded.META, "complete": True})
+    result = profile(tables, Meta.of({**recorded.META, "complete": True}))
     assert result["outcomes"]["unknown"] == 28
     assert result["unknown_reasons"] == {"no_events": 28}
     assert result["agreement"]["checked"] == 0
@@ -526,7 +527,7 @@ def test_entries_beyond_the_bound_are_unknown() -> None:
     """They are counted among the entries asked for, even absurd numbers of them."""
     tables = recorded.tables()
     tables["calls"]["nr_pages"][0] = 1 << 62
-    result = profile(tables, {**recorded.META, "complete": True})
+    result = profile(tables, Meta.of({**recorded.META, "complete": True}))
     assert result["unknown_reasons"]["beyond_bound"] == (1 << 62) - (1 << 20)
     assert result["entries"]["asked"] > 1 << 61
     assert max(len(line) for line in render(result).splitlines()) <= WIDTH
@@ -555,7 +556,7 @@ def test_a_damaged_recording_is_an_error(tmp_path: Path, damage: str) -> None:
 def test_an_empty_recording_has_a_report() -> None:
     """A session that saw nothing says so."""
     empty = {name: np.zeros(0, layout) for name, layout in TABLES.items()}
-    result = profile(empty, {})
+    result = profile(empty, Meta.of({}))
     text = render(result, histogram=True)
     assert text.count("no calls") == 1
     assert "entries" not in text
@@ -566,7 +567,7 @@ def test_a_million_entries_in_seconds() -> None:
     """Correlation and profile of a million entries and folios, processor time."""
     tables = large_tables(1, 1_000_000)
     before = time.process_time()
-    profile(tables, {})
+    profile(tables, Meta.of({}))
     assert time.process_time() - before < 8.0
 
 

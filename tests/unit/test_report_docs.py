@@ -11,6 +11,7 @@ from others import META
 from test_report_others import busy
 
 from mptrace.outcomes.paths import PATHS
+from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.profile import profile
 
 TEXT = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
@@ -44,7 +45,7 @@ def names(value: Any) -> Iterator[str]:
 @pytest.mark.parametrize("key", KEYS)
 def test_every_field_is_named(key: str) -> None:
     """Each key of the sections about others stands in the table of its row."""
-    numbers = profile(busy(), META, budget_ns=20_000_000)
+    numbers = profile(busy(), Meta.of(META), budget_ns=20_000_000)
     row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{key}` |"))
     known = set(re.findall(r"`(\w+)`", row)) | {key, "unit"}
     spread = {"p50", "p90", "p99", "max", "histogram"}

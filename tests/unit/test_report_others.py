@@ -12,6 +12,7 @@ from simulated_kernel import PAGE, Kernel
 
 from mptrace.outcomes.paths import PATHS
 from mptrace.recording.layouts import NOT_COUNTED
+from mptrace.recording.meta import Meta
 from mptrace.report import WIDTH, render
 from mptrace.reporting.numbers.profile import profile
 
@@ -51,7 +52,7 @@ def busy() -> dict[str, Any]:
 
 def text_of(tables: dict[str, Any], **meta: Any) -> str:
     """The report."""
-    return render(profile(tables, {**META, **meta}, budget_ns=20_000_000))
+    return render(profile(tables, Meta.of({**META, **meta}), budget_ns=20_000_000))
 
 
 def test_golden_text() -> None:
@@ -74,7 +75,7 @@ def test_without_calls_there_are_no_sections_of_calls() -> None:
 def test_a_process_without_a_name_is_a_number() -> None:
     """That it was gone is said of one that was asked for its name and was not there."""
     tables = busy()
-    (caller,) = profile(tables, META)["callers"]
+    (caller,) = profile(tables, Meta.of(META))["callers"]
     assert [(each["comm"], each["gone"]) for each in caller["targets"]] == [("postgres", False)]
     people = tables["processes"]
     tables["processes"] = people[people["tgid"] != VICTIM]
@@ -208,12 +209,14 @@ def test_it_fits_80_columns() -> None:
     tables = others.tables()
     numbers = profile(
         tables,
-        {
-            **META,
-            "cgroups": {"77": "/a/very/long/cgroup.slice" * 9},
-            "unseen": ["a sentence " * 20],
-            "scope": {"kind": "command", "command": ["word"] * 40},
-        },
+        Meta.of(
+            {
+                **META,
+                "cgroups": {"77": "/a/very/long/cgroup.slice" * 9},
+                "unseen": ["a sentence " * 20],
+                "scope": {"kind": "command", "command": ["word"] * 40},
+            }
+        ),
         budget_ns=1,
     )
     for row in numbers["paths"]:
@@ -240,7 +243,7 @@ def test_it_fits_80_columns() -> None:
             },
         }
     ] * 20
-    numbers["callers"] = profile(busy(), META)["callers"] * 20
+    numbers["callers"] = profile(busy(), Meta.of(META))["callers"] * 20
     numbers["calls"]["count"] = 1
     for caller in numbers["callers"]:
         for name in ("calls", "entries", "returned_zero", "returned_positive"):

@@ -121,7 +121,7 @@ def put(path: Path, note: str) -> None:
 
 def notes(directory: Path) -> dict[str, str]:
     """Name -> note of every recording there."""
-    return {path.name: Recording.open(path).meta["note"] for path in directory.iterdir()}
+    return {path.name: Recording.open(path).meta.raw["note"] for path in directory.iterdir()}
 
 
 def make_room(series: Series) -> list[str]:

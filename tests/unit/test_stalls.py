@@ -19,17 +19,19 @@ from mptrace.recording.layouts import (
     WAIT_PMD,
     WAIT_PTE,
 )
+from mptrace.recording.meta import Meta
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
 from mptrace.reporting.numbers.stalls import MATCHES, MAX_LONGEST, join, stalls_of
 
 THREAD = 4101
 COVERAGE = [{"phase": "wait_pte", "state": "unproved", "unit": "wait", "attach": "x"}]
+KNOWN, TRACED = Meta.of(META), Meta.of({**META, "coverage": COVERAGE})
 
 
 def stalls(others: Others, **meta: Any) -> dict[str, Any]:
     """Numbers of the stalls."""
-    tables, known = others.tables(), {**META, **meta}
+    tables, known = others.tables(), Meta.of({**META, **meta})
     found, own = fates(tables, known), own_of(tables, known)
     return stalls_of(tables, known, found, Processes(tables, known), own)
 
@@ -96,7 +98,7 @@ def test_the_holder_of_the_record_is_the_initiator() -> None:
     )
     assert (longest["address"], longest["reason"]) == (hex(PAGE), "mempolicy_mbind")
     assert longest["initiator"]["path"] == "mbind"
-    text = render(profile(others.tables(), {**META, "coverage": COVERAGE}))
+    text = render(profile(others.tables(), TRACED))
     assert "worker-1/4001 (thread 4101) waited 6.20 ms for 0x1000, migrated by" in text
     assert "mover/5001: mbind(2) (reason mempolicy_mbind)" in text.replace("\n    ", " ")
 
@@ -121,7 +123,7 @@ def test_a_wait_without_a_holder_is_joined_by_address_and_time(
     folio = others.rows["folios"][0]
     values = {"address": int(folio["address"]) + 123, **fields}
     wait(others, int(folio["dark_first_ns"]) + offset, 77, **values)
-    joined = join(others.tables(), META)
+    joined = join(others.tables(), KNOWN)
     assert MATCHES[joined.how[0]] == match
     if match == "time":
         assert others.rows["migrations"][joined.migration[0]] == bind
@@ -141,7 +143,7 @@ def test_a_page_in_a_huge_one_and_a_folio_by_its_pointer() -> None:
     wait(others, dark, 1, tgid=OTHER, address=int(folio["address"]) + 512 * PAGE)
     wait(others, dark, 1, address=0, folio=int(folio["src"]), kind=WAIT_PMD)
     wait(others, 1, 1, address=0, folio=int(folio["src"]), kind=WAIT_HUGETLB)
-    joined = join(others.tables(), META)
+    joined = join(others.tables(), KNOWN)
     assert [MATCHES[how] for how in joined.how] == ["time", "unknown", "time", "unknown"]
     assert others.rows["migrations"][joined.migration[2]] == compaction
 
@@ -166,7 +168,7 @@ def test_a_wait_without_an_address_is_where_its_folio_was_mapped(
     place = hex(int(folio["address"])) if tgid == VICTIM else None
     assert (longest["address"], longest["mapped_at"]) == (None, place)
     assert longest["kind"] == WAIT_NAMES[kind]
-    text = render(profile(others.tables(), {**META, "coverage": COVERAGE})).replace("\n    ", " ")
+    text = render(profile(others.tables(), TRACED)).replace("\n    ", " ")
     assert said.format(place=place) in text
 
 
@@ -190,7 +192,7 @@ def test_the_last_of_several_migrations_of_a_page_counts() -> None:
         others.migrate("damon", tgid=turn + 1, comm=b"d", folios=[{"address": 5 * PAGE}])
     for row in others.rows["folios"][3::5]:
         wait(others, int(row["dark_first_ns"]) + 9, 9, address=5 * PAGE)
-    joined = join(others.tables(), META)
+    joined = join(others.tables(), KNOWN)
     assert joined.migration.tolist() == [3, 8, 13, 18]
 
 
@@ -204,7 +206,7 @@ def test_a_folio_that_is_still_dark_holds_on() -> None:
         folios=[{"address": 5 * PAGE, "end": END_OPEN, "light_last_ns": 0, "move_rc": 1}],
     )
     wait(others, 10**9, 5, address=5 * PAGE)
-    assert MATCHES[join(others.tables(), META).how[0]] == "time"
+    assert MATCHES[join(others.tables(), KNOWN).how[0]] == "time"
 
 
 def test_a_page_held_by_a_call_before_its_migration() -> None:
@@ -221,7 +223,7 @@ def test_a_page_held_by_a_call_before_its_migration() -> None:
     assert named["holder"]["migration"] is None
     assert named["unknown"]["initiator"] is None
     assert named["unknown"]["holder_tid"] == 777
-    text = render(profile(others.tables(), {**META, "coverage": COVERAGE}))
+    text = render(profile(others.tables(), TRACED))
     assert "; thread 777 migrated it, no more is known of that" in text.replace("\n    ", " ")
 
 
@@ -249,14 +251,14 @@ def test_many_waits_have_a_few_longest() -> None:
 def test_no_wait_is_said_only_where_waits_are_seen() -> None:
     """A run that does not trace waits claims nothing about them."""
     others, _, _ = two_movers()
-    seen = profile(others.tables(), {**META, "coverage": COVERAGE})
-    blind = profile(others.tables(), META)
+    seen = profile(others.tables(), TRACED)
+    blind = profile(others.tables(), KNOWN)
     assert seen["stalls"]["traced"] is True
     assert "no thread was seen to wait" in render(seen)
     assert "stalls" not in render(blind)
     without = others.tables()
     del without["waits"]
-    assert profile(without, META)["stalls"]["count"] == 0
+    assert profile(without, KNOWN)["stalls"]["count"] == 0
 
 
 def test_a_hundred_thousand_waits_are_joined() -> None:
@@ -276,6 +278,6 @@ def test_a_hundred_thousand_waits_are_joined() -> None:
     waits["tgid"], waits["address"] = VICTIM, folios["address"]
     waits["start_ns"] = folios["dark_first_ns"] + np.uint64(400)
     waits["start_ns"][::2] += np.uint64(550)
-    how = join({**tables, "waits": waits}, META).how
+    how = join({**tables, "waits": waits}, KNOWN).how
     assert (how[1::2] == MATCHES.index("time")).all()
     assert (how[::2] == MATCHES.index("unknown")).all()

@@ -23,6 +23,7 @@ from stat_rows import MIGRATION, WAIT, entry, interval, table
 from test_report_others import busy
 
 from mptrace.cli import main, terminal
+from mptrace.recording.meta import Meta
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
 from mptrace.reporting.text import conform, doctor
@@ -106,7 +107,7 @@ def test_the_width_is_the_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
 def wild() -> Any:
     """Numbers of a report, each name as long and each count as large as it can be."""
     meta = {**META, "cgroups": {"77": CGROUP}, "unseen": ["a sentence " * 20]}
-    numbers = enlarged(profile(busy(), meta, budget_ns=20_000_000))
+    numbers = enlarged(profile(busy(), Meta.of(meta), budget_ns=20_000_000))
     nids = range(1015, 1024)
     numbers["matrix"] = [{"from": a, "to": b, "pages": MANY} for a in nids for b in nids]
     return numbers

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Rows of `obstacles` as the columns that the rules look at.  Pure, vectorized."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,10 @@ import numpy as np
 from mptrace.outcomes.causes import obstacles
 from mptrace.recording.joins import Ints, Tables
 from mptrace.recording.layouts import SEEN_STATE
+from mptrace.recording.meta import Meta
 
 
-def state_of(tables: Tables, meta: Mapping[str, Any], rows: Ints) -> dict[str, Any]:
+def state_of(tables: Tables, meta: Meta, rows: Ints) -> dict[str, Any]:
     """Fields of ``rules.Evidence`` that rows of `obstacles` (-1: none) give."""
     table = obstacles.of(tables)
     has = rows >= 0
@@ -26,7 +26,7 @@ def state_of(tables: Tables, meta: Mapping[str, Any], rows: Ints) -> dict[str, A
     return {
         "seen": seen,
         "stage": states["stage"].astype(np.int64),
-        "pte": obstacles.pte_kind(states, str((meta.get("kernel") or {}).get("machine"))),
+        "pte": obstacles.pte_kind(states, meta.kernel.machine),
         "mapping": obstacles.mapping_kind(states),
         "mapcount": mapcount.astype(np.int64),
         "extra": states["refcount"].astype(np.int64) - expected - mapped,

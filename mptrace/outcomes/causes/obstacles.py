@@ -2,11 +2,8 @@
 """Evidence decoded: what the state of a refused folio says.  Pure, vectorized.
 
 Obstacles are rows of ``layouts.OBSTACLE``.  Flags are resolved by the names of
-the recording's kernel (``meta["page_flags"]``); page table entries are x86-64's.
+the recording's kernel (``Meta.page_flags``); page table entries are x86-64's.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +18,7 @@ from mptrace.recording.layouts import (
     SEEN_ZERO,
     STAGE_VMA,
 )
+from mptrace.recording.meta import Meta
 
 #: What a mapping word points to, by its two low bits (include/linux/page-flags.h).
 MAPPING_KINDS = ("file", "anonymous", "movable", "ksm")
@@ -108,9 +106,9 @@ def of_addresses(tables: Tables, call_ids: Addresses, addresses: Addresses) -> I
     return found
 
 
-def flag(obstacles: Table, meta: Mapping[str, Any], name: str) -> Bools:
+def flag(obstacles: Table, meta: Meta, name: str) -> Bools:
     """Whether a page flag such as ``"PG_locked"`` was set; False where it is not known."""
-    bit = (meta.get("page_flags") or {}).get(name)
+    bit = meta.page_flags.get(name)
     if bit is None:
         return np.zeros(obstacles.size, np.bool_)
     is_set: Bools = (obstacles["page_flags"] >> np.uint64(bit)) & np.uint64(1) != 0
@@ -147,7 +145,7 @@ def pte_kind(obstacles: Table, machine: str) -> Ints:
     return kind.astype(np.int64)
 
 
-def expected_references(obstacles: Table, meta: Mapping[str, Any]) -> Ints:
+def expected_references(obstacles: Table, meta: Meta) -> Ints:
     """References that a folio may have when its mappings are gone; -1 where that is not modelled.
 
     One of whoever isolated it, one per base page of the page or swap cache, one
@@ -163,12 +161,11 @@ def expected_references(obstacles: Table, meta: Mapping[str, Any]) -> Ints:
     known = (obstacles["seen"] & SEEN_STATE) != 0
     known &= ~np.isin(obstacles["fs"], (b"hugetlbfs", b"aio"))
     # a flag that has no name here would pass for one that is clear
-    named = meta.get("page_flags") or {}
-    known &= all(name in named for name in _COUNTING_FLAGS)
+    known &= all(name in meta.page_flags for name in _COUNTING_FLAGS)
     return np.where(known, count, -1)
 
 
-def in_swap_cache(obstacles: Table, meta: Mapping[str, Any]) -> Bools:
+def in_swap_cache(obstacles: Table, meta: Meta) -> Bools:
     """Whether a folio is in the swap cache (PG_swapcache with PG_swapbacked).
 
     That is an anonymous one, one of KSM, or one of shmem, whose mapping is gone then.
@@ -183,14 +180,13 @@ def in_hugetlb(obstacles: Table) -> Bools:
     return np.asarray((obstacles["vm_flags"] & np.uint64(0x400000)) != 0, np.bool_)
 
 
-def named(pointers: npt.NDArray[np.uint64], meta: Mapping[str, Any], prefix: str) -> Bools:
+def named(pointers: npt.NDArray[np.uint64], meta: Meta, prefix: str) -> Bools:
     """Whether the kernel's name at each address begins so; False where it has none."""
-    symbols = meta.get("symbols") or {}
-    wanted = [int(at, 16) for at, name in symbols.items() if name.startswith(prefix)]
+    wanted = [at for at, name in meta.symbols.items() if name.startswith(prefix)]
     return np.isin(pointers, np.array(wanted, np.uint64))
 
 
-def is_pinned(obstacles: Table, meta: Mapping[str, Any]) -> Bools:
+def is_pinned(obstacles: Table, meta: Meta) -> Bools:
     """Whether the counts show a pin (FOLL_PIN): folio_maybe_dma_pinned() in linux/mm.h.
 
     Exact for large folios.  A small one without a pin never shows one; a

@@ -8,8 +8,7 @@ values, or of folios of less than :data:`MIN_BATCHES` migrations (those of one h
 one fate), is no p99: such a group is counted and decides nothing.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from mptrace.outcomes.fates import Fates
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import PATHS, of_migrations
 from mptrace.recording.joins import Ints, Tables, members, ranks
+from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, distribution
 
 #: Values below which the 99th percentile is the maximum, and no estimate.
@@ -34,7 +34,7 @@ MEASURES = {
 }
 
 
-def cost_curve(tables: Tables, meta: Mapping[str, Any], found: Fates, own: Own) -> list[Numbers]:
+def cost_curve(tables: Tables, meta: Meta, found: Fates, own: Own) -> list[Numbers]:
     """For each measure and path the groups by batch size, smallest first; times in ns.
 
     Migrations and calls in which records were lost, or that did not end, or that are

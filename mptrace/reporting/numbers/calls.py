@@ -24,6 +24,7 @@ from mptrace.outcomes.correlate import (
 from mptrace.outcomes.mappings import Mappings
 from mptrace.recording.joins import Table, ranks
 from mptrace.recording.layouts import OUTCOMES, WITNESSES
+from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, nonzero
 
 #: Disagreements that are named one by one.
@@ -139,7 +140,7 @@ def failures_of(rows: Table, mappings: Mappings) -> list[Numbers]:
 
 def failure_causes_of(
     tables: Mapping[str, Table],
-    meta: Mapping[str, Any],
+    meta: Meta,
     found: Correlation,
     mappings: Mappings,
 ) -> list[Numbers]:

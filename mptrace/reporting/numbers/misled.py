@@ -6,9 +6,6 @@ as they were, and returns a positive count (5.10 may return 0).  A caller that
 filled the array with zeros then reads "node 0" for pages that may be anywhere.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from mptrace.outcomes.correlate import Correlation
@@ -16,12 +13,13 @@ from mptrace.outcomes.joined import CANT_TELL, FAILED, NOT_ATTEMPTED, UNTOUCHED
 from mptrace.outcomes.processes import Processes, text
 from mptrace.recording.joins import Bools, Ints, Table, Tables, members
 from mptrace.recording.layouts import OUTCOMES, READ_PAGES, READ_STATUS
+from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.callers import caller_groups
 from mptrace.reporting.numbers.sums import Numbers
 
 
 def misled_of(
-    tables: Tables, meta: Mapping[str, Any], found: Correlation, processes: Processes
+    tables: Tables, meta: Meta, found: Correlation, processes: Processes
 ) -> list[Numbers]:
     """One dict for each caller that may be misled, or of which that is unknown.
 
@@ -42,7 +40,7 @@ def misled_of(
     value, is_known = _left_there(rows)
     open_to_doubt = ret[rows["call"]] >= 0
     untouched = open_to_doubt & (rows["written"] == UNTOUCHED)
-    nids = [int(node["nid"]) for node in meta.get("nodes") or ()]
+    nids = [node.nid for node in meta.nodes]
     looks = untouched & is_known & np.isin(value, np.array(nids, np.int64))
     # whatever was returned: up to 6.0 also 0 may leave some untouched
     unsure = open_to_doubt & (rows["written"] == CANT_TELL) & ~_changed(rows)

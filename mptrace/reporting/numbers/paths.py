@@ -22,6 +22,7 @@ from mptrace.outcomes.processes import Processes, text
 from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.joins import Ints, Table, members, ranks
 from mptrace.recording.layouts import FOLIO_CHOSEN, MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
+from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, distribution, span, summed_over_folios
 
 #: Processes named as owners of one row's pages, beside those that were asked for; the rest
@@ -31,7 +32,7 @@ MAX_OWNERS = 50
 
 def paths_of(
     tables: Mapping[str, Table],
-    meta: Mapping[str, Any],
+    meta: Meta,
     found: Fates,
     processes: Processes,
     own: Own,
@@ -102,8 +103,8 @@ def _initiator(mine: Table, processes: Processes) -> Numbers:
     }
 
 
-def _of_migrations(mine: Table, meta: Mapping[str, Any]) -> Numbers:
-    machine = str((meta.get("kernel") or {}).get("machine") or "x86_64")
+def _of_migrations(mine: Table, meta: Meta) -> Numbers:
+    machine = meta.kernel.syscall_machine
     counted = (mine["succeeded"] != NOT_COUNTED) & (mine["failed"] != NOT_COUNTED)
     closed = mine[(mine["enter_ns"] != 0) & (mine["exit_ns"] != 0)]
     syscalls: dict[str, int] = {}
@@ -199,15 +200,12 @@ def _matrix(
     ]
 
 
-def _asked_for(folios: Table, meta: Mapping[str, Any]) -> frozenset[int]:
+def _asked_for(folios: Table, meta: Meta) -> frozenset[int]:
     """Processes that a session was about by their numbers, and what they forked."""
-    scope = meta.get("scope")
-    if not isinstance(scope, Mapping) or scope.get("kind") not in ("pids", "command"):
+    if meta.scope is None or meta.scope.kind not in ("pids", "command"):
         return frozenset()
     chosen = folios["owner_tgid"][(folios["flags"] & FOLIO_CHOSEN) != 0]
-    pids = scope.get("pids")
-    named = [pid for pid in pids if isinstance(pid, int)] if isinstance(pids, list) else []
-    return frozenset([*named, *np.unique(chosen).tolist()]) - {0}
+    return frozenset([*meta.scope.pids, *np.unique(chosen).tolist()]) - {0}
 
 
 def _owners(

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where the calls' time went: the phases, and what no phase accounts for.  Pure."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from mptrace.recording.joins import Ints, Table
 from mptrace.recording.layouts import NO_LOOKUP
+from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.folio_times import FolioTimes
 from mptrace.reporting.numbers.sums import Numbers, distribution
 
@@ -38,7 +36,7 @@ def phases_of(
     migrations: Table,
     folios: FolioTimes,
     call_ns: int,
-    meta: Mapping[str, Any],
+    meta: Meta,
 ) -> Numbers:
     own = migrations[np.isin(migrations["call_id"], closed["call_id"])]
     own = own[own["call_id"] != 0]
@@ -142,17 +140,16 @@ def _walk_gaps(closed: Table, own: Table, folios: FolioTimes) -> Ints:
     return np.concatenate([gaps, tail[tail > 0]])
 
 
-def _states(meta: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def _states(meta: Meta) -> dict[str, tuple[str, str]]:
     """State and reason of each phase, from the coverage of what it rests on."""
-    known = {str(phase.get("phase")): phase for phase in meta.get("coverage") or ()}
     result = {}
     for name, (_, needs) in _PHASES.items():
-        own = [known[need] for need in needs if need in known]
-        states = {str(phase.get("state")) for phase in own}
+        own = [meta.phases[need] for need in needs if need in meta.phases]
+        states = {phase.state for phase in own}
         reasons = [
-            f"{phase['phase']}: {phase['reason']}"
+            f"{phase.phase}: {phase.reason}"
             for phase in own
-            if phase.get("reason") and phase.get("state") != "proved"
+            if phase.reason and phase.state != "proved"
         ]
         if not own:
             state = "unproved"

@@ -7,7 +7,6 @@ comes out negative is shown as negative.  A share is of the calls' time.
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from mptrace.outcomes.own import Own, others_calls, own_of
 from mptrace.outcomes.processes import Processes
 from mptrace.recording.joins import Table
 from mptrace.recording.layouts import OUTCOMES
+from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.budget import cost_curve, within
 from mptrace.reporting.numbers.callers import callers_of
 from mptrace.reporting.numbers.calls import (
@@ -51,7 +51,7 @@ MIN_COST_ROUNDS = 3
 
 def profile(
     tables: Mapping[str, Table],
-    meta: Mapping[str, Any],
+    meta: Meta,
     *,
     missing_parts: Sequence[str] = (),
     correlation: Correlation | None = None,
@@ -60,7 +60,7 @@ def profile(
     """Compute the numbers of a report.
 
     :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
-    :param meta: its meta.json.
+    :param meta: its meta.json; keys that are only shown are passed on as they stand there.
     :param missing_parts: parts of the recording that are gone.
     :param correlation: of these tables, when it is there already.
     :param budget_ns: adds the largest batches whose measured p99 stays below it.
@@ -71,8 +71,7 @@ def profile(
     calls = tables["calls"][~own.calls]
     migrations = tables["migrations"][~own.migrations]
     closed = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0)]
-    lost = {str(cause): int(count or 0) for cause, count in (meta.get("lost") or {}).items()}
-    mappings = Mappings(meta.get("mappings") or ())
+    mappings = Mappings(meta.mappings)
     outcomes = count_codes(rows["outcome"], OUTCOMES)
     outcomes["unknown"] += found.beyond_bound
     call_ns = span(closed, "enter_ns", "exit_ns")
@@ -82,33 +81,34 @@ def profile(
     folios = FolioTimes(tables["folios"], np.unique(closed["call_id"]), outcome, split, own.folios)
     processes = Processes(tables, meta)
     curves = cost_curve(tables, meta, fate, own)
+    said = meta.raw
     return {
         "schema_version": SCHEMA_VERSION,
-        "tool_version": meta.get("tool_version", ""),
-        "command": list(meta.get("command") or ()),
-        "complete": bool(meta.get("complete")),
-        "interrupted": bool(meta.get("interrupted")),
+        "tool_version": meta.tool_version,
+        "command": list(said.get("command") or ()),
+        "complete": meta.complete,
+        "interrupted": meta.interrupted,
         "missing_parts": list(missing_parts),
-        "kernel": dict(meta.get("kernel") or {}),
-        "nodes": list(meta.get("nodes") or ()),
-        "hypervisor": meta.get("hypervisor", ""),
-        "emulated": meta.get("emulated"),
-        "started": meta.get("started"),
-        "ended": meta.get("ended"),
-        "settings": dict(meta.get("settings") or {}),
-        "workload": meta.get("workload"),
-        "scope": meta.get("scope"),
-        "filters": dict(meta.get("filters") or {}),
-        "tier": meta.get("tier"),
-        "tier_reason": meta.get("tier_reason") or "",
-        "end_reason": meta.get("end_reason") or "",
-        "unseen": list(meta.get("unseen") or ()),
-        "rotation": meta.get("rotation"),
-        "coverage": list(meta.get("coverage") or ()),
-        "unproved_kinds": list(meta.get("unproved_kinds") or ()),
-        "lost": lost,
+        "kernel": dict(said.get("kernel") or {}),
+        "nodes": list(said.get("nodes") or ()),
+        "hypervisor": said.get("hypervisor", ""),
+        "emulated": said.get("emulated"),
+        "started": said.get("started"),
+        "ended": said.get("ended"),
+        "settings": dict(said.get("settings") or {}),
+        "workload": said.get("workload"),
+        "scope": said.get("scope"),
+        "filters": dict(said.get("filters") or {}),
+        "tier": meta.tier,
+        "tier_reason": said.get("tier_reason") or "",
+        "end_reason": said.get("end_reason") or "",
+        "unseen": list(said.get("unseen") or ()),
+        "rotation": said.get("rotation"),
+        "coverage": list(said.get("coverage") or ()),
+        "unproved_kinds": list(said.get("unproved_kinds") or ()),
+        "lost": dict(meta.lost),
         "cost": _cost(meta),
-        "memory_bound_bytes": meta.get("memory_bound_bytes"),
+        "memory_bound_bytes": said.get("memory_bound_bytes"),
         "own": numbers_of(own, fate),
         "calls": calls_of(
             calls, closed, rows, call_ns, own.of_calls(tables["calls"], found.call_ids)
@@ -159,12 +159,11 @@ def _strays(found: Fates, own: Own) -> Numbers:
     return {"folios": int(lone.sum()), "pages": int(found.pages[lone].sum())}
 
 
-def _migrations(migrations: Table, found: Fates, own: Own, meta: Mapping[str, Any]) -> Numbers:
+def _migrations(migrations: Table, found: Fates, own: Own, meta: Meta) -> Numbers:
     others = ~own.migrations
     of_calls = others & (migrations["call_id"] != 0)
     strange = others & (migrations["call_id"] == 0)
     failed = failed_migrations(migrations, found, own.beside(found))
-    names = meta.get("reasons") or {}
     groups = []
     for reason in np.unique(migrations["reason"][strange]):
         is_member = strange & (migrations["reason"] == reason)
@@ -177,7 +176,7 @@ def _migrations(migrations: Table, found: Fates, own: Own, meta: Mapping[str, An
         groups.append(
             {
                 "reason": int(reason),
-                "name": str(names.get(str(int(reason)), f"reason {int(reason)}")),
+                "name": meta.reasons.get(int(reason), f"reason {int(reason)}"),
                 "count": int(group.size),
                 "failed": int(failed[is_member].sum()),
                 "time_ns": span(group[group["enter_ns"] != 0], "enter_ns", "exit_ns"),
@@ -193,25 +192,23 @@ def _migrations(migrations: Table, found: Fates, own: Own, meta: Mapping[str, An
     }
 
 
-def _rates(folios: FolioTimes, call_ns: int, meta: Mapping[str, Any]) -> Numbers:
+def _rates(folios: FolioTimes, call_ns: int, meta: Meta) -> Numbers:
     pages = int(folios.pages[folios.moved].sum())
-    page_size = int((meta.get("kernel") or {}).get("page_size") or 4096)
     seconds = call_ns / 1e9
     return {
         "pages": pages,
-        "bytes": pages * page_size,
+        "bytes": pages * meta.kernel.page_size,
         "call_ns": call_ns,
         "pages_per_s": pages / seconds if seconds else None,
-        "bytes_per_s": pages * page_size / seconds if seconds else None,
+        "bytes_per_s": pages * meta.kernel.page_size / seconds if seconds else None,
     }
 
 
-def _cost(meta: Mapping[str, Any]) -> Numbers:
-    cost = meta.get("cost")
-    if not cost:
-        return {"measured": False, "reason": meta.get("cost_reason") or "not measured"}
-    opened, closed = list(cost.get("open_ns") or ()), list(cost.get("closed_ns") or ())
-    bpf = list(cost.get("bpf") or ())
+def _cost(meta: Meta) -> Numbers:
+    cost = meta.cost
+    if cost is None:
+        return {"measured": False, "reason": meta.cost_reason}
+    opened, closed, bpf = list(cost.open_ns), list(cost.closed_ns), list(cost.bpf)
     with_ns = float(median(opened)) if opened else None
     without_ns = float(median(closed)) if closed else None
     rounds = min(len(opened), len(closed))
@@ -225,7 +222,7 @@ def _cost(meta: Mapping[str, Any]) -> Numbers:
         "reason": "",
         "open_ns": opened,
         "closed_ns": closed,
-        "entries": cost.get("pages"),
+        "entries": cost.pages,
         "median_open_ns": with_ns,
         "median_closed_ns": without_ns,
         "ratio": with_ns / without_ns if with_ns and without_ns and not unmeasured else None,

@@ -7,7 +7,6 @@ inaccessible when the wait began says who it was: marked ``time``.  What fits
 nothing stays unknown.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ from mptrace.recording.joins import (
     rows_of_ids,
 )
 from mptrace.recording.layouts import END_OPEN, MIGRATION_KTHREAD, WAIT, WAIT_NAMES
+from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, distribution
 
 #: How a wait was joined with its initiator.
@@ -54,9 +54,9 @@ class Join:
     call: Ints
 
 
-def join(tables: Tables, meta: Mapping[str, Any]) -> Join:
+def join(tables: Tables, meta: Meta) -> Join:
     """Join every wait with the migration (or the call) that held its page."""
-    page_bytes = int((meta.get("kernel") or {}).get("page_size") or 4096)
+    page_bytes = meta.kernel.page_size
     waits, folios = waits_of(tables), tables["folios"]
     how = np.zeros(waits.size, np.int64)
     migration = rows_of_ids(tables["migrations"]["migration_id"], waits["holder_id"])
@@ -89,7 +89,7 @@ def waits_of(tables: Tables) -> Table:
 
 def stalls_of(
     tables: Tables,
-    meta: Mapping[str, Any],
+    meta: Meta,
     found: Fates,
     processes: Processes,
     own: Own,
@@ -108,8 +108,7 @@ def stalls_of(
     who = _Initiators(tables, meta, joined, processes)
     rows = tables["folios"], tables["calls"]
     view = _View(kept, waits, end - start, closed, joined, who, *rows, own.folios, found, processes)
-    coverage = {phase.get("phase"): phase for phase in meta.get("coverage") or ()}
-    states = [coverage[name].get("state") for name in _WAIT_PHASES if name in coverage]
+    states = [meta.phases[name].state for name in _WAIT_PHASES if name in meta.phases]
     return {
         "traced": any(state != "missing" for state in states),
         "count": int(waits.size),
@@ -119,16 +118,14 @@ def stalls_of(
         "matches": {name: int((joined.how == code).sum()) for code, name in enumerate(MATCHES)},
         "by_victim": view.by_victim(),
         "by_initiator": view.by_initiator(),
-        "longest": view.longest(Mappings(meta.get("mappings") or ()), meta, tables["migrations"]),
+        "longest": view.longest(Mappings(meta.mappings), meta, tables["migrations"]),
     }
 
 
 class _Initiators:
     """Who held the page of each wait: numbered by (path, process, comm); -1: unknown."""
 
-    def __init__(
-        self, tables: Tables, meta: Mapping[str, Any], joined: Join, processes: Processes
-    ) -> None:
+    def __init__(self, tables: Tables, meta: Meta, joined: Join, processes: Processes) -> None:
         self._processes = processes
         migrations, calls = tables["migrations"], tables["calls"]
         count = joined.how.size
@@ -258,9 +255,7 @@ class _View:
         of_migration[most] = -1
         return members(of_migration[self.found.migration], count)
 
-    def longest(
-        self, mappings: Mappings, meta: Mapping[str, Any], migrations: Table
-    ) -> list[Numbers]:
+    def longest(self, mappings: Mappings, meta: Meta, migrations: Table) -> list[Numbers]:
         rows = np.flatnonzero(self.closed)
         rows = rows[np.argsort(-self.ns[rows], kind="stable")][:MAX_LONGEST]
         found = []

@@ -9,12 +9,12 @@ with some of them held by a pipe, and asks here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mptrace.recording.layouts import END_DONE, END_PUTBACK, FOLIO_HUGETLB, NO_LOOKUP, NOT_COUNTED
+from mptrace.recording.meta import Coverage
 from mptrace.tracing.plan.candidates import UNPROVED_KINDS
 from mptrace.tracing.plan.plan import PhasePlan, Plan
 from mptrace.units import times
@@ -31,24 +31,6 @@ class Seen:
     calls: NDArray[np.void]
     migrations: NDArray[np.void]
     folios: NDArray[np.void]
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """The proof of one phase; see docs/architecture.md for ``state``."""
-
-    phase: str
-    unit: str
-    attach: str
-    method: str
-    state: str
-    expected: int | None
-    seen: int | None
-    reason: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for ``meta.json``."""
-        return dict(vars(self))
 
 
 def counts(seen: Seen) -> dict[str, int]:
