@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Addresses, Nids
 from mptrace.errors import HostError, MptraceError, TargetError
 
 MPOL_MF_MOVE = 1 << 1
@@ -39,8 +40,6 @@ GONE = (errno.ESRCH, errno.EINVAL)
 
 PAGE_SIZE = mmap.PAGESIZE
 
-Addresses = npt.NDArray[np.uint64]
-Nids = npt.NDArray[np.int32]
 
 # (move_pages, mbind, set_mempolicy): include/uapi/asm-generic/unistd.h for the
 # machines without a table of their own, arch/*/kernel/syscalls/*.tbl for the others.

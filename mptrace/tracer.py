@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mptrace.arrays import Table
 from mptrace.recording.layouts import (
     CALL,
     CHUNK_LARGE,
@@ -58,12 +58,12 @@ class Drained:
     ``sides`` are rows of `chunks.chunk_rows`, not yet merged per entry.
     """
 
-    folios: NDArray[np.void]
-    obstacles: NDArray[np.void]
-    migrations: NDArray[np.void]
-    calls: NDArray[np.void]
-    sides: NDArray[np.void]
-    waits: NDArray[np.void]
+    folios: Table
+    obstacles: Table
+    migrations: Table
+    calls: Table
+    sides: Table
+    waits: Table
 
     def __len__(self) -> int:
         return sum(map(len, vars(self).values()))
@@ -143,17 +143,17 @@ class Tracer(Program):
         obstacles = rings["obstacle_ring"].take()
         return Drained(folios, obstacles, migrations, calls, sides, rings["wait_ring"].take())
 
-    def open_folios(self) -> NDArray[np.void]:
+    def open_folios(self) -> Table:
         """Folios whose end was not seen, shape (n,), dtype FOLIO, `end` = END_OPEN; clears them."""
         found = b"".join(self._maps["folios"].values())
         self._maps["folios"].clear()
-        folios: NDArray[np.void] = np.frombuffer(found, FOLIO)
+        folios: Table = np.frombuffer(found, FOLIO)
         folios = folios[(folios["flags"] & FOLIO_KEEP) != 0]
         folios["flags"] &= 0xFF ^ FOLIO_KEEP
         folios["end"] = END_OPEN
         return folios
 
-    def open_obstacles(self) -> NDArray[np.void]:
+    def open_obstacles(self) -> Table:
         """Obstacles of folios whose end was not seen, shape (n,), dtype OBSTACLE; clears them."""
         found = b"".join(self._maps["obstacles"].values())
         self._maps["obstacles"].clear()

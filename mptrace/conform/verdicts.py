@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mptrace.arrays import Table
 from mptrace.outcomes.causes import obstacles
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.correlate import ENTRY_REASONS
-from mptrace.recording.joins import Table
 from mptrace.recording.layouts import OUTCOMES, WITNESSES
 from mptrace.units import and_more, many
 

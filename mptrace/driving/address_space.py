@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.driver import PAGE_SIZE, Addresses
+from mptrace.arrays import Addresses
+from mptrace.driver import PAGE_SIZE
 from mptrace.errors import TargetError
 
 Ranges = npt.NDArray[np.int64]

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace import driver
-from mptrace.driver import PAGE_SIZE, Addresses, Nids
+from mptrace.arrays import Addresses, Nids
+from mptrace.driver import PAGE_SIZE
 from mptrace.driving import address_space, memory, other_process, patterns
 from mptrace.driving.memory import Memory, MemoryRequest
 from mptrace.driving.other_process import Survey

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace import driver
-from mptrace.driver import Addresses, Nids
+from mptrace.arrays import Addresses, Nids
 from mptrace.driving import address_space
 from mptrace.errors import TargetError
 

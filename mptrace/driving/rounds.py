@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace import driver
-from mptrace.driver import Addresses, Nids
+from mptrace.arrays import Addresses, Nids
 from mptrace.errors import MptraceError
 from mptrace.recording import layouts
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mptrace import driver
+from mptrace.arrays import Nids
 from mptrace.driver import PAGE_SIZE
 from mptrace.driving import address_space
 from mptrace.driving.address_space import Mapping, Pagemap
@@ -55,7 +56,7 @@ def _first_hole(start: int, end: int, ranges: address_space.Ranges) -> int | Non
     return int(gaps[0]) if gaps.size else None
 
 
-def _count(place: Place, nids: driver.Nids) -> None:
+def _count(place: Place, nids: Nids) -> None:
     found, counts = np.unique(nids, return_counts=True)
     for nid, count in zip(found.tolist(), counts.tolist(), strict=True):
         if nid >= 0:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mptrace.arrays import Ints, Tables
 from mptrace.errors import UsageError
 from mptrace.explain.evidence import Evidence
 from mptrace.explain.findings import Finding, NotAsked
@@ -37,7 +38,7 @@ from mptrace.outcomes.correlate import (
 from mptrace.outcomes.history import Histories, History, Step
 from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import own_of
-from mptrace.recording.joins import Ints, Tables, ranks
+from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import (
     OUTCOMES,
     READ_NODES,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mptrace.arrays import Ints, Table, Tables
 from mptrace.explain.findings import (
     Allowed,
     Area,
@@ -32,7 +33,6 @@ from mptrace.explain.phases import Phases, phase_of, stage_of
 from mptrace.outcomes.causes import obstacles
 from mptrace.outcomes.causes.obstacles import MAPPING_KINDS, PTE_KINDS
 from mptrace.outcomes.processes import Processes, text
-from mptrace.recording.joins import Ints, Table, Tables
 from mptrace.recording.layouts import (
     FOLIO_HUGETLB,
     FOLIO_OBSTACLE,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mptrace.arrays import Ints, Tables
 from mptrace.explain.entries import cause_of
 from mptrace.explain.evidence import Evidence
 from mptrace.explain.findings import Finding
@@ -19,7 +20,7 @@ from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
 from mptrace.outcomes.own import own_of
 from mptrace.outcomes.paths import PATHS, Path, mode_name, of_migrations, reason_name
 from mptrace.outcomes.processes import Initiator, Processes, initiator_of
-from mptrace.recording.joins import Ints, Tables, members, ranks
+from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES
 from mptrace.recording.meta import Meta
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from mptrace.arrays import Ints, Tables
 from mptrace.explain.findings import GroupEnded, Stayed
 from mptrace.explain.words import stayed
 from mptrace.outcomes.causes.rules import cause_code, cause_name
 from mptrace.outcomes.causes.statuses import MISLEADING, STORIES, errno_name, status_text
 from mptrace.outcomes.correlate import ENTRY_REASONS, FAILED, MOVED, NOT_ATTEMPTED, Correlation
-from mptrace.recording.joins import Ints, Tables
 from mptrace.recording.layouts import NO_LOOKUP, READ_STATUS
 
 #: Entries that are named of a group.

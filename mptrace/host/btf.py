@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Ints
 from mptrace.errors import HostError
 from mptrace.host.facts import Prototype
 
@@ -70,7 +71,7 @@ _MEMBER_WORDS[[_ENUM, _FUNC_PROTO]] = 2
 # Deeper nesting of modifiers or anonymous members than this is a loop.
 _MAX_DEPTH = 64
 
-_Words = npt.NDArray[np.uint32]
+_Words32 = npt.NDArray[np.uint32]
 
 
 class Btf:
@@ -88,7 +89,7 @@ class Btf:
         if max(types_at + type_bytes, strings_at + string_bytes) > len(raw) or type_bytes % 4:
             raise HostError(f"'{source}' is cut short")
         self._source = source
-        self._words: _Words = np.frombuffer(raw, np.uint32, type_bytes // 4, types_at)
+        self._words: _Words32 = np.frombuffer(raw, np.uint32, type_bytes // 4, types_at)
         self._strings = raw[strings_at : strings_at + string_bytes]
         # Word at which type id starts; type 0 is void and has no entry of its own.
         self._starts = self._walk()
@@ -169,7 +170,7 @@ class Btf:
             values[self._string(words[0])] = value
         return values
 
-    def _walk(self) -> npt.NDArray[np.int64]:
+    def _walk(self) -> Ints:
         # The length that every word would have if a type started there, in
         # bulk; then hop from type to type.
         words = self._words
@@ -203,7 +204,7 @@ class Btf:
         return self._strings[offset:end].decode()
 
     # Type ids (from 1) of the given kinds and name, in the file's order.
-    def _named(self, name: str, kinds: Collection[int]) -> npt.NDArray[np.int64]:
+    def _named(self, name: str, kinds: Collection[int]) -> Ints:
         offset = self._strings.find(b"\0" + name.encode() + b"\0") + 1
         if not name or offset == 0:
             return np.zeros(0, np.int64)
@@ -234,7 +235,7 @@ class Btf:
             type_id = self._third(type_id)
         raise HostError(f"'{self._source}' is damaged: type {type_id} refers to itself")
 
-    def _prototype(self, ids: npt.NDArray[np.int64]) -> Prototype:
+    def _prototype(self, ids: Ints) -> Prototype:
         proto = self._third(int(ids[0]))
         parameters = list(self._members(proto, 2))
         return Prototype(

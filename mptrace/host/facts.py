@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.arrays import Words
 from mptrace.recording.joins import ranks
 
 #: Parameters of a function that are passed in registers (x86-64).
@@ -141,9 +142,6 @@ class Access:
     move_pages: str = ""
     #: Nodes that this process's cpuset lets it use (Mems_allowed_list).
     allowed_nodes: tuple[int, ...] = ()
-
-
-Words = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mptrace.arrays import Table
 from mptrace.recording.layouts import NO_UID, PROCESS
 
 #: Processes remembered, so that a long session doesn't grow; they are asked again after that.
@@ -56,7 +56,7 @@ class Processes:
         self.cgroups: dict[int, str] = {}
         self._mount = next((root / m for m in _CGROUP_MOUNTS if _is_cgroup2(root / m)), None)
 
-    def meet(self, tgids: Iterable[int]) -> NDArray[np.void]:
+    def meet(self, tgids: Iterable[int]) -> Table:
         """Rows, shape (n,), dtype PROCESS, of those not met before; gone ones without a name."""
         new = {tgid for tgid in tgids if tgid} - self._known
         if len(self._known) + len(new) > _MAX_KNOWN:

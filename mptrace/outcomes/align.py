@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mptrace.recording.joins import Addresses, Bools, Ints, pair_ids, rows_of_calls
+from mptrace.arrays import Addresses, Bools, Ints
+from mptrace.recording.joins import pair_ids, rows_of_calls
 
 # Pointers may carry a tag that the kernel's lookup does not see: LAM on x86
 # (bits 57 to 62), TBI and MTE on arm64 (bits 56 to 63).  User addresses have

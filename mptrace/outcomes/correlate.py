@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.causes.columns import state_of
 from mptrace.outcomes.joined import (
@@ -33,7 +34,7 @@ from mptrace.outcomes.joined import (
 )
 from mptrace.outcomes.later import NO_END, explaining_moves
 from mptrace.outcomes.replay import replay_loop
-from mptrace.recording.joins import Bools, Ints, Table, Tables, ranks
+from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import NO_LOOKUP, READ_STATUS, SEEN_VMA, STAGE_VMA, WITNESSES
 from mptrace.recording.meta import Meta
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Table
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.correlate import (
     ALREADY_THERE,
@@ -23,7 +24,7 @@ from mptrace.outcomes.own import own_of
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.outcomes.processes import Processes
 from mptrace.outcomes.syscalls import syscall_name
-from mptrace.recording.joins import Table, ranks
+from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import (
     END_NAMES,
     MAPPER,

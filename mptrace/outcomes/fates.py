@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Bools, Bytes, Ints, Table, Tables
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.causes.columns import state_of
-from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN, Bytes, fates_of
+from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN, fates_of
 from mptrace.outcomes.paths import reason_name
-from mptrace.recording.joins import Bools, Ints, Table, Tables, pair_ids, ranks, rows_of_ids
+from mptrace.recording.joins import pair_ids, ranks, rows_of_ids
 from mptrace.recording.layouts import END_OPEN, NOT_COUNTED, STRUCT_PAGE_BYTES
 from mptrace.recording.meta import Meta
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mptrace.arrays import Ints, Tables
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.correlate import ALREADY_THERE, NOT_ATTEMPTED, Correlation
 from mptrace.outcomes.fates import fates
@@ -17,7 +18,7 @@ from mptrace.outcomes.joined import MOVED, UNKNOWN
 from mptrace.outcomes.later import owners, tail_row
 from mptrace.outcomes.paths import BY_KEY, PATHS, Path, of_migrations
 from mptrace.outcomes.processes import Initiator, Processes, initiator_of
-from mptrace.recording.joins import Ints, Tables, rows_of_ids
+from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.recording.meta import Meta
 

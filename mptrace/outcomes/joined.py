@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Bools, Bytes, Ints, Table, Tables
 from mptrace.outcomes.align import align
 from mptrace.outcomes.causes.rules import cause_code
-from mptrace.recording.joins import Bools, Ints, Table, Tables, pair_ids
+from mptrace.recording.joins import pair_ids
 from mptrace.recording.layouts import (
     END_DONE,
     END_OPEN,
@@ -32,8 +33,6 @@ from mptrace.recording.layouts import (
     STRUCT_PAGE_BYTES,
 )
 from mptrace.recording.meta import Meta
-
-Bytes = npt.NDArray[np.uint8]
 
 UNKNOWN, MOVED, ALREADY_THERE, FAILED, NOT_ATTEMPTED = range(len(OUTCOMES))
 

@@ -9,8 +9,9 @@ the node that was seen.
 
 import numpy as np
 
+from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.joined import Calls, Entries, Replay
-from mptrace.recording.joins import Bools, Ints, Table, Tables, ranks
+from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import STRUCT_PAGE_BYTES
 
 __all__ = ["NO_END", "explaining_moves"]

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.correlate import Correlation
 from mptrace.outcomes.fates import TRACEPOINTS, Fates
-from mptrace.recording.joins import Bools, Ints, Table, Tables, rows_of_ids
+from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import NO_LOOKUP, NOT_COUNTED, WAIT
 from mptrace.recording.meta import Meta
 

@@ -11,15 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from mptrace.arrays import Ints, Table
 from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import MIGRATION_COMPAT, MIGRATION_KTHREAD, MODES
 from mptrace.recording.meta import Meta
-
-Table = npt.NDArray[np.void]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

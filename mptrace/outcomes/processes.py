@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mptrace.recording.joins import Table, Tables
+from mptrace.arrays import Table, Tables
 from mptrace.recording.layouts import MIGRATION_KTHREAD, PROCESS
 from mptrace.recording.meta import Meta
 

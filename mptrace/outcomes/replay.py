@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Bools, Ints, Tables
 from mptrace.outcomes.causes.rules import cause_code
 from mptrace.outcomes.joined import (
     ALREADY_THERE,
@@ -42,7 +43,7 @@ from mptrace.outcomes.shared_pages import (
     follow_pages,
     resolve_splits,
 )
-from mptrace.recording.joins import Bools, Ints, Tables, rows_of_calls
+from mptrace.recording.joins import rows_of_calls
 from mptrace.recording.layouts import ISOLATE_NOT_TRIED, LOOKUP_NONE, READ_STATUS
 
 # Returned before the loop began.

@@ -7,6 +7,7 @@ same call moved gets that fate, with the reason why its own status says otherwis
 
 import numpy as np
 
+from mptrace.arrays import Bools, Ints, Table
 from mptrace.outcomes.causes.rules import cause_code
 from mptrace.outcomes.joined import (
     DUPLICATE,
@@ -25,7 +26,7 @@ from mptrace.outcomes.joined import (
     fates_of,
     set_unknown,
 )
-from mptrace.recording.joins import Bools, Ints, Table, any_near, pair_ids
+from mptrace.recording.joins import any_near, pair_ids
 from mptrace.recording.layouts import ISOLATE_NOT_TRIED
 
 

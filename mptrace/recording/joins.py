@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Rows of tables joined by what they have in common.  Pure, vectorized."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Table = npt.NDArray[np.void]
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Addresses = npt.NDArray[np.uint64]
+from mptrace.arrays import Addresses, Bools, Ints, Words
 
 
 def rows_of_calls(call_start: Ints, which: Ints) -> Ints:
@@ -69,7 +64,7 @@ def any_near(
     return near
 
 
-def rows_of_ids(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:
+def rows_of_ids(ids: Words, wanted: Words) -> Ints:
     """Row of each wanted id, -1 where it is not there."""
     if not ids.size:
         return np.full(wanted.size, -1, np.int64)
@@ -84,6 +79,3 @@ def members(group: Ints, count: int) -> list[Ints]:
     order = np.argsort(group, kind="stable")
     bounds = np.searchsorted(group[order], np.arange(count + 1))
     return [order[bounds[each] : bounds[each + 1]] for each in range(count)]
-
-
-Tables = Mapping[str, Table]

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mptrace.arrays import Table
 from mptrace.errors import RecordingError
 from mptrace.recording.directory import FORMAT_VERSION, META, PART, explained, read_hint
-from mptrace.recording.joins import Table
 from mptrace.recording.layouts import (
     NOT_COUNTED,
     PADDING,

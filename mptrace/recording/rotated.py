@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from mptrace.arrays import Table
 from mptrace.errors import RecordingError
 from mptrace.recording.directory import META
-from mptrace.recording.joins import Table
 from mptrace.recording.layouts import TABLES
 from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording

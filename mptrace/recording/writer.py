@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mptrace.arrays import Table
 from mptrace.errors import RecordingError
 from mptrace.recording.directory import (
     FORMAT_VERSION,
@@ -31,7 +32,6 @@ from mptrace.recording.directory import (
     give,
     sudo_owner,
 )
-from mptrace.recording.joins import Table
 from mptrace.recording.layouts import (
     TABLES,
     field_names,

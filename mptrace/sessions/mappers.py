@@ -24,11 +24,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Table
 from mptrace.host.names import Names
 from mptrace.outcomes.causes import obstacles
 from mptrace.recording.layouts import MAPPER, SEEN_HUGE_ZERO, SEEN_VMA, SEEN_ZERO, STAGE_SHARED
-
-Table = npt.NDArray[np.void]
 
 PAGE_SIZE = mmap.PAGESIZE
 

@@ -28,47 +28,52 @@ class Row:
 ROWS = (
     Row("errors"),
     Row("units", "errors"),
-    Row("recording", "errors units", edge="clock directory reader rotated rotation series writer"),
+    Row("arrays"),
+    Row(
+        "recording",
+        "arrays errors units",
+        edge="clock directory reader rotated rotation series writer",
+    ),
     Row(
         "host",
-        "errors recording",
+        "arrays errors recording",
         edge="access bpf_support btf heap names page_nodes parent privileges processes read"
         " settings signals symbols topology tracefs",
     ),
     Row("lab", "errors units", edge=ALL),
     # the measured
-    Row("driver", "errors", edge=ALL),
+    Row("driver", "arrays errors", edge=ALL),
     Row(
         "driving",
-        "driver errors host recording units",
+        "arrays driver errors host recording units",
         edge="address_space in_place memory other_process rounds where worker worker_client",
     ),
     # the measurer
-    Row("tracing.plan", "host recording units"),
+    Row("tracing.plan", "arrays host recording units"),
     Row(
         "tracing.program",
         "errors host recording tracing.plan",
         edge="cache compiler map program ring source",
     ),
-    Row("tracer", "recording tracing.plan tracing.program", edge=ALL),
+    Row("tracer", "arrays recording tracing.plan tracing.program", edge=ALL),
     Row(
         "tracing.tracepoints",
-        "errors host recording tracing.plan units",
+        "arrays errors host recording tracing.plan units",
         edge="perf_events session threads",
     ),
     Row(
         "tracing.counting",
-        "errors host tracing.plan tracing.program tracing.tracepoints",
+        "arrays errors host tracing.plan tracing.program tracing.tracepoints",
         edge="sampler tracepoints tracer",
     ),
     # what became of each page, and why
-    Row("outcomes.causes", "recording"),
-    Row("outcomes", "outcomes.causes recording"),
-    Row("explain", "errors outcomes outcomes.causes recording units"),
+    Row("outcomes.causes", "arrays recording"),
+    Row("outcomes", "arrays outcomes.causes recording"),
+    Row("explain", "arrays errors outcomes outcomes.causes recording units"),
     # both together
     Row(
         "sessions",
-        "driving errors host outcomes.causes recording tracer tracing.plan tracing.program"
+        "arrays driving errors host outcomes.causes recording tracer tracing.plan tracing.program"
         " tracing.tracepoints",
         edge=ALL,
     ),
@@ -76,12 +81,12 @@ ROWS = (
     Row("conform.scenarios", "conform.stage driver errors", edge=ALL),
     Row(
         "conform",
-        "conform.scenarios conform.stage driver driving errors host outcomes outcomes.causes"
+        "arrays conform.scenarios conform.stage driver driving errors host outcomes outcomes.causes"
         " recording sessions tracer tracing.plan tracing.program units",
         edge="run scenario_client scenario_server watch",
     ),
     # what is printed
-    Row("reporting.numbers", "explain outcomes outcomes.causes recording units"),
+    Row("reporting.numbers", "arrays explain outcomes outcomes.causes recording units"),
     Row(
         "reporting.text",
         "conform driving explain host outcomes outcomes.causes reporting.numbers tracing.counting"

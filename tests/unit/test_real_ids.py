@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mptrace.arrays import Table, Tables
 from mptrace.explain.entries import Explainer
-from mptrace.recording.joins import Table, Tables
 from mptrace.recording.meta import Meta
 from mptrace.recording.rotated import open_recording
 from mptrace.reporting.numbers.profile import profile

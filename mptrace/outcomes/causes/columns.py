@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from mptrace.arrays import Ints, Tables
 from mptrace.outcomes.causes import obstacles
-from mptrace.recording.joins import Ints, Tables
 from mptrace.recording.layouts import SEEN_STATE
 from mptrace.recording.meta import Meta
 

@@ -8,7 +8,8 @@ the recording's kernel (``Meta.page_flags``); page table entries are x86-64's.
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.recording.joins import Addresses, Bools, Ints, Table, Tables, pair_ids, ranks
+from mptrace.arrays import Addresses, Bools, Ints, Table, Tables
+from mptrace.recording.joins import pair_ids, ranks
 from mptrace.recording.layouts import (
     NO_LOOKUP,
     OBSTACLE,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Bools, Codes, Ints
 from mptrace.outcomes.causes import table as causes
 from mptrace.outcomes.causes.obstacles import (
     PTE_HUGE,
@@ -25,7 +26,6 @@ from mptrace.outcomes.causes.obstacles import (
     PTE_SWAP,
     PTE_ZERO,
 )
-from mptrace.recording.joins import Bools, Ints
 from mptrace.recording.layouts import (
     FOLIO_ALLOC_FAILED,
     FOLIO_HUGETLB,
@@ -37,8 +37,6 @@ from mptrace.recording.layouts import (
     STAGE_SPLIT,
     STAGE_UNMAP,
 )
-
-Codes = npt.NDArray[np.uint16]
 
 #: Causes by number; :func:`cause_name` adds those that carry an errno.
 CAUSES = tuple(cause.name for cause in causes.CAUSES)

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mptrace.arrays import Ints, Tables
 from mptrace.outcomes.fates import Fates
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import PATHS, of_migrations
-from mptrace.recording.joins import Ints, Tables, members, ranks
+from mptrace.recording.joins import members, ranks
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, distribution
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mptrace.arrays import Ints, Table
 from mptrace.outcomes.causes.statuses import errno_name
 from mptrace.outcomes.correlate import Correlation
 from mptrace.outcomes.joined import UNTOUCHED
 from mptrace.outcomes.processes import Processes, text
-from mptrace.recording.joins import Ints, Table, members, ranks
+from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, nonzero
 

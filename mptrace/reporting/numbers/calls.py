@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from mptrace.arrays import Bools, Table
 from mptrace.explain.entries import Explainer, cause_of
 from mptrace.outcomes.causes.rules import cause_meaning, cause_name
 from mptrace.outcomes.causes.statuses import errno_name
@@ -22,7 +22,7 @@ from mptrace.outcomes.correlate import (
     Correlation,
 )
 from mptrace.outcomes.mappings import Mappings
-from mptrace.recording.joins import Table, ranks
+from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import OUTCOMES, WITNESSES
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, nonzero
@@ -31,9 +31,7 @@ from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, n
 MAX_DISAGREEMENTS = 10
 
 
-def calls_of(
-    calls: Table, closed: Table, rows: Table, call_ns: int, left_out: npt.NDArray[np.bool_]
-) -> Numbers:
+def calls_of(calls: Table, closed: Table, rows: Table, call_ns: int, left_out: Bools) -> Numbers:
     """Counts and times of calls; ``left_out``: the calls, by ordinal, that are in no table here."""
     asking = calls[calls["nodes_ptr"] != 0]
     ret = closed["ret"]

@@ -2,10 +2,10 @@
 """The folio records of calls, column by column, and what they sum up to.  Pure."""
 
 import numpy as np
-import numpy.typing as npt
 
-from mptrace.outcomes.joined import FAILED, MOVED, Bytes
-from mptrace.recording.joins import Ints, Table, ranks
+from mptrace.arrays import Bools, Bytes, Ints, Table, Words
+from mptrace.outcomes.joined import FAILED, MOVED
+from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import NO_LOOKUP
 from mptrace.reporting.numbers.sums import Numbers, distribution, summed_over_folios
 
@@ -22,10 +22,10 @@ class FolioTimes:
     def __init__(
         self,
         folios: Table,
-        closed: npt.NDArray[np.uint64],
+        closed: Words,
         outcome: Bytes,
         split: Ints,
-        left_out: npt.NDArray[np.bool_],
+        left_out: Bools,
     ) -> None:
         inside = (folios["call_id"] != 0) & ~left_out
         if not inside.all() or not np.isin(np.unique(folios["call_id"]), closed).all():

@@ -10,12 +10,12 @@ is computed from its arrays, by the same rule.
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
+from mptrace.arrays import Bools, Ints, Table, Words
 from mptrace.outcomes.correlate import NOT_ATTEMPTED, Correlation
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.processes import Processes, text
-from mptrace.recording.joins import Bools, Ints, Table, members
+from mptrace.recording.joins import members
 from mptrace.recording.layouts import READ_NODES
 from mptrace.reporting.numbers.callers import caller_groups
 from mptrace.reporting.numbers.sums import Numbers
@@ -114,7 +114,7 @@ def _pages_of(tables: Mapping[str, Table], found: Correlation) -> Ints:
     nr_pages[found.split] = 1
     order = np.argsort(migrations["migration_id"], kind="stable")
     ids = migrations["migration_id"][order]
-    wanted: npt.NDArray[np.uint64] = folios["migration_id"]
+    wanted: Words = folios["migration_id"]
     place = np.minimum(np.searchsorted(ids, wanted), ids.size - 1)
     of = np.flatnonzero((ids[place] == wanted) & (wanted != 0))
     sums = np.bincount(order[place[of]], weights=nr_pages[of], minlength=migrations.size)

@@ -8,10 +8,11 @@ filled the array with zeros then reads "node 0" for pages that may be anywhere.
 
 import numpy as np
 
+from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.correlate import Correlation
 from mptrace.outcomes.joined import CANT_TELL, FAILED, NOT_ATTEMPTED, UNTOUCHED
 from mptrace.outcomes.processes import Processes, text
-from mptrace.recording.joins import Bools, Ints, Table, Tables, members
+from mptrace.recording.joins import members
 from mptrace.recording.layouts import OUTCOMES, READ_PAGES, READ_STATUS
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.callers import caller_groups

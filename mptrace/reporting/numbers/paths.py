@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Bools, Ints, Table
 from mptrace.explain.entries import cause_of
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.fates import Fates, failed_migrations
@@ -20,7 +21,7 @@ from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.outcomes.processes import Processes, text
 from mptrace.outcomes.syscalls import syscall_name
-from mptrace.recording.joins import Ints, Table, members, ranks
+from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import FOLIO_CHOSEN, MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, distribution, span, summed_over_folios
@@ -147,7 +148,7 @@ def _of_folios(
     moved, failed = part.outcome == MOVED, part.outcome == FAILED
     unknown = part.outcome == UNKNOWN
 
-    def sums(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    def sums(mask: Bools) -> tuple[int, int]:
         return int(mask.sum()), int(part.pages[mask].sum())
 
     counts = {

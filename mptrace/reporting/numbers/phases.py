@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from mptrace.recording.joins import Ints, Table
+from mptrace.arrays import Ints, Table
 from mptrace.recording.layouts import NO_LOOKUP
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.folio_times import FolioTimes

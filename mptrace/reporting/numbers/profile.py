@@ -10,13 +10,13 @@ from statistics import median
 
 import numpy as np
 
+from mptrace.arrays import Table
 from mptrace.outcomes.correlate import ENTRY_REASONS, MOVED, Correlation, correlate
 from mptrace.outcomes.fates import Fates, failed_migrations, fates
 from mptrace.outcomes.fates import outcomes as outcomes_of
 from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import Own, others_calls, own_of
 from mptrace.outcomes.processes import Processes
-from mptrace.recording.joins import Table
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.budget import cost_curve, within

@@ -13,21 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.fates import Fates
 from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import BY_KEY, PATHS, of_migrations, reason_name
 from mptrace.outcomes.processes import Processes, text
-from mptrace.recording.joins import (
-    Bools,
-    Ints,
-    Table,
-    Tables,
-    members,
-    pair_ids,
-    ranks,
-    rows_of_ids,
-)
+from mptrace.recording.joins import members, pair_ids, ranks, rows_of_ids
 from mptrace.recording.layouts import END_OPEN, MIGRATION_KTHREAD, WAIT, WAIT_NAMES
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, distribution

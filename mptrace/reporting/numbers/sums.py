@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.recording.joins import Ints, Table
+from mptrace.arrays import Ints, Table
 
 Numbers = dict[str, Any]
 

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from mptrace.arrays import Table
 from mptrace.tracing.counting.counts import COUNTS, KIND_MIGRATION, OTHERS, SLOTS, Counts, combined
 from mptrace.tracing.tracepoints.formats import END, START
-from mptrace.tracing.tracepoints.perf_records import Table
 
 
 class EventCounts:

@@ -10,9 +10,7 @@ with some of them held by a pipe, and asks here.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mptrace.arrays import Table
 from mptrace.recording.layouts import END_DONE, END_PUTBACK, FOLIO_HUGETLB, NO_LOOKUP, NOT_COUNTED
 from mptrace.recording.meta import Coverage
 from mptrace.tracing.plan.candidates import UNPROVED_KINDS
@@ -28,9 +26,9 @@ PINNED = 3
 class Seen:
     """What the tracer saw of one part of the calibration, arrays of `recording.layouts`."""
 
-    calls: NDArray[np.void]
-    migrations: NDArray[np.void]
-    folios: NDArray[np.void]
+    calls: Table
+    migrations: Table
+    folios: Table
 
 
 def counts(seen: Seen) -> dict[str, int]:

@@ -4,7 +4,8 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+
+from mptrace.arrays import Table
 
 #: Kinds in the order of SCOPE_* in bpf/move_pages/state.h.
 KINDS = ("caller", "all", "pids", "user", "cgroup")
@@ -62,7 +63,7 @@ class Scope:
     cgroup_id: int = 0
     filters: Filters = field(default_factory=Filters)
 
-    def control(self) -> NDArray[np.void]:
+    def control(self) -> Table:
         """The scope as BPF reads it, shape (), dtype CONTROL, with the gate open."""
         chosen, control = self.filters, np.zeros((), CONTROL)
         control["gate"] = 1

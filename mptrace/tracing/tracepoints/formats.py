@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace.tracing.tracepoints.perf_records import Bytes, Table, head, raw
-
-Words = NDArray[np.uint64]
-Bools = NDArray[np.bool_]
+from mptrace.arrays import Bytes, Table, Words
+from mptrace.tracing.tracepoints.perf_records import head, raw
 
 # What an event is (`kind`), so that within one nanosecond of a thread the order is right.
 ENTER, START, SET, REMOVE, END, EXIT = range(6)

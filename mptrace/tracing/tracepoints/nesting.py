@@ -9,11 +9,8 @@ events START and END of a thread are brackets.  What was lost leaves brackets op
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.arrays import Ints, Table
 from mptrace.tracing.tracepoints.formats import END, EVENT, MADE_UP, START
-from mptrace.tracing.tracepoints.perf_records import Table
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 def last_before(

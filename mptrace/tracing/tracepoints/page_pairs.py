@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.arrays import Bools, Ints, Table, Words
 from mptrace.host.facts import NodeRanges
 from mptrace.recording.layouts import (
     END_DONE,
@@ -32,10 +33,7 @@ from mptrace.tracing.tracepoints.formats import (
     migration_pfn,
     present_pfn,
 )
-from mptrace.tracing.tracepoints.nesting import Bools, Ints, last_before
-from mptrace.tracing.tracepoints.perf_records import Table
-
-Words = NDArray[np.uint64]
+from mptrace.tracing.tracepoints.nesting import last_before
 
 #: A folio's identity (`src`, `dst`) is its first page frame times this, the size of struct
 #: page: as with addresses of struct page, those of a folio's pages lie side by side.

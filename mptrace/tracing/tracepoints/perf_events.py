@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mptrace.arrays import Bytes, Table
 from mptrace.errors import HostError
 from mptrace.host.topology import parse_list
-from mptrace.tracing.tracepoints.perf_records import LOSS, TASK, Bytes, Table, split
+from mptrace.tracing.tracepoints.perf_records import LOSS, TASK, split
 
 _SYSCALLS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
 _TYPE_SOFTWARE, _TYPE_TRACEPOINT = 1, 2

@@ -9,10 +9,8 @@ ring is cut into runs of equal records, so that a loop runs per run and none per
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
-Table = NDArray[np.void]
+from mptrace.arrays import Bytes, Table
 
 # enum perf_event_type
 _LOST = 2

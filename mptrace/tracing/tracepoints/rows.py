@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.arrays import Ints, Table
 from mptrace.host.facts import NodeRanges
 from mptrace.recording.layouts import (
     CALL,
@@ -33,7 +34,6 @@ from mptrace.tracing.tracepoints.formats import (
     START,
 )
 from mptrace.tracing.tracepoints.nesting import (
-    Ints,
     depths,
     enclosing,
     last_before,
@@ -42,7 +42,7 @@ from mptrace.tracing.tracepoints.nesting import (
     sort_events,
 )
 from mptrace.tracing.tracepoints.page_pairs import folios
-from mptrace.tracing.tracepoints.perf_records import LOSS, Table
+from mptrace.tracing.tracepoints.perf_records import LOSS
 
 #: Events of migrations under way that are kept; beyond it their pages count as lost.
 MAX_HELD = 1 << 22

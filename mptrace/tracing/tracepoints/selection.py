@@ -7,13 +7,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.arrays import Bools, Table
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import NOT_COUNTED
 from mptrace.tracing.plan.scope import Filters
-from mptrace.tracing.tracepoints.perf_records import Table
 from mptrace.tracing.tracepoints.rows import Assembled
-
-Bools = NDArray[np.bool_]
 
 
 def select(

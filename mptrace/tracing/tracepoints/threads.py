@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.arrays import Table
 from mptrace.host.processes import Processes, cgroup_id
 from mptrace.recording.layouts import PROCESS
-from mptrace.tracing.tracepoints.perf_records import TASK, Table
+from mptrace.tracing.tracepoints.perf_records import TASK
 
 _PF_KTHREAD = 0x200000
 # What /proc said of a thread is asked again after this time: it may have another name.
