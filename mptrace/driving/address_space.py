@@ -20,6 +20,7 @@ import numpy.typing as npt
 from mptrace.arrays import Addresses
 from mptrace.driver import PAGE_SIZE
 from mptrace.errors import TargetError
+from mptrace.host import proc
 
 Ranges = npt.NDArray[np.int64]
 
@@ -82,10 +83,9 @@ def mappings(pid: int, *, root: Path = Path("/")) -> list[Mapping]:
     looked at, or has no memory.
     """
     try:
-        text = (root / f"proc/{pid}/smaps").read_text(errors="replace")
+        found = [_mapping(*each) for each in proc.smaps(pid, root)]
     except OSError as error:
         raise proc_error(pid, error, root=root) from error
-    found = _parse_smaps(text)
     if not found:
         raise TargetError(
             f"process {pid} has no memory of its own", "it is a kernel thread, or is exiting"
@@ -268,35 +268,23 @@ def _gather(fd: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]
     return words
 
 
-def _parse_smaps(text: str) -> list[Mapping]:
-    found: list[Mapping] = []
-    header: tuple[int, int, str, str] | None = None
-    resident, raw_frames = 0, False
-    for line in text.splitlines():
-        first, _, rest = line.partition(" ")
-        if first.endswith(":"):
-            if first in _RESIDENT:
-                resident += int(rest.split()[0]) * 1024
-            raw_frames |= first == "VmFlags:" and "pf" in rest.split()
-            continue
-        if header:
-            found.append(Mapping(*header, resident, raw_frames))
-        start, _, end = first.partition("-")
-        fields = rest.split(maxsplit=4)
-        name = fields[4] if len(fields) > 4 else ""
-        header = (int(start, 16), int(end, 16), fields[0], name)
-        resident, raw_frames = 0, False
-    if header:
-        found.append(Mapping(*header, resident, raw_frames))
-    return found
+_RESIDENT = ("Rss", "Swap", "Shared_Hugetlb", "Private_Hugetlb")
 
 
-_RESIDENT = ("Rss:", "Swap:", "Shared_Hugetlb:", "Private_Hugetlb:")
+def _mapping(one: proc.Mapped, fields: proc.Fields) -> Mapping:
+    return Mapping(
+        one.start,
+        one.end,
+        one.perms,
+        one.name.decode(errors="replace"),
+        resident_bytes=sum(proc.smaps_bytes(fields, name) for name in _RESIDENT),
+        raw_frames="pf" in fields.get("VmFlags", "").split(),
+    )
 
 
 def proc_error(pid: int, error: OSError, *, root: Path = Path("/")) -> TargetError:
     """Return the error that says why a file of process ``pid`` in /proc could not be read."""
-    if error.errno in (errno.ENOENT, errno.ESRCH) and not (root / f"proc/{pid}/stat").exists():
+    if error.errno in (errno.ENOENT, errno.ESRCH) and not proc.is_there(pid, root):
         return TargetError(f"process {pid} does not exist (any more)")
     if error.errno in (errno.EPERM, errno.EACCES):
         return TargetError(

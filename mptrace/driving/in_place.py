@@ -2,7 +2,6 @@
 """A workload in place: its pages where they start from, its calls ready to be issued."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from mptrace.driving.other_process import Survey
 from mptrace.driving.rounds import PlannedCalls
 from mptrace.driving.workloads import Workload, resolve
 from mptrace.errors import HostError
+from mptrace.host import proc
 from mptrace.units import many
 
 # Where unmapped addresses are taken from: far below what mmap(2) hands out by
@@ -140,16 +140,16 @@ def _unmapped(pid: int, count: int) -> npt.NDArray[np.int64]:
     """Return ``count`` addresses of pages where process ``pid`` has no mapping."""
     if not count:
         return np.empty(0, np.int64)
-    mapped = [line.split()[0].split("-") for line in _maps(pid)]
+    mapped = _mapped(pid)
     for base in _UNMAPPED_BASES:
         end = base + count * PAGE_SIZE
-        if not any(int(low, 16) < end and int(high, 16) > base for low, high in mapped):
+        if not any(one.start < end and one.end > base for one in mapped):
             return base + np.arange(count, dtype=np.int64) * PAGE_SIZE
     raise HostError(f"no room for {many(count, 'unmapped page')} was found in process {pid}")
 
 
-def _maps(pid: int) -> list[str]:
+def _mapped(pid: int) -> list[proc.Mapped]:
     try:
-        return Path(f"/proc/{pid}/maps").read_text().splitlines()
+        return list(proc.mapped(proc.maps(pid)))
     except OSError as error:
         raise address_space.proc_error(pid, error) from error

@@ -26,6 +26,7 @@ from mptrace import driver
 from mptrace.driver import PAGE_SIZE
 from mptrace.driving import address_space, protocol
 from mptrace.errors import HostError, MptraceError
+from mptrace.host import proc
 from mptrace.host.parent import die_with_parent
 from mptrace.units import format_bytes, many
 
@@ -170,14 +171,9 @@ class OwnMemory:
 
     def _huge_bytes(self) -> int:
         """AnonHugePages of the mapping in smaps."""
-        inside = False
-        for line in Path("/proc/self/smaps").read_text().splitlines():
-            first, _, rest = line.partition(" ")
-            if not first.endswith(":"):
-                start, _, end = first.partition("-")
-                inside = int(start, 16) <= self.base < int(end, 16)
-            elif inside and first == "AnonHugePages:":
-                return int(rest.split()[0]) * 1024
+        for one, fields in proc.smaps("self"):
+            if one.start <= self.base < one.end:
+                return proc.smaps_bytes(fields, "AnonHugePages")
         return 0
 
     def _pin(self, pages: tuple[int, ...]) -> None:

@@ -2,7 +2,6 @@
 """Where the pages of a process are: query mode over its mappings, counted per node and state."""
 
 import errno
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from mptrace.driver import PAGE_SIZE
 from mptrace.driving import address_space
 from mptrace.driving.address_space import Mapping, Pagemap
 from mptrace.driving.places import Place, Where, add
+from mptrace.host import proc
 
 _QUERY_PAGES = 1 << 20  # addresses of one query: 8 MiB of them
 
@@ -71,6 +71,6 @@ def _name(status: int) -> str:
 
 def _comm(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+        return proc.comm(pid).decode(errors="replace")
     except OSError:
         return ""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mptrace.host import proc
 from mptrace.host.topology import parse_list
 
 _BCC_SECONDS = 120  # LLVM is loaded too, which takes seconds under emulation
@@ -49,8 +50,7 @@ def has_securityfs(root: Path) -> bool:
 
 def allowed_nodes(root: Path) -> tuple[int, ...]:
     """Nodes that the cpuset of this process allows (Mems_allowed_list)."""
-    found = re.search(r"^Mems_allowed_list:\s*(\S*)$", _text(root / "proc/self/status"), re.M)
-    return parse_list(found[1]) if found else ()
+    return parse_list(proc.own_status(root).get("Mems_allowed_list", ""))
 
 
 def _text(path: Path) -> str:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What this process may do, from its capabilities."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from mptrace.errors import HostError
+from mptrace.host import proc
 
 # Numbers of include/uapi/linux/capability.h.
 _CAPABILITIES = {
@@ -38,9 +38,7 @@ class Privileges:
 
 def read_privileges(root: Path) -> Privileges:
     """Privileges of the calling process, from /proc/self."""
-    status = _text(root / "proc/self/status")
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    mask = int(found[1], 16) if found else 0
+    mask = int(proc.own_status(root).get("CapEff", "0"), 16)
     # The initial namespace maps all identifiers to themselves.
     identifiers = _text(root / "proc/self/uid_map").split()
     return Privileges(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mptrace.arrays import Table
+from mptrace.host import proc
 from mptrace.recording.layouts import NO_UID, PROCESS
 
 #: Processes remembered, so that a long session doesn't grow; they are asked again after that.
@@ -67,11 +68,10 @@ class Processes:
             row["seen_ns"] = time.monotonic_ns()
             row["tgid"] = tgid
             row["uid"] = NO_UID
-            proc = self._root / "proc" / str(tgid)
             try:
-                row["comm"] = (proc / "comm").read_bytes().rstrip(b"\n")
-                row["uid"] = proc.stat().st_uid
-                row["cgroup_id"] = self._cgroup(proc)
+                row["comm"] = proc.comm(tgid, self._root)
+                row["uid"] = proc.owner(tgid, self._root)
+                row["cgroup_id"] = self._cgroup(tgid)
             except OSError:
                 continue
         return rows
@@ -112,13 +112,10 @@ class Processes:
         below = place.relative_to(self._mount)
         return "/" if below == Path() else f"/{below}"
 
-    def _cgroup(self, proc: Path) -> int:
+    def _cgroup(self, tgid: int) -> int:
         """The id of a process's cgroup (the inode of its directory), 0 where there is none."""
-        for line in (proc / "cgroup").read_text(errors="replace").splitlines():
-            hierarchy, _, path = line.partition("::")
-            if hierarchy == "0" and self._mount is not None:
-                return self._id(path)
-        return 0
+        path = proc.cgroup(tgid, self._root)
+        return 0 if path is None or self._mount is None else self._id(path)
 
     def _id(self, path: str) -> int:
         number = self._ids.get(path)

@@ -14,7 +14,6 @@ page table is read.  All of it is bounded: what was not looked at has no rows.
 import functools
 import mmap
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.arrays import Table
+from mptrace.host import proc
 from mptrace.host.names import Names
 from mptrace.outcomes.causes import obstacles
 from mptrace.recording.layouts import MAPPER, SEEN_HUGE_ZERO, SEEN_VMA, SEEN_ZERO, STAGE_SHARED
@@ -132,11 +132,11 @@ class Finder:
         self._pages = pages
         self._left_ns = session_ns
         self._frames = Frames.running() if frames is None else frames
-        self._proc = root / "proc"
+        self._root = root
         self._clock = clock
         # of one search:
         self._maps: dict[int, bytes] = {}
-        self._lines: dict[int, list[tuple[int, int, int, bytes]]] = {}
+        self._lines: dict[int, list[proc.Mapped]] = {}
         self._comms: dict[int, bytes] = {}
         # kernel threads are most of what a small host runs: asked once
         self._without_memory = frozenset(filter(self._has_no_memory, self._processes(0)))
@@ -214,22 +214,20 @@ class Finder:
             text = self._text_of_maps(pid)
             with self._pagemap(pid) as fd:
                 if any(b" %b " % file in text for file in places):
-                    for start, end, offset, file in _mappings_of(text):
-                        self._look_for_each(places.get(file, []), pid, fd, start, end, offset)
+                    for one in proc.mapped(text):
+                        self._look_for_each(places.get(one.file, []), pid, fd, one)
 
     def _look_for_each(
         self,
         wanted: "list[tuple[_Page, int]]",
         pid: int,
         fd: int,
-        start: int,
-        end: int,
-        offset: int,
+        one: proc.Mapped,
     ) -> None:
         """Look for pages in one mapping of their file, each where its offset is mapped."""
         for page, page_offset in wanted:
-            first = start + page_offset - offset
-            low, high = max(start, first), min(end, first + page.nr_pages * PAGE_SIZE)
+            first = one.start + page_offset - one.offset
+            low, high = max(one.start, first), min(one.end, first + page.nr_pages * PAGE_SIZE)
             if low < high and not page.complete:
                 self._look(page, pid, fd, low, high - low)
 
@@ -268,12 +266,10 @@ class Finder:
     def _processes(self, near: int) -> list[int]:
         """All processes, those that were forked at about the time of ``near`` first."""
         try:
-            names = os.listdir(self._proc)
+            pids = proc.pids(self._root)
         except OSError:
             return []
-        return sorted(
-            (int(name) for name in names if name.isdigit()), key=lambda pid: (abs(pid - near), pid)
-        )
+        return sorted(pids, key=lambda pid: (abs(pid - near), pid))
 
     def _has_no_memory(self, pid: int) -> bool:
         with self._pagemap(pid) as fd:
@@ -284,7 +280,7 @@ class Finder:
         """A file descriptor, -1 for one that can't be had; a process that ends is no error."""
         fd = -1
         with suppress(OSError):
-            fd = os.open(self._proc / str(pid) / "pagemap", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self._root / f"proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         try:
             yield fd
         finally:
@@ -296,7 +292,7 @@ class Finder:
         if pid not in self._maps:
             self._maps[pid] = b""
             with suppress(OSError):
-                self._maps[pid] = (self._proc / str(pid) / "maps").read_bytes()
+                self._maps[pid] = proc.maps(pid, self._root)
         return self._maps[pid]
 
     def _place(self, page: "_Page") -> tuple[bytes, int] | None:
@@ -306,15 +302,15 @@ class Finder:
         """
         for (pid, folio_address), (address, _) in page.found.items():
             if pid not in self._lines:
-                self._lines[pid] = list(_mappings_of(self._text_of_maps(pid)))
-            for start, end, offset, file in self._lines[pid]:
-                if start <= address < end and not file.endswith(b" 0"):
-                    return file, offset + folio_address - start
+                self._lines[pid] = list(proc.mapped(self._text_of_maps(pid)))
+            for one in self._lines[pid]:
+                if one.start <= address < one.end and not one.file.endswith(b" 0"):
+                    return one.file, one.offset + folio_address - one.start
         return None
 
     def _comm(self, pid: int) -> bytes:
         try:
-            return (self._proc / str(pid) / "comm").read_bytes().rstrip(b"\n")
+            return proc.comm(pid, self._root)
         except OSError:
             return b""
 
@@ -360,17 +356,6 @@ class _Page:
         if self.nr_pages == 1:
             wanted = min(wanted, max(int(self.row["mapcount"]), int(self.row["page_mapcount"])))
         return len(self.found) >= wanted
-
-
-_LINE = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+ \d+) ", re.MULTILINE
-)
-
-
-def _mappings_of(text: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Start, end, offset and file ("dev inode") of the mappings in /proc/PID/maps."""
-    for line in _LINE.finditer(text):
-        yield int(line[1], 16), int(line[2], 16), int(line[3], 16), line[4]
 
 
 def _entries(fd: int, address: int, size: int) -> npt.NDArray[np.uint64]:

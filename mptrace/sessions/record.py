@@ -2,11 +2,11 @@
 """A session without a driver: whatever migrates on this host, or for whom it was asked."""
 
 import contextlib
-import os
 from dataclasses import dataclass
 
 from mptrace.driving.worker_client import Worker
 from mptrace.errors import HostError, Progress, RecordingError
+from mptrace.host import proc
 from mptrace.host.facts import HostFacts, KernelFacts
 from mptrace.host.heap import keep_small
 from mptrace.host.privileges import check_privileges
@@ -128,7 +128,7 @@ def _by_tracepoints(
         if command is not None:
             return command.poll() is not None
         pids = request.wanted.pids
-        return bool(pids) and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+        return bool(pids) and not any(map(proc.is_there, pids))
 
     wanted = tracepoint_session.TracepointRequest(
         output=request.output,

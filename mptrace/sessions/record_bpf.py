@@ -2,10 +2,10 @@
 """A session by BPF without a driver: from the gate's opening to the last recording's end."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from mptrace.errors import Progress, RecordingError
+from mptrace.host import proc
 from mptrace.host.processes import Processes
 from mptrace.host.signals import Interrupts
 from mptrace.recording.clock import now
@@ -107,9 +107,7 @@ class BpfSession:
     def _is_left_alone(self) -> bool:
         """Whether nobody of the processes asked for, nor what they forked, is there any more."""
         pids = self._request.wanted.pids
-        return bool(pids) and not any(
-            Path(f"/proc/{tgid}").exists() for tgid in self._tracer.followed()
-        )
+        return bool(pids) and not any(map(proc.is_there, self._tracer.followed()))
 
     def _command_status(self) -> int | None:
         if self._command is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mptrace.errors import TargetError, UsageError
+from mptrace.host import proc
 from mptrace.host.facts import HostFacts
 from mptrace.host.processes import cgroup_id
 from mptrace.recording.rotation import Rotation
@@ -101,12 +102,11 @@ def resolve_scope(
 def _tgid(pid: int) -> int:
     """The thread group of a process or thread."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        return proc.tgid(pid)
     except OSError:
         raise TargetError(
             f"there is no process {pid}", "ps -e lists those that are there"
         ) from None
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Tgid:")))
 
 
 def _resolve_filters(

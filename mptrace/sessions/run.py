@@ -6,7 +6,6 @@ a process of its own (`worker`), so that the measured does not know the measurer
 """
 
 import contextlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from mptrace.driving.protocol import SetupReply
 from mptrace.driving.worker_client import RoundReply, TargetGone, Worker
 from mptrace.driving.workloads import Workload, resolve
 from mptrace.errors import HostError, Progress, TargetError
+from mptrace.host import proc
 from mptrace.host.privileges import check_privileges
 from mptrace.host.read import read_host_facts
 from mptrace.host.signals import Interrupts
@@ -281,13 +281,10 @@ def _bounds(request: RunRequest, workload: Workload) -> Request:
 def _mappings(pid: int) -> list[list[Any]]:
     """[start, end, name] of each mapping of a process, empty where it can't be read."""
     try:
-        lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+        text = proc.maps(pid)
     except OSError:
         return []
-    mappings: list[list[Any]] = []
-    for line in lines:
-        fields = line.split(None, 5)
-        start, _, end = fields[0].partition("-")
-        name = os.fspath(fields[5]) if len(fields) > 5 else "anonymous"
-        mappings.append([int(start, 16), int(end, 16), name])
-    return mappings
+    return [
+        [one.start, one.end, one.name.decode(errors="replace") or "anonymous"]
+        for one in proc.mapped(text)
+    ]

@@ -37,7 +37,7 @@ ROWS = (
     Row(
         "host",
         "arrays errors recording",
-        edge="access bpf_support btf heap names page_nodes parent privileges processes read"
+        edge="access bpf_support btf heap names page_nodes parent privileges proc processes read"
         " settings signals symbols topology tracefs",
     ),
     Row("lab", "errors units", edge=ALL),
@@ -78,7 +78,7 @@ ROWS = (
         edge=ALL,
     ),
     Row("conform.stage", "driver driving errors host", edge=ALL),
-    Row("conform.scenarios", "conform.stage driver errors", edge=ALL),
+    Row("conform.scenarios", "conform.stage driver errors host", edge=ALL),
     Row(
         "conform",
         "arrays conform.scenarios conform.stage driver driving errors host outcomes outcomes.causes"

@@ -1,27 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The pages of a kernel thread: it has none of its own."""
 
+import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mptrace.conform.scenarios.base import RETURN_CODE, Entry, Expectation, Known, Scenario
+from mptrace.host import proc
 
 if TYPE_CHECKING:
     from mptrace.conform.stage.stage import Stage
 
 
-_PF_KTHREAD = 0x00200000
-
-
 def _kernel_threads() -> Iterator[int]:
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = path.read_text().rpartition(")")
-        except OSError:
-            continue  # it is gone
-        if int(rest.split()[6]) & _PF_KTHREAD:
-            yield int(name.split()[0])
+    for pid in proc.pids():
+        with contextlib.suppress(OSError):  # it is gone
+            if proc.stat(pid).is_kthread:
+                yield pid
 
 
 def _provoke(stage: "Stage") -> None:

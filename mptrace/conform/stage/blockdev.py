@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mptrace.conform.stage import files
 from mptrace.conform.stage.journal import OWN_PREFIX
 from mptrace.driver import PAGE_SIZE
+from mptrace.host import proc
 
 if TYPE_CHECKING:
     from mptrace.conform.stage.stage import Stage
@@ -125,17 +126,15 @@ def page_in_writeback(stage: "Stage", *, stable: bool = False) -> tuple[SlowDevi
 
 def any_in(pid: int, function: str) -> bool:
     """Whether a thread of a process sleeps in a kernel function, or in one that it called."""
-    tasks = Path(f"/proc/{pid}/task")
-    return any(is_in(int(task.name), function) for task in tasks.iterdir())
+    return any(is_in(tid, function) for tid in proc.tids(pid))
 
 
 def is_in(tid: int, function: str) -> bool:
     """Whether a thread sleeps in a kernel function, or in one that it called."""
     try:
-        lines = Path(f"/proc/{tid}/stack").read_text().splitlines()
+        return function in proc.kernel_stack(tid)
     except OSError:
         return False
-    return any(line.split()[1].partition("+")[0] == function for line in lines)
 
 
 def meanwhile(stage: "Stage", when: Callable[[], bool], act: Callable[[], None]) -> None:

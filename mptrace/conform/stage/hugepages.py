@@ -14,6 +14,7 @@ from mptrace.conform.stage.pages import KPF_THP, frames, has_flag
 from mptrace.conform.stage.stage import StageError
 from mptrace.driver import MPOL_PREFERRED, PAGE_SIZE
 from mptrace.driving.memory import MemoryRequest, OwnMemory, folio_bytes
+from mptrace.host import proc
 
 if TYPE_CHECKING:
     from mptrace.conform.stage.stage import Stage
@@ -63,8 +64,8 @@ def shmem_thp(stage: "Stage") -> int:
     driver.advise(base, size, mmap.MADV_HUGEPAGE)
     stage.bind(base, size, stage.source)
     stage.touch([base])
-    smaps = Path("/proc/self/smaps").read_text().partition(f"{base:x}-")[2]
-    if int(smaps.partition("ShmemPmdMapped:")[2].split()[0]) * 1024 != size:
+    fields = next(fields for one, fields in proc.smaps("self") if one.start == base)
+    if proc.smaps_bytes(fields, "ShmemPmdMapped") != size:
         stage.skip("this kernel gave no huge page of shared memory")
     return base
 

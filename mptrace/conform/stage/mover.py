@@ -4,13 +4,13 @@
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mptrace import driver
 from mptrace.conform.stage import blockdev
+from mptrace.host import proc
 
 if TYPE_CHECKING:
     from mptrace.conform.stage.stage import Stage
@@ -37,6 +37,6 @@ def moving(stage: "Stage", address: int) -> int:
 def waits_in(pid: int, function: str) -> bool:
     """Whether a thread of a process sleeps, without being interruptible, in a kernel function."""
     return any(
-        "\nState:\tD" in (task / "status").read_text() and blockdev.is_in(int(task.name), function)
-        for task in Path(f"/proc/{pid}/task").iterdir()
+        proc.status(tid)["State"].startswith("D") and blockdev.is_in(tid, function)
+        for tid in proc.tids(pid)
     )

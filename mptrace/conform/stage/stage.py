@@ -26,6 +26,7 @@ from mptrace import driver
 from mptrace.conform.stage.journal import OWN_PREFIX, Journal
 from mptrace.driver import MPOL_BIND, MPOL_MF_MOVE, PAGE_SIZE, SENTINEL
 from mptrace.errors import MptraceError
+from mptrace.host import proc
 from mptrace.host.parent import die_with_parent
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -327,7 +328,7 @@ class Stage:
 
     def enter(self, cgroup: Path, pid: int = 0) -> None:
         """Put a process (0: this one) into a cgroup; back to where it was afterwards."""
-        old = Path(f"/proc/{pid or 'self'}/cgroup").read_text().strip().rpartition(":")[2]
+        old = proc.cgroup(pid or "self") or "/"
         home = Path("/sys/fs/cgroup") / old.lstrip("/") / "cgroup.procs"
         (cgroup / "cgroup.procs").write_text(str(pid or os.getpid()))
 

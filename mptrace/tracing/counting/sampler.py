@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from mptrace.errors import HostError, Progress, TargetError, UsageError
+from mptrace.host import proc
 from mptrace.host.facts import KernelFacts
 from mptrace.host.privileges import check_privileges
 from mptrace.host.processes import NOT_TOLD_APART, in_initial_namespace, own_tgids
@@ -307,11 +308,10 @@ def _check(plan: StatPlan) -> None:
 def _check_process(pid: int) -> None:
     """Raise where ``pid`` is no process that the kernel's side could know by that number."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        tgid = proc.tgid(pid)
         is_initial = in_initial_namespace()
     except OSError as error:
         raise TargetError(f"there is no process {pid}") from error
-    tgid = int(status.partition("\nTgid:")[2].split(None, 1)[0])
     if tgid != pid:
         raise UsageError(f"{pid} is a thread of process {tgid}", f"use -p {tgid}")
     if not is_initial:

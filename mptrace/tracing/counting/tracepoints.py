@@ -3,12 +3,11 @@
 
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import numpy as np
 
 from mptrace.errors import HostError
-from mptrace.host import tracefs
+from mptrace.host import proc, tracefs
 from mptrace.tracing.counting.counts import LOST_CAUSES, Counts
 from mptrace.tracing.counting.events import EventCounts
 from mptrace.tracing.counting.plan import StatBounds
@@ -22,7 +21,6 @@ _POINTS = {
     END: Point("migrate:mm_migrate_pages", END, ("succeeded", "failed", "mode", "reason"), ""),
 }
 _MAX_NAMES = 1 << 16
-_PF_KTHREAD = 0x00200000
 
 
 class StatTracepoints:
@@ -112,12 +110,10 @@ class StatTracepoints:
         if len(self._names) >= _MAX_NAMES:
             self._names.clear()
         try:
-            stat = Path(f"/proc/{tgid}/stat").read_bytes()
+            comm, is_kthread = proc.stat(tgid)
         except OSError:
-            self._names[tgid] = told, False
-            return
-        comm, _, rest = stat.partition(b" (")[2].rpartition(b") ")
-        self._names[tgid] = told or comm, bool(int(rest.split()[6]) & _PF_KTHREAD)
+            comm, is_kthread = b"", False
+        self._names[tgid] = told or comm, is_kthread
 
 
 def _formats() -> dict[str, Format]:

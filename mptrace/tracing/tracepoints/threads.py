@@ -6,7 +6,6 @@ a name meanwhile (`perf_records.TASK`) names those that are gone before they are
 """
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mptrace.arrays import Table
+from mptrace.host import proc
 from mptrace.host.processes import Processes, cgroup_id
 from mptrace.recording.layouts import PROCESS
 from mptrace.tracing.tracepoints.perf_records import TASK
 
-_PF_KTHREAD = 0x200000
 # What /proc said of a thread is asked again after this time: it may have another name.
 _VALID_SECONDS = 1.0
 #: Bound of what is remembered.
@@ -117,24 +116,22 @@ class Threads:
         if self._namespace(str(caller)) != self._namespace("self"):
             return 0
         try:
-            status = (self._root / f"proc/{pid}/status").read_text()
+            return proc.tgid(pid, self._root)
         except OSError:
             return 0
-        return next((int(line[5:]) for line in status.splitlines() if line[:5] == "Tgid:"), 0)
 
     def _namespace(self, process: str) -> str:
         try:
-            return os.readlink(self._root / f"proc/{process}/ns/pid")
+            return proc.pid_namespace(process, self._root)
         except OSError:
             return f"of {process}"
 
     def _stat(self, tgid: int, tid: int) -> tuple[str, bool]:
         try:
-            text = (self._root / f"proc/{tgid}/task/{tid}/stat").read_text(errors="replace")
+            comm, is_kthread = proc.stat(tgid, tid, self._root)
         except OSError:
             return "", False
-        comm, _, rest = text.partition("(")[2].rpartition(")")
-        return comm, bool(int(rest.split()[6]) & _PF_KTHREAD)
+        return comm.decode(errors="replace"), is_kthread
 
 
 def _bound(*dictionaries: dict[Any, Any]) -> None:
