@@ -241,3 +241,14 @@ def test_errors_are_of_the_family(
     result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, error)
     assert re.search(message, str(result.exception))
+
+
+def test_a_name_that_is_no_text() -> None:
+    """A process may call itself anything; the report shows what can be read of it."""
+    name = Path(f"/proc/self/task/{os.getpid()}/comm")
+    before = name.read_bytes()
+    name.write_bytes(b"a\xffb")
+    try:
+        assert where(os.getpid()).comm == "a\ufffdb"
+    finally:
+        name.write_bytes(before)
