@@ -15,6 +15,7 @@ last: no core waits for the other one.
 import io
 import itertools
 import os
+import subprocess
 import sys
 import tarfile
 import time
@@ -191,6 +192,22 @@ def guest_dir(guest: Guest) -> str:
     path = f"/var/tmp/mptrace-test-{next(_numbers)}"
     assert guest.run(["mkdir", path]).returncode == 0
     return path
+
+
+@pytest.fixture(scope="session")
+def holder_program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """holder.c, compiled."""
+    program = tmp_path_factory.mktemp("holder") / "holder"
+    flags = "-static -O1 -Wall -Werror"
+    subprocess.run(["gcc", *flags.split(), "-o", program, HERE / "holder.c"], check=True)
+    return program.read_bytes()
+
+
+@pytest.fixture
+def holder(guest: Guest, guest_dir: str, holder_program: bytes) -> str:
+    """Where holder.c is in the guest: a process that has pages, small and static."""
+    guest.put(f"{guest_dir}/holder", holder_program, mode=0o755)
+    return f"{guest_dir}/holder"
 
 
 @pytest.fixture

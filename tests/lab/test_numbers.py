@@ -7,7 +7,6 @@ the Parquet files, read without mptrace.
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ def made(
     guest: Guest,
     kernel: str,
     guest_dir: str,
+    holder: str,
     fetch: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Made:
@@ -51,12 +51,7 @@ def made(
     if kernel not in _made:
         _made[kernel] = None
         path = tmp_path_factory.mktemp("numbers")
-        holder = path / "holder"
-        flags = "-static -O1 -Wall -Werror"
-        source = HERE / "numbers/holder.c"
-        subprocess.run(["gcc", *flags.split(), "-o", holder, source], check=True)
-        guest.put(f"{guest_dir}/holder", holder.read_bytes(), mode=0o755)
-        conduct = [sys.executable, str(HERE / "numbers/conduct.py"), f"{guest_dir}/holder"]
+        conduct = [sys.executable, str(HERE / "numbers/conduct.py"), holder]
         done = guest.run(conduct, cwd=guest_dir, timeout=900)
         assert done.returncode == 0, done.errors
         for name in RECORDINGS:

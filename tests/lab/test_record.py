@@ -84,7 +84,13 @@ class Run:
 
 
 @pytest.fixture
-def run(guest: Guest, kernel: str, guest_dir: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(
+    guest: Guest,
+    kernel: str,
+    guest_dir: str,
+    holder: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
     """This kernel's one run."""
     if kernel not in _runs:
         _runs[kernel] = None
@@ -94,9 +100,10 @@ def run(guest: Guest, kernel: str, guest_dir: str, tmp_path_factory: pytest.Temp
         source = HERE / "recorder/compat.c"
         subprocess.run(["gcc", *flags.split(), "-o", compat, source], check=True)
         guest.put(f"{guest_dir}/compat", compat.read_bytes(), mode=0o755)
-        conduct = [PYTHON, str(HERE / "recorder/conduct.py"), f"{guest_dir}/compat"]
+        conduct = [PYTHON, str(HERE / "recorder/conduct.py"), f"{guest_dir}/compat", holder]
         done = guest.run(conduct, cwd=guest_dir, timeout=2 * PATIENCE)
         assert done.returncode == 0, done.errors
+        print(done.errors)
         packed = guest.run(["tar", "-C", guest_dir, "-cf", "-", "."])
         with tarfile.open(fileobj=BytesIO(packed.stdout)) as tar:
             tar.extractall(path)
@@ -583,19 +590,20 @@ def test_a_command_has_its_callers_rights(
 
 
 #: Fills a small disk with what is recorded of it, and goes on for a moment.
-WORK = f"""
-{PYTHON} -c 'import time
-memory = bytearray(b"x") * (24 << 20)
-print(flush=True)
-time.sleep(1000)' >ready & victim=$!
+WORK = """
+mkfifo wait
+./holder 4096 0 <wait >ready & victim=$!
+exec 3>wait
 while ! [ -s ready ]; do sleep 0.1; done
 for round in 1 2 3 4; do migratepages $victim 0 1; migratepages $victim 1 0; sleep 1; done
-kill $victim
+exec 3>&-
+wait $victim
 echo to the end
 exit 7
 """
 
 
+@pytest.mark.usefixtures("holder")
 def test_a_full_disk(guest: Guest, guest_dir: str, fetch: Callable[[str], Path]) -> None:
     """A clear message and status 1; the recording can be read, the command goes on to its end."""
     guest.put(f"{guest_dir}/work", WORK.encode())

@@ -228,33 +228,23 @@ def test_two_at_once(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
     ) in text
 
 
-VICTIM = """
-import mmap, os, sys
-memory = mmap.mmap(-1, 1009 * 4096)
-memory[:] = b'x' * len(memory)
-print(os.getpid(), flush=True)
-sys.stdin.readline()
-"""
-
-
-def test_another_process(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
+def test_another_process(guest: Guest, guest_dir: str, holder: str, fetch: Fetch) -> None:
     """--pid shows what it would move; with --yes it moves it, and back where it was."""
-    guest.put(f"{guest_dir}/victim.py", VICTIM.encode())
     done = sh(
         guest,
         f"""
         mkfifo wait
-        numactl --membind=0 {PYTHON} victim.py <wait >pid & victim=$!
+        {holder} 1009 0 <wait >pid & victim=$!
         exec 3>wait
         while ! [ -s pid ]; do sleep 0.1; done
-        places() {{ grep /dev/zero /proc/$victim/numa_maps; }}
+        places() {{ grep anon=1009 /proc/$victim/numa_maps; }}
         places >before
         (mptrace run --pid $victim --target 1) >shown 2>shown.err; echo $? >shown.status
         places >between
         (mptrace run --pid $victim --target 1 --yes) >moved 2>moved.err; echo $? >moved.status
         cat moved.err >&2
         places >after
-        echo >&3
+        exec 3>&-
         """,
         guest_dir,
     )
@@ -274,14 +264,13 @@ def test_another_process(guest: Guest, guest_dir: str, fetch: Fetch) -> None:
     assert text("before") == text("between") == text("after")
 
 
-def test_the_target_exits_in_the_middle(guest: Guest, guest_dir: str) -> None:
+def test_the_target_exits_in_the_middle(guest: Guest, guest_dir: str, holder: str) -> None:
     """A target that ends during the session is a clear error; what was seen is kept."""
-    guest.put(f"{guest_dir}/victim.py", VICTIM.replace("1009", "50021").encode())
     done = sh(
         guest,
         f"""
         mkfifo wait
-        numactl --membind=0 {PYTHON} victim.py <wait >pid & victim=$!
+        {holder} 50021 0 <wait >pid & victim=$!
         exec 3>wait
         while ! [ -s pid ]; do sleep 0.1; done
         mptrace run --pid $victim --target 1 --pages-per-call 101 --yes >out 2>err & tracer=$!

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs in a guest: sessions of `mptrace record` at one time over one workload.
 
-usage: conduct.py COMPAT, in an empty directory.  Leaves recordings, what the callers
+usage: conduct.py COMPAT HOLDER, in an empty directory.  Leaves recordings, what the callers
 kept (hostile/, mover/) and about.json: who was who, and when what was done.
 
 `all` sees everything from the first to the last moment; `part.NNNNNN` are the same,
@@ -93,6 +93,29 @@ class Caller:
         self._peer.end()
 
 
+class Victim:
+    """holder.c: its pages are moved by others."""
+
+    def __init__(self, program, pages):
+        self.pages = pages
+        self._process = subprocess.Popen(
+            [program, str(pages), "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        pid, address = self._process.stdout.readline().split()
+        self.name, self.pid, self.base = "victim", int(pid), int(address, 16)
+
+    def tell(self, line):
+        """It does what the line says."""
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "0\n"
+
+    def end(self):
+        """It ends."""
+        self._process.stdin.close()
+        assert self._process.wait() == 0
+
+
 class Recorder:
     """A session of its own process."""
 
@@ -134,17 +157,24 @@ def scope_work(case, callers):
 def filter_work(case, callers):
     """Migrations by two paths, some of which fail, and a call."""
     own, victim, *_ = callers
-    victim.tell(do="pin", pages=[victim.base, victim.base + 5 * PAGE])
+    for page in (0, 5):
+        victim.tell(f"hold {page}")
     migratepages(victim.pid, 0, 1)
     migratepages(victim.pid, 1, 0)
-    victim.tell(do="unpin")
+    victim.tell("release")
     calls = [own.move(f"{case}-call", 1), own.move(f"{case}-back", 0)]
     Path("/proc/sys/vm/compact_memory").write_text("1")
     return calls
 
 
+def done(what):
+    """Say where it is, to whoever looks for the time that it takes."""
+    print(f"{time.monotonic():.1f} s after boot: {what}", file=sys.stderr, flush=True)
+
+
 def main():
     """All of it."""
+    done("begin")
     Path("/proc/sys/kernel/numa_balancing").write_text("0")
     for name in ("mover", "hostile"):
         Path(name).mkdir()
@@ -155,13 +185,14 @@ def main():
     whole = Recorder("-a", "-o", "all")
     parts = Recorder("-a", "--rotate-time", "2", "--rotate-size", "96K", "-o", "part")
     scopes = Peer(sys.executable, str(HERE / "scopes.py"))
-    own, victim = Caller("own", 23), Caller("victim", 29)
+    own, victim = Caller("own", 23), Victim(sys.argv[2], 29)
     user, grouped = Caller("user", 31, become), Caller("grouped", 37, join)
     stranger = Caller("stranger", 41)
     callers = (own, victim, user, grouped, stranger)
     scopes.listen()
     whole.wait_ready()
     parts.wait_ready()
+    done("three tracers are there")
 
     about = {"pids": {caller.name: caller.pid for caller in callers}, "cases": {}}
 
@@ -179,6 +210,7 @@ def main():
             "after_ns": after_ns,
             "answer": answer,
         }
+        done(case)
 
     run("pid_of_caller", scope_work, {"pids": [own.pid]}, {})
     run("pid_of_target", scope_work, {"pids": [victim.pid]}, {})
@@ -194,12 +226,7 @@ def main():
     run("failed", filter_work, {}, {"failed": True})
     about["scopes_status"] = scopes.end()
 
-    hostile = [sys.executable, str(HERE / "hostile.py"), "hostile"]
-    about["hostile_status"] = subprocess.run(hostile, check=False).returncode
-    with open("hostile/compat.raw", "wb") as told:
-        about["compat_status"] = subprocess.run([sys.argv[1]], stdout=told, check=False).returncode
-    subprocess.run([sys.executable, str(HERE / "batches.py"), "batches.json"], check=True)
-    # calls that take long enough to lie in two parts, when it has written the million entries
+    # calls that take long enough to lie in two parts
     long = Caller("long", 5003)
     written = len(list(Path().glob("part.0*")))
     while len(list(Path().glob("part.0*"))) < written + 2:
@@ -208,8 +235,19 @@ def main():
     about["pids"]["long"] = long.pid
     for caller in (*callers, long):
         caller.end()
-    about["whole"] = whole.end(signal.SIGINT)
     about["parts"] = parts.end(signal.SIGTERM)
+    done("the rotated session")
+
+    # what follows is for the session that sees everything
+    hostile = [sys.executable, str(HERE / "hostile.py"), "hostile"]
+    about["hostile_status"] = subprocess.run(hostile, check=False).returncode
+    done("hostile callers")
+    with open("hostile/compat.raw", "wb") as told:
+        about["compat_status"] = subprocess.run([sys.argv[1]], stdout=told, check=False).returncode
+    subprocess.run([sys.executable, str(HERE / "batches.py"), "batches.json"], check=True)
+    done("32-bit callers and batches")
+    about["whole"] = whole.end(signal.SIGINT)
+    done("the whole session")
     Path("about.json").write_text(json.dumps(about))
 
 

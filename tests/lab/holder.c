@@ -2,10 +2,13 @@
 /*
  * holder PAGES HELD: anonymous pages on node 0, HELD of them (every fifth from the second on)
  * in a pipe by vmsplice(2), so that they can't be moved.  Prints "PID ADDRESS", then obeys lines
- * of standard input: "move NODE" calls move_pages(2) for all of them and prints its return
- * value; "where" prints on how many pages each of nodes 0 and 1 is, by move_pages(2) without
- * nodes.  A small static program: its own pages
- * move quickly under emulation.
+ * of standard input, each answered with a line of numbers:
+ *   move NODE             calls move_pages(2) for all of them: its return value
+ *   where                 on how many pages each of nodes 0 and 1 is, by a query
+ *   push PID FROM N NODE  moves N pages of another process: return value, how many are there now
+ *   hold PAGE             puts one more into the pipe: 0
+ *   release               lets go of all that are in the pipe: 0
+ * A small static program: its own pages move quickly under emulation.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -19,7 +22,7 @@
 #include <unistd.h>
 
 #define PAGE 4096UL
-#define MOST 4096
+#define MOST 65536
 #define MPOL_BIND 2
 #define MPOL_DEFAULT 0
 #define MPOL_MF_MOVE 2
@@ -29,10 +32,26 @@
 static void *addresses[MOST], *strange[MOST];
 static int nodes[MOST], status[MOST];
 
+static int ends[2];
+
 static void fail(const char *what)
 {
 	perror(what);
 	exit(1);
+}
+
+static void new_pipe(void)
+{
+	if (pipe(ends) || fcntl(ends[1], F_SETPIPE_SZ, 1 << 20) < 0)
+		fail("pipe");
+}
+
+static void hold(unsigned long page)
+{
+	struct iovec part = { addresses[page], PAGE };
+
+	if (vmsplice(ends[1], &part, 1, 0) != (ssize_t)PAGE)
+		fail("vmsplice");
 }
 
 static long move(unsigned long pages, int node)
@@ -47,7 +66,7 @@ static long move(unsigned long pages, int node)
 int main(int argc, char **argv)
 {
 	unsigned long pages, held, from, count, mask = 1, spliced = 0;
-	int ends[2], node, pid;
+	int node, pid;
 	uint8_t *base;
 	char line[64];
 
@@ -71,14 +90,9 @@ int main(int argc, char **argv)
 	}
 	if (syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0UL))
 		fail("set_mempolicy");
-	if (pipe(ends) || fcntl(ends[1], F_SETPIPE_SZ, 1 << 20) < 0)
-		fail("pipe");
-	for (unsigned long i = 1; spliced < held; i += 5, spliced++) {
-		struct iovec part = { addresses[i], PAGE };
-
-		if (vmsplice(ends[1], &part, 1, 0) != (ssize_t)PAGE)
-			fail("vmsplice");
-	}
+	new_pipe();
+	for (unsigned long i = 1; spliced < held; i += 5, spliced++)
+		hold(i);
 	printf("%d %#lx\n", getpid(), (unsigned long)base);
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {
@@ -93,6 +107,14 @@ int main(int argc, char **argv)
 				if (status[i] == 0 || status[i] == 1)
 					on[status[i]]++;
 			printf("%lu %lu\n", on[0], on[1]);
+		} else if (sscanf(line, "hold %lu", &from) == 1 && from < pages) {
+			hold(from);
+			puts("0");
+		} else if (!strcmp(line, "release\n")) {
+			close(ends[0]);
+			close(ends[1]);
+			new_pipe();
+			puts("0");
 		} else if (sscanf(line, "push %d %lx %lu %d", &pid, &from, &count, &node) == 4 &&
 			   count <= MOST) {
 			unsigned long there = 0;
