@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.causes.columns import state_of
+from mptrace.outcomes.doubts import doubt
 from mptrace.outcomes.joined import (
     ALREADY_THERE,
     CANT_TELL,
@@ -29,12 +30,12 @@ from mptrace.outcomes.joined import (
     WRITTEN,
     Calls,
     Entries,
-    Lookups,
-    Replay,
 )
-from mptrace.outcomes.later import NO_END, explaining_moves
+from mptrace.outcomes.later import explaining_moves
+from mptrace.outcomes.locations import Locations, of_driver
 from mptrace.outcomes.replay import replay_loop
-from mptrace.recording.joins import ranks
+from mptrace.outcomes.shared_pages import share
+from mptrace.outcomes.steps import CallRecords, EntryOutcomes, Loop, Settled
 from mptrace.recording.layouts import NO_LOOKUP, READ_STATUS, SEEN_VMA, STAGE_VMA, WITNESSES
 from mptrace.recording.meta import Meta
 
@@ -111,28 +112,46 @@ class Correlation:
 def correlate(tables: Tables, meta: Meta) -> Correlation:
     """Compute one row per entry of every call that asked for a move.
 
+    Each step gets what those before it found, frozen, and returns new columns:
+
+    ================  ================================================================
+    step              what it adds
+    ================  ================================================================
+    `CallRecords.of`  joined: the entries and lookups of each call, which lookup is
+                      which entry's, the group that flushed it, what was split
+    `replay_loop`     by each entry's own lookup: whether the loop came to it, which
+                      status it stored, what became of its folio
+    `share`           the fates of pages that another entry's lookup decided, and the
+                      entry reasons: duplicate, same folio, moved again, split
+    `doubt`           ``unknown`` where records, coverage or arrays forbid a verdict
+    `_judge`          the causes of what stayed, the locations, and the witnesses
+    ================  ================================================================
+
     :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
     :param meta: its meta.json; ``coverage``, ``nodes``, ``lost``, ``max_entries``
         and ``kernel`` are used.
     """
-    calls = Calls.of(tables, meta)
-    entries = Entries.of(tables["entries"], calls)
-    lookups = Lookups.of(tables, calls, entries)
-    replay = replay_loop(tables, calls, entries, lookups)
-    rows = _judge(tables, meta, calls, entries, lookups, replay)
+    records = CallRecords.of(tables, meta)
+    loop = replay_loop(records)
+    shared = share(records, tables["folios"], loop.outcomes)
+    settled = doubt(records, loop, shared)
+    rows = _judge(tables, meta, records, loop, settled)
+    calls, lookups = records.calls, records.lookups
     queued = lookups.of_entry >= 0
     queued[queued] = lookups.queued[lookups.of_entry[queued]]
-    return Correlation(rows, calls.ids, calls.row, calls.beyond_bound, lookups.split_rows, queued)
+    return Correlation(rows, calls.ids, calls.row, calls.beyond_bound, records.splits.rows, queued)
 
 
 def _judge(
     tables: Tables,
     meta: Meta,
-    calls: Calls,
-    entries: Entries,
-    lookups: Lookups,
-    replay: Replay,
+    records: CallRecords,
+    loop: Loop,
+    settled: Settled,
 ) -> Table:
+    calls, entries, lookups = records.calls, records.entries, records.lookups
+    outcomes, written = settled.outcomes, settled.written
+    outcome, ends = outcomes.outcome, outcomes.end_nid
     rows = np.zeros(entries.count, ROW)
     rows["call"] = entries.call
     rows["entry"] = entries.entry
@@ -140,32 +159,31 @@ def _judge(
     rows["target_nid"] = entries.target
     rows["status_before"] = entries.before
     rows["status_after"] = entries.after
-    rows["status_expected"] = replay.expected
-    rows["written"] = replay.written
+    rows["status_expected"] = loop.expected
+    rows["written"] = written
     rows["unread"] = entries.unread
     rows["unread_before"] = entries.unread_before
-    rows["outcome"] = replay.outcome
-    rows["entry_reason"] = replay.reason
-    rows["expected_nid"] = replay.final
-    rows["folio"] = replay.folio
+    rows["outcome"] = outcome
+    rows["entry_reason"] = outcomes.reason
+    rows["expected_nid"] = ends
+    rows["folio"] = outcomes.folio
     told = (entries.unread & READ_STATUS) == 0
-    written = replay.written
     shown = told & ((written == WRITTEN) | ((written == CANT_TELL) & entries.changed))
     rows["has_status"] = shown
-    rows["cause"] = _causes(tables, meta, calls, entries, lookups, replay)
-    is_asked = _of_driver(tables, calls)[entries.call]
-    has_location, before, final, asked_before = _locations(tables, calls, entries)
+    rows["cause"] = _causes(tables, meta, records, loop, outcomes)
+    is_asked = of_driver(tables, calls)[entries.call]
+    locations = Locations.of(tables, calls, entries)
+    has_location, before, final = locations.known, locations.before, locations.final
     rows["has_location"] = has_location
     rows["before_nid"] = before
     rows["final_nid"] = final
 
     # The status array: as the replay says?
-    mismatch = told & (written == WRITTEN) & (entries.after != replay.expected)
+    mismatch = told & (written == WRITTEN) & (entries.after != loop.expected)
     mismatch |= entries.compared & (written == UNTOUCHED) & (entries.after != entries.before)
-    mismatch |= shown & (written == CANT_TELL) & (entries.after != replay.expected)
+    mismatch |= shown & (written == CANT_TELL) & (entries.after != loop.expected)
     # The location: where the outcome says?
-    outcome = replay.outcome
-    target, ends = entries.target, replay.final
+    target = entries.target
     in_place = np.select(
         [
             ends >= 0,
@@ -185,17 +203,17 @@ def _judge(
         tables,
         calls,
         entries,
-        replay,
+        outcomes.folio,
         away,
         left_on=left_on[away],
         seen_on=final[away],
-        asked_before=asked_before[entries.call[away]],
+        asked_before=locations.asked_before[entries.call[away]],
     )
     explained = rows["later"] >= 0
-    rows["entry_reason"][explained & (replay.reason == 0)] = MOVED_LATER
+    rows["entry_reason"][explained & (outcomes.reason == 0)] = MOVED_LATER
     in_place |= explained
     # Where a lost lookup may have moved the page again the location judges nothing.
-    judged = has_location & (in_place | (lookups.complete & ~lookups.misfit)[entries.call])
+    judged = has_location & (in_place | lookups.sound[entries.call])
     rows["witnesses"] = np.select(
         [
             (outcome != UNKNOWN) & (mismatch | (judged & ~in_place)),
@@ -213,16 +231,16 @@ def _judge(
 def _causes(
     tables: Tables,
     meta: Meta,
-    calls: Calls,
-    entries: Entries,
-    lookups: Lookups,
-    replay: Replay,
+    records: CallRecords,
+    loop: Loop,
+    outcomes: EntryOutcomes,
 ) -> npt.NDArray[np.uint16]:
+    calls, entries, lookups = records.calls, records.entries, records.lookups
     folios = tables["folios"]
-    cause = replay.cause.copy()
-    failed = np.flatnonzero(replay.outcome == FAILED)
+    cause = outcomes.cause.copy()
+    failed = np.flatnonzero(outcomes.outcome == FAILED)
     if failed.size:
-        folio = replay.folio[failed]
+        folio = outcomes.folio[failed]
         has = folio >= 0
         safe = np.maximum(folio, 0)
 
@@ -235,7 +253,7 @@ def _causes(
         look = lookups.of_entry[failed]
         rc = np.zeros(failed.size, np.int64)
         if lookups.row.size:
-            rc = np.where(look >= 0, lookups.group_rc[np.maximum(look, 0)], 0)
+            rc = np.where(look >= 0, records.groups.rc[np.maximum(look, 0)], 0)
         fields: dict[str, Any] = {
             name: column(name)
             for name in (
@@ -261,14 +279,14 @@ def _causes(
                 **state_of(tables, meta, obstacle),
             )
         )
-    left = np.flatnonzero(replay.outcome == NOT_ATTEMPTED)
+    left = np.flatnonzero(outcomes.outcome == NOT_ATTEMPTED)
     if left.size:
         call = entries.call[left]
         cause[left] = rules.causes_of_no_attempt(
             calls.ret[call],
-            lookups.fail_rc[call],
-            entries.ordinal[left] == replay.first_left[call],
-            replay.refused[call],
+            records.groups.fail_rc[call],
+            entries.ordinal[left] == loop.end[call],
+            loop.refused[call],
             calls.began[call],
         )
     return cause
@@ -287,72 +305,3 @@ def _vma_answers(tables: Tables, meta: Meta, calls: Calls, entries: Entries, whi
     answers[~np.isin(call_ids, table["call_id"][blind])] = 0
     answers[obstacles.of_addresses(tables, call_ids, entries.address[which]) >= 0] = 1
     return answers
-
-
-def _of_driver(tables: Tables, calls: Calls) -> Bools:
-    """Which calls a thread of mptrace's own driver made, which asks for the locations.
-
-    One that has no record may be the driver's in a session that had one.
-    """
-    has = calls.row >= 0
-    found = ~has & (tables["driver_calls"].size > 0)
-    tids = tables["calls"]["tid"][calls.row[has]]
-    found[has] = np.isin(tids, np.unique(tables["driver_calls"]["tid"]))
-    return found
-
-
-def _locations(
-    tables: Tables, calls: Calls, entries: Entries
-) -> tuple[Bools, Ints, Ints, npt.NDArray[np.uint64]]:
-    """Where each entry's page was before and after, as the driver's queries said.
-
-    And of each call a time before which the query after it was made: its thread's next call.
-    """
-    none = np.zeros(entries.count, np.bool_)
-    nowhere = np.full(entries.count, -1, np.int64)
-    asked_before = np.full(calls.count, NO_END)
-    driver, locations = tables["driver_calls"], tables["locations"]
-    records = np.flatnonzero(calls.row >= 0)
-    if not driver.size or not locations.size or not records.size:
-        return none, nowhere, nowhere.copy(), asked_before
-    # The traced call of the driver's thread inside the driver's interval.
-    table = tables["calls"]
-    own = table[calls.row[records]]
-    threads = np.unique(driver["tid"])
-    thread = np.minimum(np.searchsorted(threads, own["tid"]), threads.size - 1)
-    of_driver = threads[thread] == own["tid"]
-    _, rank = ranks(np.concatenate([driver["before_ns"], own["enter_ns"]]))
-    order = np.lexsort((driver["before_ns"], driver["tid"]))
-    driver_thread = np.searchsorted(threads, driver["tid"])
-    keys = (driver_thread.astype(np.int64) << 40) + rank[: driver.size]
-    wanted = (thread.astype(np.int64) << 40) + rank[driver.size :]
-    place = np.searchsorted(keys[order], wanted, side="right") - 1
-    which = order[np.maximum(place, 0)]
-    fits = of_driver & (place >= 0) & (driver["tid"][which] == own["tid"])
-    fits &= (own["exit_ns"] <= driver["after_ns"][which]) & (
-        own["enter_ns"] >= driver["before_ns"][which]
-    )
-    fits &= own["nr_pages"] == driver["entries"][which]
-    # Two calls in one interval can't be told apart.
-    uses = np.bincount(which[fits], minlength=driver.size)
-    fits &= uses[which] == 1
-    driver_call = np.full(calls.count, -1, np.int64)
-    driver_call[records[fits]] = driver["driver_call"][which[fits]]
-    following = np.minimum(place + 1, order.size - 1)
-    same = (following > place) & (driver_thread[order[following]] == thread)
-    same &= fits
-    asked_before[records[same]] = driver["before_ns"][order[following[same]]]
-
-    place_key = (locations["driver_call"].astype(np.int64) << 32) + locations["entry"]
-    order = np.arange(locations.size)
-    if (np.diff(place_key) <= 0).any():
-        order = np.argsort(place_key, kind="stable")
-        place_key = place_key[order]
-    ask = driver_call[entries.call]
-    row = np.minimum(np.searchsorted(place_key, (ask << 32) + entries.entry), place_key.size - 1)
-    hit = (ask >= 0) & (place_key[row] == (ask << 32) + entries.entry)
-    row = order[row]
-    hit &= entries.readable & (locations["address"][row] == entries.address)
-    before = np.where(hit, locations["before_nid"][row], -1).astype(np.int64)
-    final = np.where(hit, locations["final_nid"][row], -1).astype(np.int64)
-    return hit, before, final, asked_before

@@ -14,10 +14,17 @@ import numpy.typing as npt
 from mptrace.arrays import Bools, Bytes, Ints, Table, Tables
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.causes.columns import state_of
-from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN, fates_of
+from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
 from mptrace.outcomes.paths import reason_name
 from mptrace.recording.joins import pair_ids, ranks, rows_of_ids
-from mptrace.recording.layouts import END_OPEN, NOT_COUNTED, STRUCT_PAGE_BYTES
+from mptrace.recording.layouts import (
+    END_DONE,
+    END_OPEN,
+    END_REUSED,
+    FOLIO_UNTRACKED,
+    NOT_COUNTED,
+    STRUCT_PAGE_BYTES,
+)
 from mptrace.recording.meta import Meta
 
 # Phases without which nobody can say whether a folio moved.
@@ -100,6 +107,25 @@ def outcomes(tables: Tables, meta: Meta, found: Fates) -> tuple[Bytes, Bools]:
         move_rc = folios["move_rc"][alone].astype(np.int64)
         outcome[alone] = fates_of(move_rc, folios["end"][alone], folios["flags"][alone])[0]
     return outcome, is_told
+
+
+def fates_of(move_rc: Ints, end: Bytes, flags: Bytes) -> tuple[Bytes, npt.NDArray[np.uint16]]:
+    """What became of isolated folios, by their own records; the cause where that is unknown."""
+    # A hugetlb folio ends with a putback even when it moved: the last move decides.
+    moved = move_rc == 0
+    untracked = (flags & FOLIO_UNTRACKED) != 0
+    tests = [
+        (untracked, UNKNOWN, "lost"),
+        (moved, MOVED, ""),
+        (end == END_OPEN, UNKNOWN, "call_open"),
+        (end == END_REUSED, UNKNOWN, "lost"),
+        (end == END_DONE, UNKNOWN, "freed"),
+    ]
+    fate = np.select([test for test, _, _ in tests], [fate for _, fate, _ in tests], FAILED)
+    cause = np.select(
+        [test for test, _, _ in tests], [rules.cause_code(name) for _, _, name in tests], 0
+    )
+    return fate.astype(np.uint8), cause.astype(np.uint16)
 
 
 def failed_migrations(migrations: Table, found: Fates, left_out: Bools) -> Bools:

@@ -10,7 +10,7 @@ the node that was seen.
 import numpy as np
 
 from mptrace.arrays import Bools, Ints, Table, Tables
-from mptrace.outcomes.joined import Calls, Entries, Replay
+from mptrace.outcomes.joined import Calls, Entries
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import STRUCT_PAGE_BYTES
 
@@ -26,7 +26,7 @@ def explaining_moves(
     tables: Tables,
     calls: Calls,
     entries: Entries,
-    replay: Replay,
+    deciders: Ints,
     which: Ints,
     *,
     left_on: Ints,
@@ -35,6 +35,7 @@ def explaining_moves(
 ) -> Ints:
     """Row of `folios` of the last move that explains where a page was seen, -1: none does.
 
+    :param deciders: row of `folios` that decided about each of ``entries``, -1: none.
     :param which: rows of the entries.
     :param left_on: the node where the call left the page of each; ``seen_on``: where it
         was seen, between the end of the call and ``asked_before``.
@@ -49,7 +50,7 @@ def explaining_moves(
     call = entries.call[which]
     record = tables["calls"][calls.row[call]]
     # By the folio where its record is known, else by the address.
-    decider = replay.folio[which]
+    decider = deciders[which]
     known = decider >= 0
     own = folios[np.maximum(decider, 0)]
     pointer = np.where(known, np.where(own["move_rc"] == 0, own["dst"], own["src"]), 0)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.arrays import Bools, Ints, Tables
+from mptrace.arrays import Bools, Ints
 from mptrace.outcomes.causes.rules import cause_code
 from mptrace.outcomes.joined import (
     ALREADY_THERE,
@@ -33,16 +33,9 @@ from mptrace.outcomes.joined import (
     WRITTEN,
     Calls,
     Entries,
-    Lookups,
-    Replay,
-    set_unknown,
 )
-from mptrace.outcomes.shared_pages import (
-    doubt_incomplete,
-    follow_folios,
-    follow_pages,
-    resolve_splits,
-)
+from mptrace.outcomes.lookups import Lookups
+from mptrace.outcomes.steps import CallRecords, EntryOutcomes, Loop
 from mptrace.recording.joins import rows_of_calls
 from mptrace.recording.layouts import ISOLATE_NOT_TRIED, LOOKUP_NONE, READ_STATUS
 
@@ -50,8 +43,10 @@ from mptrace.recording.layouts import ISOLATE_NOT_TRIED, LOOKUP_NONE, READ_STATU
 _REFUSALS = (-errno.EINVAL, -errno.EPERM, -errno.ESRCH, -errno.EINTR)
 
 
-def replay_loop(tables: Tables, calls: Calls, entries: Entries, lookups: Lookups) -> Replay:
+def replay_loop(records: CallRecords) -> Loop:
     """What the kernel's loop did with each entry of every call, in the order of ``entries``."""
+    calls, entries, lookups = records.calls, records.entries, records.lookups
+    groups = records.groups
     call, ordinal = entries.call, entries.ordinal
     has = lookups.of_entry >= 0
     look = np.maximum(lookups.of_entry, 0)
@@ -65,7 +60,7 @@ def replay_loop(tables: Tables, calls: Calls, entries: Entries, lookups: Lookups
         return np.where(has, values[look], np.array(absent, values.dtype))
 
     queued = of(lookups.queued, 0).astype(np.bool_)
-    whole = (lookups.complete & ~lookups.misfit)[call]
+    whole = lookups.sound[call]
     # What the loop stores for the entry by itself.
     target = entries.target
     rc, isolate_rc = of(lookups.rc, 0), of(lookups.isolate_rc, ISOLATE_NOT_TRIED)
@@ -92,17 +87,16 @@ def replay_loop(tables: Tables, calls: Calls, entries: Entries, lookups: Lookups
     expected = np.where(special, entries.after, expected)
     there &= ~special
 
-    end, doubtful, refused = _loop_ends(calls, entries, lookups, expected)
+    end, doubtful, refused = _loop_ends(records, expected)
     sure_end = end >= 0
     # Without a lookup: passed over before the loop's end, and before the last lookup.
     last = _last_lookup(lookups, calls.count) - entries.start[:-1]
     passed = (ordinal < (end - doubtful)[call]) | (ordinal < last[call])
-    processed = has | passed
     left = sure_end[call] & (ordinal >= end[call]) & ~has
     known = has | (passed & whole) | left
 
-    group_known = of(lookups.group_known, 0).astype(np.bool_)
-    group_rc = of(lookups.group_rc, 0)
+    group_known = of(groups.known, 0).astype(np.bool_)
+    group_rc = of(groups.rc, 0)
     written = np.select(
         [
             ~known,
@@ -117,7 +111,7 @@ def replay_loop(tables: Tables, calls: Calls, entries: Entries, lookups: Lookups
     # In a call that ended with -EFAULT, and in the last group of any that ended
     # with an error (the first error wins), the store itself may have failed.
     broken = (calls.ret == -errno.EFAULT)[call]
-    broken |= (calls.ret < 0)[call] & queued & (of(lookups.flush, 0) >= calls.n_lookups[call])
+    broken |= (calls.ret < 0)[call] & queued & (of(groups.flush, 0) >= calls.n_lookups[call])
     written[broken & (written == WRITTEN) & ~entries.changed] = CANT_TELL
 
     outcome = np.select(
@@ -126,36 +120,25 @@ def replay_loop(tables: Tables, calls: Calls, entries: Entries, lookups: Lookups
         FAILED,
     ).astype(np.uint8)
     cause = np.where(known & queued, of(lookups.fate_cause, 0), 0).astype(np.uint16)
-    fits = lookups.complete & np.where(lookups.misfit, True, lookups.migrations_complete)
+    fits = lookups.complete & np.where(lookups.misfit, True, groups.complete)
     code = np.where(fits, cause_code("ambiguous"), calls.lost_code).astype(np.uint16)
     cause = np.where(known, cause, code[call])
 
-    replay = Replay(
-        processed=processed,
-        sure=known,
+    return Loop(
+        end=end,
+        refused=refused,
+        is_known=known,
+        is_left=left,
         written=written,
         expected=expected,
-        outcome=outcome,
-        cause=cause,
-        reason=np.zeros(entries.count, np.uint8),
-        final=np.full(entries.count, -1, np.int64),
-        folio=of(lookups.fate_row, -1),
-        first_left=end,
-        refused=refused,
-        own=has,
+        outcomes=EntryOutcomes(
+            outcome=outcome,
+            cause=cause,
+            reason=np.zeros(entries.count, np.uint8),
+            end_nid=np.full(entries.count, -1, np.int64),
+            folio=of(lookups.row, -1),
+        ),
     )
-    follow_folios(calls, entries, lookups, replay)
-    resolve_splits(tables["folios"], calls, entries, lookups, replay)
-    doubt_incomplete(calls, entries, lookups, replay)
-    follow_pages(calls, entries, lookups, replay)
-
-    unread = ~entries.readable
-    set_unknown(replay, unread, np.where(entries.absent, calls.lost_code, cause_code("unread")))
-    whole_call = calls.reason[call]
-    set_unknown(replay, whole_call != 0, whole_call)
-    replay.written[whole_call != 0] = CANT_TELL
-    replay.written[unread & ~left] = CANT_TELL
-    return replay
 
 
 def _last_lookup(lookups: Lookups, calls: int) -> Ints:
@@ -167,15 +150,14 @@ def _last_lookup(lookups: Lookups, calls: int) -> Ints:
     return last
 
 
-def _loop_ends(
-    calls: Calls, entries: Entries, lookups: Lookups, expected: Ints
-) -> tuple[Ints, Ints, Bools]:
+def _loop_ends(records: CallRecords, expected: Ints) -> tuple[Ints, Ints, Bools]:
     """Number of entries that each call's loop processed, -1 where unknown; of how
     many before that it is unknown; whether the call was refused before its loop began."""
+    calls, entries, lookups = records.calls, records.entries, records.lookups
     count = calls.count
     size = np.diff(entries.start)
     start = entries.start[:-1]
-    ret, fail_rc = calls.ret, lookups.fail_rc
+    ret, fail_rc = calls.ret, records.groups.fail_rc
     end = np.full(count, -1, np.int64)
     last_row = _last_lookup(lookups, count)
     last = np.where(last_row >= 0, last_row - start, -1)
@@ -192,8 +174,8 @@ def _loop_ends(
 
     # 1. A group failed: its flush was caused by the end, by another node, or by
     #    the status of the entry behind it, in this order of the loop.
-    sound = lookups.complete & ~lookups.misfit
-    whole = sound & lookups.migrations_complete
+    sound = lookups.sound
+    whole = sound & records.groups.complete
     whole[entries.call[~entries.readable]] = False
     next_row = start + last + 1
     inside = last + 1 < size

@@ -18,6 +18,7 @@ from mptrace.recording.layouts import (
     END_OPEN,
     ENTRY,
     FOLIO,
+    ISOLATE_NOT_TRIED,
     LARGE_CHUNK,
     MIGRATION,
     NO_LOOKUP,
@@ -497,6 +498,24 @@ def test_a_page_moved_twice_in_one_call() -> None:
     assert reasons(rows) == ["moved_again", ""]
     assert rows["expected_nid"].tolist() == [2, 2]
     assert witnesses(rows) == ["agree", "agree"]
+
+
+def test_the_example_of_shared_folios() -> None:
+    """The table in the docstring of `share_folios` is what its steps make of that call."""
+    kernel = plain(2, nodes=2)
+    kernel.reuse = False
+    page, other = address(0), address(1)
+    truth = kernel.move_pages([page, page, page, other, page], [1, 1, 0, 1, 0])
+    assert truth.status == [1, -errno.EBUSY, 0, 1, 0]
+    folios = kernel.tables()["folios"]
+    by_seq = np.argsort(folios["lookup_seq"])
+    isolated = folios["isolate_rc"][by_seq].tolist()
+    assert isolated == [0, -errno.EBUSY, 0, 0, ISOLATE_NOT_TRIED]
+    rows = run(kernel)
+    assert words(rows) == ["moved"] * 5
+    assert reasons(rows) == ["moved_again", "moved_again", "", "", "duplicate"]
+    assert rows["folio"].tolist() == by_seq[[0, 0, 2, 3, 2]].tolist()
+    assert rows["expected_nid"].tolist() == [0, 0, 0, 1, 0]
 
 
 def test_a_freed_folio_is_unknown() -> None:
