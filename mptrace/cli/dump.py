@@ -16,7 +16,7 @@ from mptrace.cli.types import opened
 from mptrace.units import many
 
 if TYPE_CHECKING:
-    from mptrace.outcomes.dump import Rows
+    from mptrace.outcomes.plain_table import PlainTable
 
 TABLES = (
     "entries",
@@ -65,15 +65,15 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
     a page under migration; one of `processes` a process that was met. `own` is true where
     it was mptrace's own page, whoever moved it, or mptrace itself that waited.
     """
-    from mptrace.outcomes.dump import Rows
+    from mptrace.outcomes.dump import dumped_table
 
     data = opened(recording)
-    rows = Rows(table, data.tables(), data.meta, failed=failed)
+    rows = dumped_table(table, data.tables(), data.meta, failed=failed)
     if not rows.count:
         click.echo(_why_none(table, rows.total, rows.unknown, failed=failed), err=True)
     if form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(rows.columns)
+        writer.writerow(rows.names)
         writer.writerows(rows)
     else:
         for line in _json_lines(rows) if form == "jsonl" else _text_lines(rows):
@@ -108,13 +108,13 @@ def _why_none(table: str, total: int, unknown: int, *, failed: bool) -> str:
     return f"no rows: {_NONE[table]}"
 
 
-def _json_lines(rows: "Rows") -> Iterator[str]:
-    names = rows.columns
+def _json_lines(rows: "PlainTable") -> Iterator[str]:
+    names = rows.names
     for row in rows:
         yield json.dumps(dict(zip(names, row, strict=True)))
 
 
-def _text_lines(rows: "Rows") -> Iterator[str]:
+def _text_lines(rows: "PlainTable") -> Iterator[str]:
     from mptrace.reporting.text import dump as report_dump
 
     widths = [rows.width(name) for name in rows.short]

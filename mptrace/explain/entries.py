@@ -18,13 +18,10 @@ from mptrace.errors import UsageError
 from mptrace.explain.evidence import Evidence
 from mptrace.explain.findings import Finding, NotAsked
 from mptrace.explain.stories import MOST_NAMED, Stories
-from mptrace.explain.words import Worded, line, worded
+from mptrace.explain.words import Worded, gap_words, line, worded
 from mptrace.outcomes.causes import table as causes
 from mptrace.outcomes.causes.rules import cause_meaning, cause_name
-from mptrace.outcomes.causes.statuses import (
-    RETURN_CODES,
-    page_status,
-)
+from mptrace.outcomes.causes.statuses import RETURN_CODES, page_status
 from mptrace.outcomes.causes.table import Cause
 from mptrace.outcomes.correlate import (
     ENTRY_REASONS,
@@ -39,12 +36,7 @@ from mptrace.outcomes.history import Histories, History, Step
 from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import own_of
 from mptrace.recording.joins import ranks
-from mptrace.recording.layouts import (
-    OUTCOMES,
-    READ_NODES,
-    READ_PAGES,
-    WITNESSES,
-)
+from mptrace.recording.layouts import OUTCOMES, READ_NODES, READ_PAGES, WITNESSES
 from mptrace.recording.meta import Meta
 
 #: Blocks of equal pages that are told apart.
@@ -309,7 +301,8 @@ class Explainer:
         gap = ""
         if stayed and obstacle < 0:
             evidence += self._of_the_call(row, cause)
-            gap = "" if evidence and cause in _STATELESS else self._evidence.gap(obstacle, folio)
+            if not evidence or cause not in _STATELESS:
+                gap = gap_words(self._evidence.gap(obstacle, folio))
         delay = None if stayed else self._evidence.delay(obstacle)
         state = self._status_state(row)
         status = int(row["status_after"]) if state == "written" else None

@@ -17,6 +17,7 @@ from mptrace.explain.findings import (
     File,
     Finding,
     Flags,
+    Gap,
     Holder,
     Mapcount,
     Mapper,
@@ -202,23 +203,22 @@ class Evidence:
         }
         return {label: bound for label, bound in bounds.items() if bound[0] != bound[1]}
 
-    def gap(self, row: int, folio: Any | None) -> str:
-        """Why there is no evidence of a page that stayed; "" where there is."""
+    def gap(self, row: int, folio: Any | None) -> Gap | None:
+        """Why there is no evidence of a page that stayed; None where there is."""
         if row >= 0:
-            return ""
+            return None
         lost = self._meta.lost
         if "obstacles" not in self._tables or self._meta.format_version == 1:
-            return "recorded by an mptrace that did not keep the state of refused pages"
-        causes = [name for name in lost if name.startswith("obstacle") and lost[name]]
+            return Gap("old_recording")
+        causes = tuple(name for name in lost if name.startswith("obstacle") and lost[name])
         if folio is not None and int(folio["flags"]) & FOLIO_OBSTACLE:
-            named = f" ({', '.join(causes)})" if causes else ""
-            return f"its state was read at the refusal, and the record was lost{named}"
+            return Gap("own_record_lost", causes)
         if causes:
-            return f"records of refused pages were lost ({', '.join(causes)})"
+            return Gap("records_lost", causes)
         phase = "vma" if folio is None else phase_of(folio)
         if phase and self._phases.is_missing(phase):
-            return f"this kernel's '{phase}' phase can't be traced"
-        return "no state of the page was recorded at its refusal"
+            return Gap("phase_missing", phase=phase)
+        return Gap("not_recorded")
 
     # ---- pieces
 

@@ -270,6 +270,18 @@ class Waited:
         return {name: {"ns": ns, "count": count} for name, ns, count in self.waits}
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Why there is no evidence: ``kind`` is one of the keys of ``words.GAPS``.
+
+    ``causes``: of lost records, as in meta.json; ``phase``: that can't be traced.
+    """
+
+    kind: str
+    causes: tuple[str, ...] = ()
+    phase: str = ""
+
+
 Finding = (
     Refusal
     | NotAsked

@@ -12,7 +12,7 @@ from mptrace.explain.entries import cause_of
 from mptrace.explain.evidence import Evidence
 from mptrace.explain.findings import Finding
 from mptrace.explain.stories import MOST_NAMED
-from mptrace.explain.words import Worded, worded
+from mptrace.explain.words import Worded, gap_words, worded
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.causes.table import Cause
 from mptrace.outcomes.fates import Fates, fates
@@ -216,7 +216,7 @@ class FolioExplainer:
             key = "" if path is None else path.key.split("_")[0]
             allocate = _ALLOCATE.get(key, "allocate")
             evidence = self._evidence.all_of(obstacle, folio, allocate=allocate)
-            gap = self._evidence.gap(obstacle, folio)
+            gap = gap_words(self._evidence.gap(obstacle, folio))
         delay = None if outcome == FAILED else self._evidence.delay(obstacle)
         nids = [int(folio[name]) for name in ("src_nid", "dst_nid")]
         owner = int(folio["owner_tgid"])

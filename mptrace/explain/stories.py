@@ -9,9 +9,9 @@ import numpy as np
 
 from mptrace.arrays import Ints, Tables
 from mptrace.explain.findings import GroupEnded, Stayed
-from mptrace.explain.words import stayed
+from mptrace.explain.words import answer, stayed
 from mptrace.outcomes.causes.rules import cause_code, cause_name
-from mptrace.outcomes.causes.statuses import MISLEADING, STORIES, errno_name, status_text
+from mptrace.outcomes.causes.statuses import MISLEADING, STORIES, status_text
 from mptrace.outcomes.correlate import ENTRY_REASONS, FAILED, MOVED, NOT_ATTEMPTED, Correlation
 from mptrace.recording.layouts import NO_LOOKUP, READ_STATUS
 
@@ -84,8 +84,7 @@ class Stories:
                 story = "positive" if rest >= never else "count_too_small"
                 yield STORIES[story].format(ret=ret, rc=rc, rest=max(rest, never))
         elif state == "untouched" and ret is not None and ret < 0 and row["outcome"] == MOVED:
-            name = f"{ret} {errno_name(-ret)}"
-            yield STORIES["error_hides"].format(ret=name)
+            yield STORIES["error_hides"].format(ret=answer(ret))
 
     def _untouched(self, row: Any, cause: str) -> str:
         call = int(row["call"])
@@ -98,9 +97,8 @@ class Stories:
             return STORIES[
                 "unstored" if self._ret(call) == -errno.EFAULT else "group_failed_nowhere"
             ]
-        name = f"{rc} {errno_name(-rc)}" if rc < 0 else str(rc)
         story = "group_failed_moved" if row["outcome"] == MOVED else "group_failed"
-        return STORIES[story].format(rc=name, stayed=stayed(self._of_these(rows)))
+        return STORIES[story].format(rc=answer(rc), stayed=stayed(self._of_these(rows)))
 
     def _because(self, call: int, cause: str) -> str:
         bad = self._bad_entry(call) if cause != "aborted_by_earlier_group" else ""
@@ -137,18 +135,18 @@ class Stories:
             own = migrations[migrations["call_id"] == self._found.call_ids[call]]
             failed = own[own["rc"] != 0]
             rc = int(failed["rc"][-1]) if failed.size else None
-            stayed = np.zeros(0, np.int64)
+            found = np.zeros(0, np.int64)
             if failed.size:
                 where = self.rows_of(call)
-                rows = self._rows[where]
-                at = np.flatnonzero((rows["outcome"] == FAILED) & (rows["folio"] >= 0))
-                records = folios[rows["folio"][at]]
+                entries = self._rows[where]
+                at = np.flatnonzero((entries["outcome"] == FAILED) & (entries["folio"] >= 0))
+                records = folios[entries["folio"][at]]
                 # A folio whose turn never came has no migration of its own.
                 last = failed["migration_id"][-1]
                 named = (records["migration_id"] == 0) | (records["migration_id"] == last)
                 queued = (records["isolate_rc"] == 0) | (records["lookup_seq"] == NO_LOOKUP)
-                stayed = where.start + at[named & queued]
-            self._failed_groups[call] = rc, stayed
+                found = where.start + at[named & queued]
+            self._failed_groups[call] = rc, found
         return self._failed_groups[call]
 
     def _other_entry(self, number: int, row: Any) -> str:

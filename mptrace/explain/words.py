@@ -11,6 +11,7 @@ from mptrace.explain.findings import (
     File,
     Finding,
     Flags,
+    Gap,
     GroupEnded,
     Holder,
     Mapcount,
@@ -56,6 +57,14 @@ _PTE_KINDS = {
 }
 _WAITED_FOR = {"folio_lock": "its lock", "writeback": "its writeback"}
 
+#: Why there is no evidence of a page that stayed.
+GAPS = {
+    "old_recording": "recorded by an mptrace that did not keep the state of refused pages",
+    "own_record_lost": "its state was read at the refusal, and the record was lost{causes}",
+    "records_lost": "records of refused pages were lost{causes}",
+    "phase_missing": "this kernel's '{phase}' phase can't be traced",
+    "not_recorded": "no state of the page was recorded at its refusal",
+}
 #: Findings that a cause rests on, by label, for a single line; elsewhere the references.
 TELLING = {
     "unsuitable_vma": ("area",),
@@ -109,6 +118,14 @@ def line(cause: str, findings: tuple[Finding, ...]) -> str:
     wanted = ("refusal", *TELLING.get(cause, ("references", "pins")))
     by_label = {finding.label: finding for finding in findings}
     return "; ".join(words_of(by_label[label]) for label in wanted if label in by_label)
+
+
+def gap_words(gap: Gap | None) -> str:
+    """Why there is no evidence; "" where there is."""
+    if gap is None:
+        return ""
+    causes = f" ({', '.join(gap.causes)})" if gap.causes else ""
+    return GAPS[gap.kind].format(causes=causes, phase=gap.phase)
 
 
 def stayed(found: Stayed) -> str:

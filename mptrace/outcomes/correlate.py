@@ -28,8 +28,8 @@ from mptrace.outcomes.joined import (
     UNKNOWN,
     UNTOUCHED,
     WRITTEN,
-    Calls,
-    Entries,
+    CallColumns,
+    EntryColumns,
 )
 from mptrace.outcomes.later import explaining_moves
 from mptrace.outcomes.locations import Locations, of_driver
@@ -268,7 +268,7 @@ def _causes(
         }
         obstacle = np.where(has, obstacles.of_folios(tables)[safe] if folios.size else -1, -1)
         cause[failed] = rules.causes_of_failure(
-            rules.Evidence(
+            rules.RuleColumns(
                 looked_up=has,
                 queued=queued,
                 told_zero=entries.after[failed] == -errno.EFAULT,
@@ -292,7 +292,9 @@ def _causes(
     return cause
 
 
-def _vma_answers(tables: Tables, meta: Meta, calls: Calls, entries: Entries, which: Ints) -> Ints:
+def _vma_answers(
+    tables: Tables, meta: Meta, calls: CallColumns, entries: EntryColumns, which: Ints
+) -> Ints:
     """What vma_migratable() said of each entry's mapping: 1 refused, 0 not asked, -1 unknown."""
     answers = np.full(which.size, -1, np.int64)
     is_proved = "vma" in meta.phases and meta.phases["vma"].state == "proved"

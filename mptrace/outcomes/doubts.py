@@ -2,14 +2,12 @@
 """What losses, a short coverage and unreadable arrays leave unknown: never guess.  Pure."""
 
 import numpy as np
-import numpy.typing as npt
 
+from mptrace.arrays import Codes
 from mptrace.outcomes.causes.rules import cause_code
 from mptrace.outcomes.joined import CANT_TELL, PMD_BYTES
 from mptrace.outcomes.steps import CallRecords, Loop, Settled, Shared
 from mptrace.recording.joins import any_near
-
-Codes = npt.NDArray[np.uint16]
 
 
 def doubt(records: CallRecords, loop: Loop, shared: Shared) -> Settled:

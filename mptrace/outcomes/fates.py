@@ -168,7 +168,7 @@ def _causes(tables: Tables, meta: Meta, row: Ints, migration: Ints) -> npt.NDArr
         for name in ("lookup_rc", "isolate_rc", "move_rc", "flags", "nr_pages", "n_alloc")
     }
     cause = rules.causes_of_failure(
-        rules.Evidence(
+        rules.RuleColumns(
             looked_up=yes,
             queued=yes,
             told_zero=no,

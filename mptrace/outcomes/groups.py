@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mptrace.arrays import Bools, Ints, Table, Tables
-from mptrace.outcomes.joined import Calls, Entries
+from mptrace.outcomes.joined import CallColumns, EntryColumns
 from mptrace.outcomes.lookups import Lookups
 from mptrace.recording.joins import pair_ids
 from mptrace.recording.layouts import NO_LOOKUP, STRUCT_PAGE_BYTES
@@ -26,7 +26,9 @@ class Groups:
     complete: Bools  # all migrations of the call are there
 
     @classmethod
-    def of(cls, tables: Tables, calls: Calls, entries: Entries, lookups: Lookups) -> "Groups":
+    def of(
+        cls, tables: Tables, calls: CallColumns, entries: EntryColumns, lookups: Lookups
+    ) -> "Groups":
         """The groups by the records of their migrations, else by what the loop did."""
         migrations = tables["migrations"]
         call = calls.index_of(migrations["call_id"])
@@ -78,7 +80,7 @@ def _migration_of(
     return which
 
 
-def _with_derived(flush: Ints, entries: Entries, lookups: Lookups) -> Ints:
+def _with_derived(flush: Ints, entries: EntryColumns, lookups: Lookups) -> Ints:
     """The flushes, with those whose migration has no record.
 
     The loop itself says when such a group was flushed: at a change of target or at the

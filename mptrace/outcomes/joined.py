@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The calls of a recording and their entries, and the codes of an entry's columns.  Pure.
+"""The calls of a recording and their entries, as columns, and the codes in them.  Pure.
 
 Everything is vectorized: no loop runs per page.  `lookups` joins the kernel's lookups
 to the entries, `groups` the migrations to the lookups.
@@ -42,8 +42,8 @@ PMD_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
-class Calls:
-    """Calls by ordinal; everything is indexed by it."""
+class CallColumns:
+    """Columns of the calls, by ordinal; everything is indexed by it."""
 
     ids: npt.NDArray[np.uint64]
     row: Ints  # in the table of calls, -1: no record
@@ -63,7 +63,7 @@ class Calls:
     beyond_bound: int
 
     @classmethod
-    def of(cls, tables: Tables, meta: Meta) -> "Calls":
+    def of(cls, tables: Tables, meta: Meta) -> "CallColumns":
         records = tables["calls"]
         asks = np.flatnonzero(records["nodes_ptr"] != 0)
         queries = records["call_id"][records["nodes_ptr"] == 0]
@@ -138,8 +138,8 @@ class Calls:
 
 
 @dataclass(frozen=True)
-class Entries:
-    """Entries sorted by (call, entry), none missing up to the bound."""
+class EntryColumns:
+    """Columns of the entries, sorted by (call, entry), none missing up to the bound."""
 
     start: Ints  # shape (calls + 1,)
     call: Ints
@@ -153,7 +153,7 @@ class Entries:
     absent: Bools  # no row was recorded for it, though mptrace went on reading
 
     @classmethod
-    def of(cls, table: Table, calls: Calls) -> "Entries":
+    def of(cls, table: Table, calls: CallColumns) -> "EntryColumns":
         call = calls.index_of(table["call_id"])
         order = np.flatnonzero(call >= 0)
         call, entry = call[order], table["entry"][order].astype(np.int64)

@@ -10,7 +10,7 @@ the node that was seen.
 import numpy as np
 
 from mptrace.arrays import Bools, Ints, Table, Tables
-from mptrace.outcomes.joined import Calls, Entries
+from mptrace.outcomes.joined import CallColumns, EntryColumns
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import STRUCT_PAGE_BYTES
 
@@ -24,8 +24,8 @@ _MOST_MOVES = 64
 
 def explaining_moves(
     tables: Tables,
-    calls: Calls,
-    entries: Entries,
+    calls: CallColumns,
+    entries: EntryColumns,
     deciders: Ints,
     which: Ints,
     *,
@@ -131,7 +131,7 @@ def _by_address(
     address: np.ndarray[tuple[int], np.dtype[np.uint64]],
     target: Ints,
     since: Ints,
-    calls: Calls,
+    calls: CallColumns,
 ) -> Ints:
     """Number of the first move at each address of a process after a time, -1 for none."""
     best = np.full(address.size, -1, np.int64)

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.arrays import Bools, Ints, Tables
-from mptrace.outcomes.joined import Calls, Entries
+from mptrace.outcomes.joined import CallColumns, EntryColumns
 from mptrace.outcomes.later import NO_END
 from mptrace.recording.joins import ranks
 
 
-def of_driver(tables: Tables, calls: Calls) -> Bools:
+def of_driver(tables: Tables, calls: CallColumns) -> Bools:
     """Which calls a thread of mptrace's own driver made, which asks for the locations.
 
     One that has no record may be the driver's in a session that had one.
@@ -34,7 +34,7 @@ class Locations:
     asked_before: npt.NDArray[np.uint64]  # per call: a time before which the query after it was
 
     @classmethod
-    def of(cls, tables: Tables, calls: Calls, entries: Entries) -> "Locations":
+    def of(cls, tables: Tables, calls: CallColumns, entries: EntryColumns) -> "Locations":
         """Join the locations with the entries, by thread and time of the driver's calls.
 
         The query after a call was made before its thread's next call.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from mptrace.arrays import Bools, Bytes, Ints, Tables
 from mptrace.outcomes.align import align
 from mptrace.outcomes.fates import fates_of
-from mptrace.outcomes.joined import MOVED, Calls, Entries
+from mptrace.outcomes.joined import MOVED, CallColumns, EntryColumns
 from mptrace.recording.layouts import FOLIO_HUGETLB, FOLIO_PMD, NO_LOOKUP
 
 
@@ -38,7 +38,7 @@ class Lookups:
     fate_cause: npt.NDArray[np.uint16]  # where its fate is unknown
 
     @classmethod
-    def of(cls, tables: Tables, calls: Calls, entries: Entries) -> "Lookups":
+    def of(cls, tables: Tables, calls: CallColumns, entries: EntryColumns) -> "Lookups":
         """Those of all calls; ``folios`` has a row for each."""
         folios = tables["folios"]
         call = calls.index_of(folios["call_id"])
@@ -103,7 +103,7 @@ class Lookups:
         moved: Bools = self.queued & (self.fate == MOVED)
         return moved
 
-    def target(self, entries: Entries) -> Ints:
+    def target(self, entries: EntryColumns) -> Ints:
         """Node that each lookup was made for; of lost entries where the folio went, or -1."""
         if not entries.count:
             return self.dst_nid

@@ -31,8 +31,8 @@ from mptrace.outcomes.joined import (
     UNKNOWN,
     UNTOUCHED,
     WRITTEN,
-    Calls,
-    Entries,
+    CallColumns,
+    EntryColumns,
 )
 from mptrace.outcomes.lookups import Lookups
 from mptrace.outcomes.steps import CallRecords, EntryOutcomes, Loop
@@ -235,8 +235,8 @@ def _loop_ends(records: CallRecords, expected: Ints) -> tuple[Ints, Ints, Bools]
 
 
 def _ends_by_error(
-    calls: Calls,
-    entries: Entries,
+    calls: CallColumns,
+    entries: EntryColumns,
     lookups: Lookups,
     which: Ints,
     last: Ints,

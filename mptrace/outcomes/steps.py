@@ -2,7 +2,7 @@
 """What the steps from records to outcomes hand on, frozen.  Pure.
 
 `correlate.correlate` runs the steps and says what each adds.  A column has one element
-per entry, in the order of `joined.Entries`, unless its comment says otherwise.
+per entry, in the order of `joined.EntryColumns`, unless its comment says otherwise.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mptrace.arrays import Bools, Bytes, Ints, Tables
 from mptrace.outcomes.groups import Groups, Splits
-from mptrace.outcomes.joined import UNKNOWN, Calls, Entries
+from mptrace.outcomes.joined import UNKNOWN, CallColumns, EntryColumns
 from mptrace.outcomes.lookups import Lookups
 from mptrace.recording.meta import Meta
 
@@ -22,8 +22,8 @@ from mptrace.recording.meta import Meta
 class CallRecords:
     """The records of all calls, joined: what was asked, looked up, grouped and split."""
 
-    calls: Calls
-    entries: Entries
+    calls: CallColumns
+    entries: EntryColumns
     lookups: Lookups
     groups: Groups
     splits: Splits
@@ -31,8 +31,8 @@ class CallRecords:
     @classmethod
     def of(cls, tables: Tables, meta: Meta) -> "CallRecords":
         """Join the tables of a recording; each join works on those before it."""
-        calls = Calls.of(tables, meta)
-        entries = Entries.of(tables["entries"], calls)
+        calls = CallColumns.of(tables, meta)
+        entries = EntryColumns.of(tables["entries"], calls)
         lookups = Lookups.of(tables, calls, entries)
         groups = Groups.of(tables, calls, entries, lookups)
         splits = Splits.of(tables["folios"], lookups)

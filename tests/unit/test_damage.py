@@ -24,7 +24,7 @@ from mptrace.cli.dump import TABLES as DUMPED
 from mptrace.errors import MptraceError, RecordingError
 from mptrace.explain.entries import Explainer, Which
 from mptrace.explain.folios import FolioExplainer
-from mptrace.outcomes.dump import Rows
+from mptrace.outcomes.dump import dumped_table
 from mptrace.recording.layouts import stored_fields
 from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording
@@ -73,7 +73,7 @@ def dump(table: str, failed: bool) -> Callable[[Tables, Mapping[str, Any]], None
     """What `mptrace dump` does with a table, in each format."""
 
     def read(tables: Tables, meta: Mapping[str, Any]) -> None:
-        rows = Rows(table, tables, Meta.of(meta), failed=failed)
+        rows = dumped_table(table, tables, Meta.of(meta), failed=failed)
         assert len(list(rows)) == rows.count
         for row in rows:
             json.dumps(row)

@@ -19,7 +19,7 @@ from mptrace.outcomes.causes.obstacles import (
 )
 from mptrace.outcomes.causes.rules import (
     RULES,
-    Evidence,
+    RuleColumns,
     cause_name,
     causes_of_failure,
     causes_of_no_attempt,
@@ -190,12 +190,12 @@ CASES = [
 ]
 
 
-def evidence(*fields: dict[str, Any]) -> Evidence:
+def evidence(*fields: dict[str, Any]) -> RuleColumns:
     """One entry with these fields."""
     values: dict[str, Any] = dict(FOUND)
     for each in fields:
         values |= each
-    return Evidence(**{name: np.array([value]) for name, value in values.items()})
+    return RuleColumns(**{name: np.array([value]) for name, value in values.items()})
 
 
 def diagnosed(*fields: dict[str, Any]) -> str:
@@ -316,5 +316,5 @@ def test_many_at_once() -> None:
         name: np.concatenate([getattr(both, name), getattr(evidence(NO_LOOKUP), name)])
         for name in FOUND
     }
-    codes = causes_of_failure(Evidence(**fields))
+    codes = causes_of_failure(RuleColumns(**fields))
     assert [cause_name(int(code)) for code in codes] == ["extra_references", "no_vma_or_unsuitable"]

@@ -21,7 +21,7 @@ from test_report_others import busy
 from mptrace.cli import main
 from mptrace.cli.dump import TABLES
 from mptrace.outcomes.correlate import correlate
-from mptrace.outcomes.dump import Rows
+from mptrace.outcomes.dump import dumped_table
 from mptrace.recording.layouts import MAPPER, NO_LOOKUP, NOT_COUNTED, OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
@@ -402,7 +402,7 @@ def test_every_table_fits_80_columns(table: str, tmp_path: Path) -> None:
     words = "".join(lines).replace(" ", "")
     rows_ = dumped(tmp_path / "r", "--table", table)
     for row in rows_[:3]:
-        for name in Rows(table, busy(), Meta.of(OTHERS), failed=False).short:
+        for name in dumped_table(table, busy(), Meta.of(OTHERS), failed=False).short:
             assert str(row[name] if row[name] not in (None, "") else "-") in words
 
 

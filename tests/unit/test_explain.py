@@ -21,7 +21,7 @@ from mptrace.errors import UsageError
 from mptrace.explain.entries import Explainer, Explanation, Which
 from mptrace.explain.evidence import Evidence
 from mptrace.explain.findings import Finding
-from mptrace.explain.words import WORDS, Worded, worded
+from mptrace.explain.words import WORDS, Worded, gap_words, worded
 from mptrace.outcomes.causes.statuses import MISLEADING
 from mptrace.recording.layouts import (
     END_PUTBACK,
@@ -523,7 +523,7 @@ def test_a_missing_phase_is_the_reason() -> None:
     tables = kernel.tables()
     tables["obstacles"] = tables["obstacles"][:0]
     found = Evidence(tables, Meta.of({"coverage": [{"phase": "vma", "state": "missing"}]}))
-    assert found.gap(-1, None) == "this kernel's 'vma' phase can't be traced"
+    assert gap_words(found.gap(-1, None)) == "this kernel's 'vma' phase can't be traced"
 
 
 def test_an_entry_whose_records_were_lost_is_unknown() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Evidence decoded: what the state of a refused folio says.  Pure, vectorized.
+"""Obstacles decoded: what the state of a refused folio says.  Pure, vectorized.
 
 Obstacles are rows of ``layouts.OBSTACLE``.  Flags are resolved by the names of
 the recording's kernel (``Meta.page_flags``); page table entries are x86-64's.

@@ -91,7 +91,7 @@ def _mask(values: Any) -> Bools:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RuleColumns:
     """The records of entries whose page stayed; all arrays of one length.
 
     ``queued``: isolated and handed to a migration; ``looked_up``: has a lookup
@@ -224,7 +224,7 @@ class Rule:
 
     cause: str
     needs: str
-    test: Callable[[Evidence], Any]
+    test: Callable[[RuleColumns], Any]
 
 
 _ENTRY = "the page table entry"
@@ -351,9 +351,9 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def causes_of_failure(evidence: Evidence) -> Codes:
+def causes_of_failure(columns: RuleColumns) -> Codes:
     """Cause of each entry whose page stayed although the kernel looked at the entry."""
-    e = evidence
+    e = columns
     tests: list[tuple[Bools, int | Ints]] = [
         *((_mask(rule.test(e)), _CODE[rule.cause]) for rule in RULES),
         (e.absent & (e.lookup_rc < 0), _LOOKUP_REFUSED + _errno_of(e.lookup_rc)),
