@@ -63,9 +63,10 @@ def calibrated(
 
     A phase that fires another number of times than it must falls back to its next
     candidate.  Where none is left, or after so many calibrations, the session goes on:
-    the phase stays attached, and unproved, with the reason.  Without a ``worker``, or
-    with memory on one node only, nothing can be proved.  Raises HostError where an
-    essential phase can't be attached at all.
+    the phase stays attached, and unproved, with the reason.  Without a ``worker``, with
+    memory on one node only, or with buffers too small for the calibration nothing can be
+    proved, and nothing is refuted.  Raises HostError where an essential phase can't be
+    attached at all.
     """
     # the kernel's refusals are final; what was refuted may still be the best there is
     refused: Excluded = {}
@@ -149,9 +150,15 @@ def _calibrate(tracer: Tracer, worker: Worker, nodes: tuple[int, ...]) -> tuple[
             pinned=tuple(range(1, 1 + 2 * calibration.PINNED, 2)),
         ),
     )
-    return calibration.judge(
-        tracer.plan, _watch(tracer, worker, plain), _watch(tracer, worker, pinned)
-    )
+    before = tracer.losses()
+    seen = _watch(tracer, worker, plain), _watch(tracer, worker, pinned)
+    after = tracer.losses()
+    full = [cause for cause in after if cause.endswith("_full") and after[cause] > before[cause]]
+    if full:
+        return calibration.uncalibrated(
+            tracer.plan, f"the buffers are too small to calibrate ({', '.join(full)}): see --buffer"
+        )
+    return calibration.judge(tracer.plan, *seen)
 
 
 def _watch(tracer: Tracer, worker: Worker, workload: Workload) -> Seen:

@@ -44,6 +44,11 @@ class PlayedTracer:
         self._wrong = wrong
         self._rounds = 0
         self._gate = False
+        self.lost = 0
+
+    def losses(self) -> dict[str, int]:
+        """What the rings had no room for, a round at a time."""
+        return {"folio_ring_full": self.lost * self._rounds, "handler_skipped": self._rounds}
 
     def open(self) -> dict[Key, str]:
         """What the kernel refuses of the plan."""
@@ -103,9 +108,11 @@ class Played:
         self.said: list[str] = []
         self._wrong = wrong
         self._refused = refused
+        self.lost = 0
 
     def _make(self, plan: Plan, _release: str) -> PlayedTracer:
         self.made.append(PlayedTracer(plan, self._refused, self._wrong(plan, len(self.made))))
+        self.made[-1].lost = self.lost
         return self.made[-1]
 
     def calibrated(self) -> tuple[PlayedTracer, dict[str, Coverage]]:
@@ -161,6 +168,17 @@ def test_tracing_goes_on_when_candidates_are_refuted_one_after_the_other() -> No
     assert {coverage[phase].state for phase in order[:3]} == {"proved"}
     _, function, _ = attached(tracer.plan, "remap")
     assert f"not proved: remap by {function}: {coverage['remap'].reason}" in played.said
+
+
+def test_losses_refute_nothing() -> None:
+    """Buffers too small for the calibration: one plan, everything unproved, and why."""
+    played = Played(lambda *_: COUNTS)
+    played.lost = 3
+    _, coverage = played.calibrated()
+    assert len(played.made) == 1
+    attached_ = [phase for phase in coverage.values() if phase.method]
+    assert {phase.state for phase in attached_} == {"unproved"}
+    assert all("too small to calibrate (folio_ring_full)" in phase.reason for phase in attached_)
 
 
 def test_a_phase_that_is_always_wrong_stays_attached_and_unproved() -> None:
