@@ -230,3 +230,13 @@ def test_every_row_is_documented(row: str) -> None:
     name = row.replace(".", "/")
     text = (ROOT / "docs" / "architecture.md").read_text()
     assert f"`{name}.py`" in text or f"`{name}/`" in text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for suffix in ("py", "c", "h") for path in sorted(PACKAGE.rglob(f"*.{suffix}"))],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_a_file_is_read_in_one_go(path: Path) -> None:
+    """At most 400 lines: a file that outgrows them is split."""
+    assert len(path.read_text().splitlines()) <= 400
