@@ -8,12 +8,12 @@ digest = $(shell cat $(1) 2>/dev/null | sha256sum | cut -c1-12)
 packages := .setup/packages-$(call digest,scripts/apt-packages.txt scripts/install-packages)
 venv := .setup/venv-$(call digest,pyproject.toml Makefile)
 
-.PHONY: demo test setup lint unit host labtest kernels clean
+.PHONY: demo test setup lint unit host labtest kernels bytecode clean
 
 demo: setup ## the main job: a real migration traced; leaves mptrace.data
 	@scripts/demo $(ARGS)
 
-test: setup lint kernels ## all checks; tests on all kernels of the lab
+test: setup lint kernels bytecode ## all checks; tests on all kernels of the lab
 	$(python) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/unit tests/host tests/lab
 
 setup: $(packages) $(venv)
@@ -29,8 +29,12 @@ unit: setup ## tests that need no guest
 host: setup ## tests of this machine's own kernel, as root
 	$(python) -m pytest tests/host
 
-labtest: setup ## tests in guests; KERNEL=6.12 for one kernel
+labtest: setup bytecode ## tests in guests; KERNEL=6.12 for one kernel
 	$(if $(KERNEL),MPTRACE_LAB_KERNELS=$(KERNEL)) $(python) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/lab
+
+# A guest forgets what it compiles: under emulation that takes seconds after each boot.
+bytecode: setup
+	@$(python) -m compileall -q mptrace tests/lab
 
 kernels: setup
 	@for kernel in $(KERNELS); do .venv/bin/mptrace lab --kernel $$kernel --prepare || exit; done
