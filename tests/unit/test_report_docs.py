@@ -23,11 +23,21 @@ FREE = {
     "errors",
     "outcomes",
     "kinds",
+    "phases",
     "example",
     "scope",
     "filters",
 }
-KEYS = ("paths", "folios_without_migration", "callers", "misled", "stalls", "cost_curve", "budget")
+KEYS = (
+    "summary",
+    "paths",
+    "folios_without_migration",
+    "callers",
+    "misled",
+    "stalls",
+    "cost_curve",
+    "budget",
+)
 
 
 def names(value: Any) -> Iterator[str]:

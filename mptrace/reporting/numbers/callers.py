@@ -13,6 +13,7 @@ from mptrace.outcomes.processes import Processes, text
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, nonzero
+from mptrace.reporting.numbers.when import first_and_last
 
 
 def caller_groups(calls: Table) -> tuple[Ints, Ints]:
@@ -87,6 +88,8 @@ def callers_of(
                 ],
                 "time_ns": int(time.sum()),
                 "duration": distribution(time),
+                "drain_ns": int(closed["drain_ns"].astype(np.int64).sum()),
+                **first_and_last(mine["enter_ns"], mine["exit_ns"]),
             }
         )
     return sorted(callers, key=lambda caller: -int(caller["time_ns"]))

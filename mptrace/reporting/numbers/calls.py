@@ -167,10 +167,21 @@ def failure_causes_of(
                 "outcomes": nonzero(count_codes(some["outcome"], OUTCOMES)),
                 "statuses": status_counts(some),
                 "evidence": explainer.evidence_line(members),
-                "example": name_entry(some[0], mappings),
+                "example": name_entry(some[0], mappings) | _whose(tables, found, some[0]),
             }
         )
     return sorted(groups, key=lambda group: -int(group["count"]))
+
+
+def _whose(tables: Mapping[str, Table], found: Correlation, row: Any) -> Numbers:
+    """Whose page an entry names, and where it was: null where that is not known."""
+    record, folio = int(found.call_row[row["call"]]), int(row["folio"])
+    nid = int(tables["folios"]["src_nid"][folio]) if folio >= 0 else -1
+    return {
+        "target_tgid": int(tables["calls"]["target_tgid"][record]) if record >= 0 else 0,
+        "nid": nid if nid >= 0 else None,
+        "folio": folio if folio >= 0 else None,
+    }
 
 
 def status_counts(rows: Table) -> list[Numbers]:

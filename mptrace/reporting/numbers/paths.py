@@ -24,7 +24,9 @@ from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import FOLIO_CHOSEN, MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
 from mptrace.recording.meta import Meta
+from mptrace.reporting.numbers.path_phases import phases_of_folios
 from mptrace.reporting.numbers.sums import Numbers, distribution, span, summed_over_folios
+from mptrace.reporting.numbers.when import first_and_last
 
 #: Processes named as owners of one row's pages, beside those that were asked for; the rest
 #: is summed.
@@ -67,6 +69,9 @@ def paths_of(
                 "failed_migrations": int(failed[of_group[number]].sum()),
                 **_of_migrations(mine, meta),
                 **_of_folios(mine, folios, part, processes, own, asked),
+                "phases": phases_of_folios(
+                    folios, part.row[~own.folios[part.row]], mine, meta.phases
+                ),
             }
         )
     return sorted(rows, key=lambda row: -int(row["time_ns"]))
@@ -122,6 +127,7 @@ def _of_migrations(mine: Table, meta: Meta) -> Numbers:
         "syscalls": syscalls,
         "time_ns": span(closed, "enter_ns", "exit_ns"),
         "duration": distribution((closed["exit_ns"] - closed["enter_ns"]).astype(np.int64)),
+        **first_and_last(mine["enter_ns"], mine["exit_ns"]),
         "kernel_counted": {
             "migrations": int(counted.sum()),
             "moved_pages": int(mine["succeeded"][counted].astype(np.int64).sum()),
@@ -268,6 +274,7 @@ def _failures(folios: Table, part: Fates) -> list[Numbers]:
                     "migration": int(part.migration[members[0]]),
                     "address": hex(int(example["address"])) if example["address"] else None,
                     "owner_tgid": int(example["owner_tgid"]),
+                    "nid": int(example["src_nid"]) if example["src_nid"] >= 0 else None,
                 },
             }
         )

@@ -36,7 +36,9 @@ from mptrace.reporting.numbers.misled import misled_of
 from mptrace.reporting.numbers.own import numbers_of
 from mptrace.reporting.numbers.paths import paths_of
 from mptrace.reporting.numbers.phases import phases_of
+from mptrace.reporting.numbers.slowest import slowest_calls
 from mptrace.reporting.numbers.stalls import stalls_of
+from mptrace.reporting.numbers.summary import summary_of
 from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, span, without
 from mptrace.units import many
 
@@ -82,7 +84,7 @@ def profile(
     processes = Processes(tables, meta)
     curves = cost_curve(tables, meta, fate, own)
     said = meta.raw
-    return {
+    numbers = {
         "schema_version": SCHEMA_VERSION,
         "tool_version": meta.tool_version,
         "command": list(said.get("command") or ()),
@@ -138,6 +140,12 @@ def profile(
         "failures": failures_of(rows, mappings),
         "failure_causes": failure_causes_of(tables, meta, found, mappings),
     }
+    slowest: list[Numbers] = []
+    if numbers["workload"]:
+        pages = tables["folios"]["nr_pages"].astype(np.int64)
+        pages[split] = 1
+        slowest = slowest_calls(tables["calls"], found, tables["folios"], outcome, pages)
+    return {**numbers, "summary": summary_of(numbers, slowest, tables)}
 
 
 def is_clean(numbers: Numbers) -> bool:

@@ -23,12 +23,14 @@ from mptrace.recording.joins import members, pair_ids, ranks, rows_of_ids
 from mptrace.recording.layouts import END_OPEN, MIGRATION_KTHREAD, WAIT, WAIT_NAMES
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, distribution
+from mptrace.reporting.numbers.when import first_and_last
 
 #: How a wait was joined with its initiator.
 MATCHES = ("unknown", "holder", "time")
 _UNKNOWN, _HOLDER, _TIME = range(len(MATCHES))
-#: Waits named one by one, the longest first.
+#: Waits, and threads that waited, named one by one, the longest first.
 MAX_LONGEST = 10
+MAX_THREADS = 50
 _MOVE_PAGES = next(code for code, path in enumerate(PATHS) if path.key == "move_pages")
 _WAIT_PHASES = ("wait_pte", "wait_pmd", "wait_hugetlb", "io_sleep")
 
@@ -100,6 +102,7 @@ def stalls_of(
     who = _Initiators(tables, meta, joined, processes)
     rows = tables["folios"], tables["calls"]
     view = _View(kept, waits, end - start, closed, joined, who, *rows, own.folios, found, processes)
+    mappings = Mappings(meta.mappings)
     states = [meta.phases[name].state for name in _WAIT_PHASES if name in meta.phases]
     return {
         "traced": any(state != "missing" for state in states),
@@ -110,7 +113,8 @@ def stalls_of(
         "matches": {name: int((joined.how == code).sum()) for code, name in enumerate(MATCHES)},
         "by_victim": view.by_victim(),
         "by_initiator": view.by_initiator(),
-        "longest": view.longest(Mappings(meta.mappings), meta, tables["migrations"]),
+        "by_thread": view.by_thread(mappings, meta, tables["migrations"]),
+        "longest": view.longest(mappings, meta, tables["migrations"]),
     }
 
 
@@ -250,37 +254,58 @@ class _View:
     def longest(self, mappings: Mappings, meta: Meta, migrations: Table) -> list[Numbers]:
         rows = np.flatnonzero(self.closed)
         rows = rows[np.argsort(-self.ns[rows], kind="stable")][:MAX_LONGEST]
-        found = []
-        for row in rows.tolist():
-            wait = self.waits[row]
-            address, migration = int(wait["address"]), int(self.joined.migration[row])
-            mapped = address or self._mapped_at(wait)
-            name = self.who.name(row)
-            tgid = int(wait["tgid"])
+        return [self._wait(row, mappings, meta, migrations) for row in rows.tolist()]
+
+    def by_thread(self, mappings: Mappings, meta: Meta, migrations: Table) -> list[Numbers]:
+        """Each thread with its longest wait; of more than MAX_THREADS those of most time."""
+        tids, place = ranks(self.waits["tid"].astype(np.int64))
+        total = np.bincount(place, np.where(self.closed, self.ns, 0), tids.size)
+        of_thread, found = members(place, tids.size), []
+        for number in np.argsort(-total, kind="stable")[:MAX_THREADS].tolist():
+            rows = of_thread[number]
+            ended = rows[self.closed[rows]]
+            longest = ended[np.argmax(self.ns[ended])] if ended.size else rows[0]
+            wait = self._wait(int(longest), mappings, meta, migrations)
             found.append(
                 {
-                    "wait": int(self.number[row]),
-                    "tid": int(wait["tid"]),
-                    "tgid": tgid,
-                    "comm": text(wait["comm"]),
-                    "process": self.processes.comm(tgid) or text(wait["comm"]),
-                    "wait_ns": int(self.ns[row]),
-                    "start_ns": int(wait["start_ns"]),
-                    "address": hex(address) if address else None,
-                    "mapped_at": hex(mapped) if mapped else None,
-                    "mapping": mappings.name(mapped) if mapped else None,
-                    "kind": _kind(int(wait["kind"])),
-                    "match": MATCHES[self.joined.how[row]],
-                    "initiator": name,
-                    "holder_tid": int(wait["holder_tid"]) or None,
-                    "migration": migration if migration >= 0 else None,
-                    "reason": None
-                    if migration < 0
-                    else reason_name(meta, int(migrations["reason"][migration])),
-                    "why": "" if name is None else BY_KEY[name["path"]].meaning,
+                    **{name: wait.pop(name) for name in ("tid", "tgid", "comm", "process")},
+                    "count": int(rows.size),
+                    "open": int(rows.size - ended.size),
+                    **self._total(rows),
+                    **first_and_last(self.waits["start_ns"][rows], self.waits["end_ns"][rows]),
+                    "initiators": self._initiators(rows),
+                    "longest": wait if ended.size else None,
                 }
             )
         return found
+
+    def _wait(self, row: int, mappings: Mappings, meta: Meta, migrations: Table) -> Numbers:
+        wait = self.waits[row]
+        address, migration = int(wait["address"]), int(self.joined.migration[row])
+        mapped = address or self._mapped_at(wait)
+        name = self.who.name(row)
+        tgid = int(wait["tgid"])
+        return {
+            "wait": int(self.number[row]),
+            "tid": int(wait["tid"]),
+            "tgid": tgid,
+            "comm": text(wait["comm"]),
+            "process": self.processes.comm(tgid) or text(wait["comm"]),
+            "wait_ns": int(self.ns[row]),
+            "start_ns": int(wait["start_ns"]),
+            "address": hex(address) if address else None,
+            "mapped_at": hex(mapped) if mapped else None,
+            "mapping": mappings.name(mapped) if mapped else None,
+            "kind": _kind(int(wait["kind"])),
+            "match": MATCHES[self.joined.how[row]],
+            "initiator": name,
+            "holder_tid": int(wait["holder_tid"]) or None,
+            "migration": migration if migration >= 0 else None,
+            "reason": None
+            if migration < 0
+            else reason_name(meta, int(migrations["reason"][migration])),
+            "why": "" if name is None else BY_KEY[name["path"]].meaning,
+        }
 
     def _mapped_at(self, wait: np.void) -> int:
         """Where the migration found the wait's folio mapped by the process that waited; 0: not."""

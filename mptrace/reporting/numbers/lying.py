@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What lies at the address of a folio that was refused, as far as it was recorded.  Pure."""
+
+import numpy as np
+
+from mptrace.arrays import Tables
+from mptrace.outcomes.causes import obstacles
+from mptrace.outcomes.causes.obstacles import MAPPING_KINDS
+from mptrace.recording.layouts import NO_LOOKUP, SEEN_FILE, SEEN_STATE, STAGE_VMA
+from mptrace.reporting.numbers.sums import Numbers
+
+
+def lies_there(tables: Tables, folio: int | None) -> Numbers:
+    """``kind`` and ``file`` of the page of a row of `folios`, from what its refusal left.
+
+    ``kind``: one of ``obstacles.MAPPING_KINDS``, None where it was not read or the page has
+    no mapping; ``file``: {``fs``, ``device``, ``inode``}, None where it is none, or not read.
+    """
+    table = obstacles.of(tables)
+    if folio is None or not table.size:
+        return {"kind": None, "file": None}
+    record = tables["folios"][folio]
+    if record["lookup_seq"] != NO_LOOKUP:
+        hit = (table["call_id"] == record["call_id"]) & (
+            table["lookup_seq"] == record["lookup_seq"]
+        )
+    else:
+        hit = (table["migration_id"] == record["migration_id"]) & (table["src"] == record["src"])
+    rows = np.flatnonzero(hit & (table["stage"] != STAGE_VMA))
+    if not rows.size:
+        return {"kind": None, "file": None}
+    row = table[rows[-1:]]
+    kind, file, seen = None, None, int(row["seen"][0])
+    if seen & SEEN_STATE:
+        code = int(obstacles.mapping_kind(row)[0])
+        kind = MAPPING_KINDS[code] if code >= 0 else None
+    if seen & SEEN_FILE:
+        device = int(row["dev"][0])
+        file = {
+            "fs": row["fs"][0].decode("utf-8", "replace"),
+            "device": f"{device >> 20}:{device & 0xFFFFF}",
+            "inode": int(row["inode"][0]),
+        }
+    return {"kind": kind, "file": file}
