@@ -2,6 +2,7 @@
 """`mptrace report`: a recording as the report it gave live."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import click
@@ -14,6 +15,12 @@ from mptrace.errors import EXIT_OK, EXIT_STRICT
 
 @click.command("report")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: raw nanoseconds, all numbers.")
+@click.option("--calls", is_flag=True, help="Add calls, their entries, callers and paths.")
+@click.option("--phases", is_flag=True, help="Add where the time of calls went, phase by phase.")
+@click.option("--stalls", is_flag=True, help="Add the threads that waited, and for whom.")
+@click.option("--failures", is_flag=True, help="Add why pages stayed, with the evidence.")
+@click.option("--coverage", is_flag=True, help="Add how well each phase was seen.")
+@click.option("--all", "everything", is_flag=True, help="Add all of these.")
 @click.option("--histogram", is_flag=True, help="Add power-of-two histograms of the phases.")
 @click.option(
     "--strict", is_flag=True, help="Leave with status 3 if anything was lost or is unknown."
@@ -26,17 +33,29 @@ from mptrace.errors import EXIT_OK, EXIT_STRICT
 )
 @recording_argument
 def command(
-    as_json: bool, histogram: bool, strict: bool, budget_ns: int | None, recording: Path
+    as_json: bool,
+    histogram: bool,
+    strict: bool,
+    budget_ns: int | None,
+    recording: Path,
+    everything: bool,
+    **parts: bool,
 ) -> None:
     """Print the report of RECORDING (mptrace.data), without root, on any machine.
 
     RECORDING may also be the name of a session that rotated: all its recordings.
-    Says what became of each page, from the kernel's events; what the status
-    array and the location say about it; where the time went; why pages stayed;
-    who migrated by which path, and which threads had to wait for it.
+    Its first screen answers who moved whose pages, when and for how long, which
+    threads stood still, why pages stayed, and what to do; the options add the
+    sections behind it: what became of each page, from the kernel's events, and
+    what the status array and the location say about it; where the time went.
     """
     status = print_report(
-        recording, as_json=as_json, histogram=histogram, strict=strict, budget_ns=budget_ns
+        recording,
+        as_json=as_json,
+        histogram=histogram,
+        strict=strict,
+        budget_ns=budget_ns,
+        parts=("all",) if everything else tuple(name for name, wanted in parts.items() if wanted),
     )
     raise SystemExit(status)
 
@@ -48,9 +67,10 @@ def print_report(
     histogram: bool,
     strict: bool,
     budget_ns: int | None = None,
+    parts: Collection[str] = (),
 ) -> int:
-    """Print the report of a recording; return the exit status."""
-    from mptrace.report import render
+    """Print the first screen of a recording and ``parts`` of its report; return the exit status."""
+    from mptrace.report import answer
     from mptrace.reporting.numbers.profile import is_clean, profile
 
     data = opened(recording)
@@ -60,5 +80,5 @@ def print_report(
     if as_json:
         click.echo(json.dumps(numbers, indent=2))
     else:
-        click.echo(render(numbers, histogram=histogram, width=terminal.width()))
+        click.echo(answer(numbers, parts, histogram=histogram, width=terminal.width()))
     return EXIT_STRICT if strict and not is_clean(numbers) else EXIT_OK

@@ -163,11 +163,11 @@ def test_one_that_is_missing_in_the_middle_is_said(base: Path) -> None:
     data = joined(base)
     assert data.missing_parts == ("rot.000002",)
     assert data.table("calls")["lost"].tolist() == [0, 1, 0, 2, 0, 1]
-    result = CliRunner().invoke(main, ["report", "--strict", str(base)])
+    result = CliRunner().invoke(main, ["report", "--strict", "--all", str(base)])
     assert result.exit_code == 3
     assert " a part is missing: rot.000002" in result.stdout
     shutil.rmtree(base.with_name("rot.000003"))
-    result = CliRunner().invoke(main, ["report", "--strict", str(base)])
+    result = CliRunner().invoke(main, ["report", "--strict", "--all", str(base)])
     assert " parts are missing: rot.000002, rot.000003" in result.stdout
 
 
@@ -320,5 +320,5 @@ def test_every_command_reads_a_session(base: Path, command: str) -> None:
         numbers = json.loads(whole.stdout)
         assert (numbers["migrations"]["count"], numbers["lost"]["ring"]) == (8, 6)
         assert json.loads(single.stdout)["migrations"]["count"] == 2
-        text = CliRunner().invoke(main, ["report", str(base)]).stdout
+        text = CliRunner().invoke(main, ["report", "--all", str(base)]).stdout
         assert "part       1 to 4 of rot\n" in text

@@ -25,7 +25,7 @@ RECORDINGS = {
     "record": HERE / "recordings" / "record",
 }
 COMMANDS = {
-    "report.txt": ("report", "--histogram"),
+    "report.txt": ("report", "--all", "--histogram"),
     "report.json": ("report", "--json"),
     "explain.txt": ("explain",),
     "explain.json": ("explain", "--json"),

@@ -37,7 +37,7 @@ def head(profile: Numbers) -> list[str]:
         lines += item("times", "not emulated, no hypervisor")
     lines += item("started", _when(profile["started"]))
     lines += _scope(profile)
-    for state in _state_of_recording(profile):
+    for state in states_of_recording(profile):
         lines += item("recording", state)
     lines += item("lost", _lost(profile))
     lines += item("tracing", _cost(profile["cost"]))
@@ -50,13 +50,13 @@ def _scope(profile: Numbers) -> list[str]:
     """Whose migrations were recorded, which of them, and what could not be seen."""
     lines = []
     if profile["scope"]:
-        lines += item("traced", _whose(profile["scope"]))
-    filters = _filters(profile["filters"])
+        lines += item("traced", whose(profile["scope"]))
+    filters = filters_text(profile["filters"])
     if filters:
         lines += item("filters", f"{'; '.join(filters)}: what does not fit was not recorded")
     if profile["rotation"]:
         rotation = profile["rotation"]
-        lines += item("part", f"{_parts(rotation)} of {rotation.get('of')}")
+        lines += item("part", f"{parts_text(rotation)} of {rotation.get('of')}")
     if profile["tier"] == "tracepoints":
         why = str(profile["tier_reason"])
         if len(why) > _REASON_LENGTH:
@@ -70,7 +70,7 @@ def _scope(profile: Numbers) -> list[str]:
     return lines
 
 
-def _parts(rotation: Numbers) -> str:
+def parts_text(rotation: Numbers) -> str:
     """Which recordings of a session that rotated were read."""
     numbers = rotation.get("numbers")
     if not numbers:
@@ -78,7 +78,8 @@ def _parts(rotation: Numbers) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
-def _whose(scope: Numbers) -> str:
+def whose(scope: Numbers) -> str:
+    """Whom a session without a driver was about."""
     kind = scope.get("kind")
     if kind == "pids":
         return "processes " + ", ".join(str(pid) for pid in scope.get("pids") or ())
@@ -93,7 +94,8 @@ def _whose(scope: Numbers) -> str:
     return "every process and kernel thread" if kind == "all" else str(kind)
 
 
-def _filters(filters: Numbers) -> list[str]:
+def filters_text(filters: Numbers) -> list[str]:
+    """Which migrations without a call were kept, a text for each filter."""
     found = []
     if filters.get("reasons"):
         found.append("reasons " + ", ".join(str(name) for name in filters["reasons"]))
@@ -120,7 +122,8 @@ def _when(started: Numbers | None) -> str:
     return f"{wall:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _state_of_recording(profile: Numbers) -> list[str]:
+def states_of_recording(profile: Numbers) -> list[str]:
+    """In what a recording is not whole, but for what was lost."""
     states = []
     if profile["end_reason"]:
         states.append(f"ended before the session did: {profile['end_reason']}")
