@@ -281,7 +281,7 @@ def test_the_target_of_a_call_has_its_name(tmp_path: Path) -> None:
     assert people.keys() == {mover.pid, os.getpid()}
     assert people[os.getpid()]["comm"].decode() == own
     assert people[os.getpid()]["uid"] == 0
-    argv = [sys.executable, "-m", "mptrace", "report", str(place)]
+    argv = [sys.executable, "-m", "mptrace", "report", "--all", str(place)]
     text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     caller = people[mover.pid]["comm"].decode()
     moved = f"{caller}/{mover.pid} moved pages of {own}/{os.getpid()} 1"
