@@ -95,8 +95,10 @@ def test_what_was_watched_and_is_it_whole(name: str) -> None:
 
 def test_an_idle_session_says_so_in_one_line() -> None:
     """Below the head there is that line alone."""
-    _, line = told("idle").split("\n\n")
-    assert line == "no page was migrated, no thread was seen to wait\n"
+    head, line, rest = told("idle").rpartition("no page was migrated, no thread was seen to wait")
+    assert (line, rest) != ("", "")
+    assert rest == "\n"
+    assert head.splitlines()[-1].startswith("complete: ")
 
 
 def test_somebody_in_trouble_is_answered() -> None:
@@ -108,7 +110,7 @@ def test_somebody_in_trouble_is_answered() -> None:
     (owner,) = row["owners"]["named"][:1]
     assert f"{who} {row['moved_pages']} 0 {format_ns(row['time_ns'])}" in text
     assert f"toucher/{owner['tgid']} migrate_pages(2), 0->1, {row['first']['utc'][11:23]}" in text
-    assert re.search(r"\d+ % \w+", text)
+    assert re.search(r"; \d+ % \w+, \d+ % \w+ who stood still", text)
     assert f"worker/{thread['tid']} of toucher/{thread['tgid']}" in text
     assert thread["longest_start"]["utc"][11:23] in text
     assert f"for {who}: migrate_pages(2); longest at {thread['address']}" in text

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mptrace.arrays import Tables
+from mptrace.reporting.numbers.advice import advice_of
 from mptrace.reporting.numbers.lying import lies_there
 from mptrace.reporting.numbers.sums import Numbers
 from mptrace.reporting.numbers.when import Clock
@@ -16,6 +17,8 @@ from mptrace.reporting.numbers.when import Clock
 #: Owners of the pages of one row that are named.
 _MOST_OWNERS = 3
 _CALL = "move_pages"
+#: How causes begin that are the consequence of another page's.
+_FOLLOWS = ("aborted_", "ended_before_its_turn")
 #: What a recording that lost some records of these kinds has of pages is a least number.
 PAGE_LOSSES = (
     "folio_ring_full",
@@ -78,6 +81,7 @@ def summary_of(numbers: Numbers, slowest: Sequence[Numbers], tables: Tables) -> 
         "waited": [_waited(row, clock) for row in waits["by_thread"]],
         "stayed": _stayed(numbers, tables),
         "unknown": _unknown(numbers),
+        "advice": advice_of(numbers),
     }
 
 
@@ -273,7 +277,10 @@ def _waited(row: Numbers, clock: Clock) -> Numbers:
 
 
 def _stayed(numbers: Numbers, tables: Tables) -> list[Numbers]:
-    """Why pages stayed, most first; pages that calls named, and those that nobody did."""
+    """Why pages stayed: what others' failure left behind last, else most pages first.
+
+    Pages that calls named, and those that nobody did.
+    """
     found: dict[str, Numbers] = {}
     for group in numbers["failure_causes"]:
         example = group["example"]
@@ -284,7 +291,10 @@ def _stayed(numbers: Numbers, tables: Tables) -> list[Numbers]:
             if group["outcome"] == "failed":
                 owner = example["owner_tgid"]
                 _add(found, group, group["pages"], example, owner, tables, numbers)
-    return sorted(found.values(), key=lambda group: -int(group["pages"]))
+    return sorted(
+        found.values(),
+        key=lambda group: (str(group["cause"]).startswith(_FOLLOWS), -int(group["pages"])),
+    )
 
 
 def _add(

@@ -19,15 +19,17 @@ from mptrace.reporting.text.layout import (
 )
 from mptrace.reporting.text.summary_head import head, pages_of, totals
 from mptrace.reporting.text.summary_when import clock, span_of
-from mptrace.reporting.text.summary_words import PHASES, advice
+from mptrace.reporting.text.summary_words import PHASES
 from mptrace.units import and_more, format_count, format_ns, times
 
 __all__ = ["LINES", "first_screen", "head"]
 
 #: Lines that the first screen takes at most, where its lists can be cut to that.
 LINES = 25
-_PAIRS, _SHARES, _LEAST_SHARE = 2, 3, 0.03
-_UNKNOWN_OWNER = "no process seen"
+_PAIRS, _SHARES, _LEAST_SHARE = 2, 2, 0.03
+_UNKNOWN_OWNER = "not seen"
+#: How many rows of each list are worth one of another; of equals the first is cut.
+_WEIGHTS = {"todo": 1.0, "calls": 1.0, "stayed": 1.0, "waited": 1.0, "who": 1.5, "phases": 2.5}
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,19 @@ class _Rows:
 
 
 def first_screen(profile: Numbers) -> list[str]:
-    """At most :data:`LINES` lines: the longest list is cut until they are enough."""
+    """At most :data:`LINES` lines: the list of most rows is cut until they are enough."""
     rows = _Rows()
     while True:
         sections = _sections(profile, rows)
         lines = [line for _, _, section in sections for line in section]
-        cuttable = [(len(section), name) for name, shown, section in sections if shown > 1]
+        cuttable = [
+            (shown / _WEIGHTS[name], -list(_WEIGHTS).index(name), name)
+            for name, shown, _ in sections
+            if shown > 1
+        ]
         if len(lines) + len(sections) - 1 <= LINES or not cuttable:
             break
-        name = max(cuttable)[1]
+        *_, name = max(cuttable)
         shown = next(shown for other, shown, _ in sections if other == name)
         rows = replace(rows, **{name: shown - 1})
     found: list[str] = []
@@ -64,10 +70,9 @@ def _sections(profile: Numbers, rows: _Rows) -> list[tuple[str, int, list[str]]]
     """Name, rows shown and lines of each section that has something to say."""
     summary = profile["summary"]
     is_run = summary["calls"] is not None
-    todo = advice(profile)
+    todo = summary["advice"]
     sections: list[tuple[str, int, list[str]]] = [
-        ("", 0, head(profile)),
-        ("", 0, totals(profile)),
+        ("", 0, [*head(profile), *totals(profile)]),
         *(
             [
                 _list("calls", summary["calls"], rows.calls, _calls, profile),
@@ -210,9 +215,9 @@ def _shares(row: Numbers) -> str:
     whole = row["time_ns"] if row["has_all_folios"] else sum(phases.values())
     if not whole:
         return "where the time went is unknown"
-    ordered = sorted(phases.items(), key=lambda item: -item[1])[:_SHARES]
     if row["has_all_folios"]:
-        ordered.append(("unattributed", whole - sum(phases.values())))
+        phases["unattributed"] = whole - sum(phases.values())
+    ordered = sorted(phases.items(), key=lambda item: -item[1])[:_SHARES]
     texts = [
         f"{100 * ns / whole:.0f} % {_phase_name(name, row['phases'])}"
         for name, ns in ordered
@@ -374,4 +379,4 @@ def _todo(todo: Sequence[str], most: int) -> list[str]:
     lines = []
     for text in todo[:most]:
         lines += wrapped("-> ", text)
-    return lines + _more(len(todo) - most, "hint", "--all")
+    return lines + _more(len(todo) - most, "hint", "--json")

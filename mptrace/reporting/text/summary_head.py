@@ -166,9 +166,8 @@ def totals(profile: Numbers) -> list[str]:
 
 def _waits(summary: Numbers) -> str:
     sums = summary["totals"]
-    if not sums["waits_traced"]:
-        return "waits not traced (mptrace record does)"
     if not sums["waits"]:
-        return "no thread was seen to wait"
+        traced = sums["waits_traced"]
+        return "no thread was seen to wait" if traced else "waits not traced (mptrace record does)"
     least = ">= " if summary["waits_are_least"] else ""
     return f"{least}{many(sums['waiting_threads'], 'thread')} waited {format_ns(sums['waited_ns'])}"
