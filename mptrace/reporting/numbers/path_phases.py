@@ -11,6 +11,7 @@ from mptrace.reporting.numbers.sums import Numbers
 
 #: Phase -> the phases of the coverage that its time rests on.
 _NEEDS = {
+    "isolate": ("isolate",),
     "allocate": ("allocate",),
     "lock": ("allocate", "unmap"),
     "unmap": ("unmap",),
@@ -25,13 +26,19 @@ _UNSEEN = ("missing", "not_separable")
 
 
 def phases_of_folios(
-    folios: Table, rows: Ints, migrations: Table, coverage: Mapping[str, Coverage]
+    folios: Table,
+    rows: Ints,
+    migrations: Table,
+    coverage: Mapping[str, Coverage],
+    *,
+    of_calls: bool,
 ) -> Numbers:
     """Nanoseconds of each phase inside migrate_pages(), summed over these folios.
 
     :param rows: of ``folios``.
     :param migrations: whose TLB flushes per batch count.
     :param coverage: phases of the session by name.
+    :param of_calls: with `isolate`: move_pages(2) does that folio by folio, in the call's time.
     :returns: phase -> ns; None where no probe tells it apart: it is then in ``move``
         (``copy``) or ``unmap`` (``tlb_flush``).
     """
@@ -40,7 +47,8 @@ def phases_of_folios(
         return int(folios[name][rows].astype(np.int64).sum())
 
     flush = total("flush_ns")
-    sums = {
+    sums = {"isolate": total("isolate_ns")} if of_calls else {}
+    sums |= {
         "allocate": total("alloc_ns"),
         "lock": total("lock_ns"),
         "unmap": total("unmap_ns") - flush,

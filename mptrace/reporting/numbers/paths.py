@@ -70,7 +70,11 @@ def paths_of(
                 **_of_migrations(mine, meta),
                 **_of_folios(mine, folios, part, processes, own, asked),
                 "phases": phases_of_folios(
-                    folios, part.row[~own.folios[part.row]], mine, meta.phases
+                    folios,
+                    part.row[~own.folios[part.row]],
+                    mine,
+                    meta.phases,
+                    of_calls=PATHS[code].key == "move_pages",
                 ),
             }
         )
