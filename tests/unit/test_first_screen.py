@@ -19,6 +19,7 @@ from plain_reader import Plain
 from test_report_others import busy
 
 from mptrace.cli import main
+from mptrace.recording.reader import Recording
 from mptrace.report import PARTS, answer, render
 from mptrace.reporting.numbers.profile import profile
 from mptrace.reporting.numbers.when import Clock
@@ -337,6 +338,19 @@ def test_what_was_not_seen_is_a_warning(phase: str, words: str) -> None:
     text = plain(answer(profile(busy(), {**META, "coverage": coverage})))
     assert f"WARNING: not seen: {words} (--coverage)" in text
     assert "complete" not in text
+
+
+def test_where_some_folios_have_no_record_the_kernels_count_stands_beside() -> None:
+    """And shares of time are those of the folios that have one."""
+    data = Recording.open(RECORDINGS["stalls"])
+    tables = {**data.tables(), "folios": data.table("folios")[:100]}
+    found = profile(tables, data.meta)
+    (row,) = found["summary"]["who"]
+    assert (row["lost"], row["has_all_folios"], row["moved_pages"]) == (0, False, 100)
+    text = plain(answer(found))
+    assert "0->1" in text
+    assert "the kernel itself counted 399 moved, 0 stayed" in text
+    assert re.search(r"\d+ % \w+, \d+ % \w+ of the recorded folios' time", text)
 
 
 def test_an_incomplete_recording_is_a_warning(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def _owners(owners: Numbers, profile: Numbers) -> str:
         name = process_name(first["comm"], first["tgid"], gone=first["gone"])
     more = len(named) - 1 + owners["more"]
     name += "?" if unproved(profile, "owner") else ""
-    return name + (f", {format_count(more)} more" if more else "")
+    return name + (f" +{format_count(more)}" if more else "")
 
 
 def _how(row: Numbers) -> str:
@@ -182,11 +182,11 @@ def _how(row: Numbers) -> str:
     text = ", ".join(parts)
     if row["unknown_pages"]:
         text += f"; {many(row['unknown_pages'], 'page')} unknown"
-    if row["lost"]:
+    if not row["has_all_folios"]:
         counted = row["kernel_counted"]
+        lost = f"{many(row['lost'], 'record')} lost: " if row["lost"] else ""
         text += (
-            f"; {many(row['lost'], 'record')} lost: the kernel itself counted "
-            f"{format_count(counted['moved_pages'])} moved, "
+            f"; {lost}the kernel itself counted {format_count(counted['moved_pages'])} moved, "
             f"{format_count(counted['failed_pages'])} stayed"
         )
     return f"{text}; {_shares(row)}"

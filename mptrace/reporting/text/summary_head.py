@@ -99,8 +99,11 @@ def _warnings(profile: Numbers) -> Iterator[str]:
         yield f"lost {counts}: {', '.join(forbids)}"
     yield from states_of_recording(profile)
     if profile["tier"] == "tracepoints":
-        more = len(profile["unseen"])
-        yield f"tracepoints only: {many(more, 'thing')} can't be seen (--coverage)"
+        more = many(len(profile["unseen"]), "sentence")
+        yield (
+            "tracepoints only: whose pages, who waited, why pages stayed, where the time went "
+            f"are unknown ({more} about that: --coverage)"
+        )
     missing: dict[str, None] = {}
     refuted: dict[str, None] = {}
     for phase in profile["coverage"]:
@@ -167,7 +170,9 @@ def totals(profile: Numbers) -> list[str]:
 def _waits(summary: Numbers) -> str:
     sums = summary["totals"]
     if not sums["waits"]:
-        traced = sums["waits_traced"]
-        return "no thread was seen to wait" if traced else "waits not traced (mptrace record does)"
+        if sums["waits_traced"]:
+            return "no thread was seen to wait"
+        how = " (mptrace record does)" if summary["calls"] is not None else ""
+        return f"waits not traced{how}"
     least = ">= " if summary["waits_are_least"] else ""
     return f"{least}{many(sums['waiting_threads'], 'thread')} waited {format_ns(sums['waited_ns'])}"
