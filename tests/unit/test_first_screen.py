@@ -19,6 +19,7 @@ from plain_reader import Plain
 from test_report_others import busy
 
 from mptrace.cli import main
+from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording
 from mptrace.report import PARTS, answer, render
 from mptrace.reporting.numbers.profile import profile
@@ -278,10 +279,10 @@ def test_parts_can_be_asked_for_together() -> None:
 
 def test_a_day_that_ends_meanwhile_is_said() -> None:
     """Both days, in the head and in a row's times."""
-    numbers = profile(busy(), META)
+    numbers = profile(busy(), Meta.of(META))
     start = {"wall_ns": (20_000 * 86_400 - 1) * 10**9, "monotonic_ns": 10**9}
     end = {"wall_ns": (20_000 * 86_400 + 20) * 10**9, "monotonic_ns": 22 * 10**9}
-    found = profile(busy(), {**META, "started": start, "ended": end})
+    found = profile(busy(), Meta.of({**META, "started": start, "ended": end}))
     text = plain(answer(found))
     assert "2024-10-03 23:59:59 to 2024-10-04 00:00:20 UTC" in text
     assert numbers["summary"]["watched"]["clock_step_ns"] == 0
@@ -293,7 +294,7 @@ def test_a_clock_that_was_set_is_said() -> None:
     end = {"wall_ns": 1_700_003_600 * 10**9, "monotonic_ns": 15 * 10**9}
     clock = Clock(start, end)
     assert (clock.duration_ns(), clock.step_ns()) == (10 * 10**9, 3590 * 10**9)
-    text = plain(answer(profile(busy(), {**META, "started": start, "ended": end})))
+    text = plain(answer(profile(busy(), Meta.of({**META, "started": start, "ended": end}))))
     assert "the clock was set by +3590 s meanwhile" in text
 
 
@@ -335,7 +336,7 @@ def test_what_was_not_seen_is_a_warning(phase: str, words: str) -> None:
         {"phase": phase, "unit": "", "attach": "", "method": "", "state": "missing",
          "expected": None, "seen": None, "reason": "not in this kernel"}
     ]  # fmt: skip
-    text = plain(answer(profile(busy(), {**META, "coverage": coverage})))
+    text = plain(answer(profile(busy(), Meta.of({**META, "coverage": coverage}))))
     assert f"WARNING: not seen: {words} (--coverage)" in text
     assert "complete" not in text
 

@@ -277,7 +277,7 @@ def test_a_name_that_the_terminal_lacks_is_escaped() -> None:
     """Output in an encoding without the characters of a path is no traceback either."""
     recorded.write(Path("m"), hypervisor="頁")
     done = subprocess.run(
-        [*MPTRACE, "report", "m"],
+        [*MPTRACE, "report", "--all", "m"],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": "iso8859-1:strict"},
         check=False,
