@@ -33,7 +33,7 @@ from mptrace.explain.findings import (
 from mptrace.explain.phases import Phases, phase_of, stage_of
 from mptrace.outcomes.causes import obstacles
 from mptrace.outcomes.causes.obstacles import MAPPING_KINDS, PTE_KINDS
-from mptrace.outcomes.processes import Processes, text
+from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.recording.layouts import (
     FOLIO_HUGETLB,
     FOLIO_OBSTACLE,
@@ -293,7 +293,7 @@ class Evidence:
     def _mappers_of(self, o: Mapping[str, Any]) -> list[Mapper]:
         if self._mappers is None:
             self._mappers = {}
-            people = Processes(self._tables, self._meta)
+            people = RecordedProcesses(self._tables, self._meta)
             table = self._tables.get("mappers")
             for each in () if table is None else table:
                 key = (int(each["call_id"]), int(each["src"]))

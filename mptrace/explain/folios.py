@@ -19,7 +19,7 @@ from mptrace.outcomes.fates import Fates, fates
 from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
 from mptrace.outcomes.own import own_of
 from mptrace.outcomes.paths import PATHS, Path, mode_name, of_migrations, reason_name
-from mptrace.outcomes.processes import Initiator, Processes, initiator_of
+from mptrace.outcomes.processes import Initiator, RecordedProcesses, initiator_of
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES
 from mptrace.recording.meta import Meta
@@ -101,7 +101,7 @@ class FolioExplainer:
         self._is_own, self._own_migrations = own.folios[self._fates.row], own.migrations
         self._evidence = Evidence(tables, meta)
         self._paths = of_migrations(tables["migrations"], meta)
-        self._processes = Processes(tables, meta)
+        self._processes = RecordedProcesses(tables, meta)
         self._page = meta.kernel.page_size
 
     @property

@@ -24,7 +24,7 @@ from mptrace.outcomes.fates import failed_migrations, fates, outcomes
 from mptrace.outcomes.own import own_of
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.outcomes.plain_table import Column, Columns, flags_at, hexadecimal, named, places_in
-from mptrace.outcomes.processes import Processes
+from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.layouts import (
     END_NAMES,
@@ -66,7 +66,7 @@ class DumpColumns:
         self._tables, self._meta = tables, meta
         self._found = correlate(tables, meta)
         self._fates = fates(tables, meta)
-        self._people = Processes(tables, meta)
+        self._people = RecordedProcesses(tables, meta)
         self._own = own_of(tables, meta)
 
     def total(self, table: str) -> int:

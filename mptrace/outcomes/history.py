@@ -17,7 +17,7 @@ from mptrace.outcomes.fates import fates
 from mptrace.outcomes.joined import MOVED, UNKNOWN
 from mptrace.outcomes.later import owners, tail_row
 from mptrace.outcomes.paths import BY_KEY, PATHS, Path, of_migrations
-from mptrace.outcomes.processes import Initiator, Processes, initiator_of
+from mptrace.outcomes.processes import Initiator, RecordedProcesses, initiator_of
 from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.recording.meta import Meta
@@ -78,7 +78,7 @@ class Histories:
     def __init__(self, tables: Tables, meta: Meta, found: Correlation) -> None:
         self._tables, self._meta, self._found = tables, meta, found
         self._page = meta.kernel.page_size
-        self._processes = Processes(tables, meta)
+        self._processes = RecordedProcesses(tables, meta)
         self._paths = of_migrations(tables["migrations"], meta)
         self._owners = owners(tables)
 

@@ -23,7 +23,7 @@ class Initiator:
     cgroup: str | None
 
 
-class Processes:
+class RecordedProcesses:
     """Names and cgroups of the processes of a recording.
 
     A name is what /proc said of the process (tables `processes`, `mappers`), else that
@@ -81,7 +81,7 @@ class Processes:
         return self._cgroups.get(cgroup_id)
 
 
-def initiator_of(record: Any, processes: Processes) -> Initiator:
+def initiator_of(record: Any, processes: RecordedProcesses) -> Initiator:
     """Who made a migration or a call, by its record."""
     names = record.dtype.names
     return Initiator(

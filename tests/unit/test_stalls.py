@@ -10,7 +10,7 @@ from simulated_kernel import PAGE
 
 from mptrace.outcomes.fates import fates
 from mptrace.outcomes.own import own_of
-from mptrace.outcomes.processes import Processes
+from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.recording.layouts import (
     END_OPEN,
     WAIT_HUGETLB,
@@ -33,7 +33,7 @@ def stalls(others: Others, **meta: Any) -> dict[str, Any]:
     """Numbers of the stalls."""
     tables, known = others.tables(), Meta.of({**META, **meta})
     found, own = fates(tables, known), own_of(tables, known)
-    return stalls_of(tables, known, found, Processes(tables, known), own)
+    return stalls_of(tables, known, found, RecordedProcesses(tables, known), own)
 
 
 def two_movers() -> tuple[Others, Any, Any]:

@@ -9,7 +9,7 @@ from mptrace.arrays import Ints, Table
 from mptrace.outcomes.causes.statuses import errno_name
 from mptrace.outcomes.correlate import Correlation
 from mptrace.outcomes.joined import UNTOUCHED
-from mptrace.outcomes.processes import Processes, text
+from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, nonzero
@@ -28,7 +28,7 @@ def caller_groups(calls: Table) -> tuple[Ints, Ints]:
 
 
 def callers_of(
-    tables: Mapping[str, Table], found: Correlation, processes: Processes
+    tables: Mapping[str, Table], found: Correlation, processes: RecordedProcesses
 ) -> list[Numbers]:
     """One dict for each process that called, the most time first; times in ns.
 

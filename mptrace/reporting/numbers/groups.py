@@ -14,7 +14,7 @@ import numpy as np
 from mptrace.arrays import Bools, Ints, Table, Words
 from mptrace.outcomes.correlate import NOT_ATTEMPTED, Correlation
 from mptrace.outcomes.own import Own
-from mptrace.outcomes.processes import Processes, text
+from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.recording.joins import members
 from mptrace.recording.layouts import READ_NODES
 from mptrace.reporting.numbers.callers import caller_groups
@@ -28,7 +28,7 @@ LARGER = 8
 
 
 def groups_of(
-    tables: Mapping[str, Table], found: Correlation, processes: Processes, own: Own
+    tables: Mapping[str, Table], found: Correlation, processes: RecordedProcesses, own: Own
 ) -> list[Numbers]:
     """One dict for each caller whose entries alternate, or may; most groups first.
 

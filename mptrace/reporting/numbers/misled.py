@@ -11,7 +11,7 @@ import numpy as np
 from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.correlate import Correlation
 from mptrace.outcomes.joined import CANT_TELL, FAILED, NOT_ATTEMPTED, UNTOUCHED
-from mptrace.outcomes.processes import Processes, text
+from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.recording.joins import members
 from mptrace.recording.layouts import OUTCOMES, READ_PAGES, READ_STATUS
 from mptrace.recording.meta import Meta
@@ -20,7 +20,7 @@ from mptrace.reporting.numbers.sums import Numbers
 
 
 def misled_of(
-    tables: Tables, meta: Meta, found: Correlation, processes: Processes
+    tables: Tables, meta: Meta, found: Correlation, processes: RecordedProcesses
 ) -> list[Numbers]:
     """One dict for each caller that may be misled, or of which that is unknown.
 

@@ -19,7 +19,7 @@ from mptrace.outcomes.fates import Fates, failed_migrations
 from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
-from mptrace.outcomes.processes import Processes, text
+from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import FOLIO_CHOSEN, MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
@@ -28,7 +28,7 @@ from mptrace.reporting.numbers.path_phases import phases_of_folios
 from mptrace.reporting.numbers.sums import Numbers, distribution, span, summed_over_folios
 from mptrace.reporting.numbers.when import first_and_last
 
-#: Processes named as owners of one row's pages, beside those that were asked for; the rest
+#: RecordedProcesses named as owners of one row's pages, beside those that were asked for; the rest
 #: is summed.
 MAX_OWNERS = 50
 
@@ -37,7 +37,7 @@ def paths_of(
     tables: Mapping[str, Table],
     meta: Meta,
     found: Fates,
-    processes: Processes,
+    processes: RecordedProcesses,
     own: Own,
 ) -> list[Numbers]:
     """One dict for each path and initiator, the most time first; all times in ns.
@@ -99,7 +99,7 @@ def _groups(migrations: Table, path: Ints) -> tuple[Ints, Ints]:
     return group, first
 
 
-def _initiator(mine: Table, processes: Processes) -> Numbers:
+def _initiator(mine: Table, processes: RecordedProcesses) -> Numbers:
     row = mine[0]
     tgid, cgroup_id = int(row["tgid"]), int(row["cgroup_id"])
     return {
@@ -144,7 +144,7 @@ def _of_folios(
     mine: Table,
     folios: Table,
     every: Fates,
-    processes: Processes,
+    processes: RecordedProcesses,
     own: Own,
     asked: frozenset[int],
 ) -> Numbers:
@@ -212,7 +212,7 @@ def _matrix(
 
 
 def _asked_for(folios: Table, meta: Meta) -> frozenset[int]:
-    """Processes that a session was about by their numbers, and what they forked."""
+    """RecordedProcesses that a session was about by their numbers, and what they forked."""
     if meta.scope is None or meta.scope.kind not in ("pids", "command"):
         return frozenset()
     chosen = folios["owner_tgid"][(folios["flags"] & FOLIO_CHOSEN) != 0]
@@ -220,7 +220,7 @@ def _asked_for(folios: Table, meta: Meta) -> frozenset[int]:
 
 
 def _owners(
-    folios: Table, part: Fates, processes: Processes, asked: frozenset[int]
+    folios: Table, part: Fates, processes: RecordedProcesses, asked: frozenset[int]
 ) -> list[Numbers]:
     """Processes whose pages they were; tgid 0: mapped by none, or by one that was not seen."""
     tgids, place = ranks(folios["owner_tgid"][part.row].astype(np.int64))

@@ -16,7 +16,7 @@ from mptrace.outcomes.fates import Fates, failed_migrations, fates
 from mptrace.outcomes.fates import outcomes as outcomes_of
 from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import Own, others_calls, own_of
-from mptrace.outcomes.processes import Processes
+from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.budget import cost_curve, within
@@ -81,7 +81,7 @@ def profile(
     split = np.union1d(found.split, fate.row[fate.is_split])
     outcome, _ = outcomes_of(tables, meta, fate)
     folios = FolioTimes(tables["folios"], np.unique(closed["call_id"]), outcome, split, own.folios)
-    processes = Processes(tables, meta)
+    processes = RecordedProcesses(tables, meta)
     curves = cost_curve(tables, meta, fate, own)
     said = meta.raw
     numbers = {

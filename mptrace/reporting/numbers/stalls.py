@@ -18,7 +18,7 @@ from mptrace.outcomes.fates import Fates
 from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import BY_KEY, PATHS, of_migrations, reason_name
-from mptrace.outcomes.processes import Processes, text
+from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.recording.joins import members, pair_ids, ranks, rows_of_ids
 from mptrace.recording.layouts import END_OPEN, MIGRATION_KTHREAD, WAIT, WAIT_NAMES
 from mptrace.recording.meta import Meta
@@ -85,7 +85,7 @@ def stalls_of(
     tables: Tables,
     meta: Meta,
     found: Fates,
-    processes: Processes,
+    processes: RecordedProcesses,
     own: Own,
 ) -> Numbers:
     """Who waited, for how long, for whom: by victim, by initiator, and the longest; ns.
@@ -121,7 +121,9 @@ def stalls_of(
 class _Initiators:
     """Who held the page of each wait: numbered by (path, process, comm); -1: unknown."""
 
-    def __init__(self, tables: Tables, meta: Meta, joined: Join, processes: Processes) -> None:
+    def __init__(
+        self, tables: Tables, meta: Meta, joined: Join, processes: RecordedProcesses
+    ) -> None:
         self._processes = processes
         migrations, calls = tables["migrations"], tables["calls"]
         count = joined.how.size
@@ -169,7 +171,7 @@ class _View:
     calls: Table
     is_own: Bools  # which of ``folios`` are mptrace's
     found: Fates
-    processes: Processes
+    processes: RecordedProcesses
 
     def times(self, rows: Ints) -> Numbers:
         some = self.ns[rows[self.closed[rows]]]
