@@ -28,7 +28,7 @@ from mptrace.reporting.numbers.path_phases import phases_of_folios
 from mptrace.reporting.numbers.sums import Numbers, distribution, span, summed_over_folios
 from mptrace.reporting.numbers.when import first_and_last
 
-#: RecordedProcesses named as owners of one row's pages, beside those that were asked for; the rest
+#: Processes named as owners of one row's pages, beside those that were asked for; the rest
 #: is summed.
 MAX_OWNERS = 50
 
@@ -212,7 +212,7 @@ def _matrix(
 
 
 def _asked_for(folios: Table, meta: Meta) -> frozenset[int]:
-    """RecordedProcesses that a session was about by their numbers, and what they forked."""
+    """Processes that a session was about by their numbers, and what they forked."""
     if meta.scope is None or meta.scope.kind not in ("pids", "command"):
         return frozenset()
     chosen = folios["owner_tgid"][(folios["flags"] & FOLIO_CHOSEN) != 0]
