@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Maps of a compiled program in this host's kernel: by BCC, and again from the cache.
+"""Maps of a compiled program in this host's kernel: compiled now, and again from the cache.
 
 Needs root; nothing is loaded or attached.
 """
@@ -32,9 +32,10 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Built, Bui
         patch.setenv("MPTRACE_PROGRAMS", str(directory))
         first = built("move_pages.c", defines, "6.12.0")
         assert len(list(directory.iterdir())) == 1
+        # nothing is compiled from now on
         patch.setattr("mptrace.tracing.program.compiler._compile", None)
         second = built("move_pages.c", defines, "6.12.0")
-    yield first, second
+        yield first, second
     for fd in first[1] + second[1]:
         os.close(fd)
 
@@ -49,7 +50,7 @@ def told(fd: int) -> dict[str, str]:
 KERNEL_SAYS = ("map_type", "key_size", "value_size", "max_entries", "map_flags")
 
 
-def test_maps_from_the_cache_are_those_that_bcc_created(twice: tuple[Built, Built]) -> None:
+def test_maps_from_the_cache_are_those_of_the_compiled_program(twice: tuple[Built, Built]) -> None:
     """By the kernel's own word on each; and the instructions are the same."""
     (first, fds), (second, others) = twice
     assert first == second
@@ -57,6 +58,28 @@ def test_maps_from_the_cache_are_those_that_bcc_created(twice: tuple[Built, Buil
     for spec, fd, other in zip(first.maps, fds, others, strict=True):
         assert set(told(fd)) == set(KERNEL_SAYS)
         assert told(fd) == told(other), spec.name
+
+
+def sizes(program: Compiled, fds: list[int]) -> dict[str, int]:
+    """Elements of each map, or bytes of a ring, as the kernel says."""
+    pairs = zip(program.maps, fds, strict=True)
+    return {spec.name: int(told(fd)["max_entries"]) for spec, fd in pairs}
+
+
+def test_maps_have_the_sizes_that_were_asked_for(twice: tuple[Built, Built]) -> None:
+    """By the kernel's own word; other sizes take the program that is there."""
+    request = Request(others=True, max_folios=1 << 11, folio_ring_bytes=1 << 16)
+    defines = make_plan(facts_of("6.12"), request).defines
+    program, fds = built("move_pages.c", defines, "6.12.0")
+    try:
+        said = sizes(program, fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    before = sizes(*twice[0])
+    assert (before["folios"], before["folio_ring"]) == (1 << 10, 32 << 20)
+    assert said == {**before, "folios": 1 << 11, "folio_ring": 1 << 16}
+    assert program.functions == twice[0][0].functions
 
 
 def map_of(built_once: Built, name: str) -> Map:

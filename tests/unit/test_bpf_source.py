@@ -3,7 +3,7 @@
 
 import re
 
-from mptrace.tracing.program.source import BPF_DIRECTORY, source_of
+from mptrace.tracing.program.source import BPF_DIRECTORY, size_macros, source_of
 
 
 def test_every_part_is_there_once_and_nothing_else_changes() -> None:
@@ -27,3 +27,14 @@ def test_the_compiler_names_the_line_where_it_lies() -> None:
         else:
             assert line == lines[at]
             at += 1
+
+
+def test_a_size_that_code_depends_on_is_part_of_what_is_compiled() -> None:
+    """Sizes of maps come from macros that stand nowhere else."""
+    text = (
+        "BPF_HASH(some, u32, struct one, MAX_SOME);\nBPF_HASH(other, u32,\n\tu8, MAX_OTHER);\n"
+        "BPF_RINGBUF_OUTPUT(ring, RING_PAGES);\nBPF_HASH(third, u32, u8, MAX_OTHER);\n"
+        "BPF_HASH(few, u32, u8, MAX_FEW);\nif (n > MAX_FEW)\nBPF_HASH(fixed, u32, u8, 23);\n"
+    )
+    macros = {"some": "MAX_SOME", "other": "MAX_OTHER", "ring": "RING_PAGES", "third": "MAX_OTHER"}
+    assert size_macros(text) == macros

@@ -8,7 +8,7 @@ descriptor in the kernel (``BPF_PSEUDO_MAP_FD``, linux/bpf.h).
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 #: struct bpf_insn
 _INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("off", "<i2"), ("imm", "<i4")])
 _LOAD_WORD, _PSEUDO_MAP_FD = 0x18, 1
+#: BPF_MAP_TYPE_RINGBUF of enum bpf_map_type, linux/bpf.h
+_RING = 27
 #: Raised when the text of `Compiled.to_bytes` changes.
 FORMAT = 1
 
@@ -45,6 +47,20 @@ class Compiled:
         Raises KeyError where there is no such function.
         """
         return _with_maps(self.functions[function], dict(enumerate(fds)))
+
+    def resized(self, sizes: Mapping[str, int], page_size: int) -> "Compiled":
+        """The same with other sizes of its maps, by their names.
+
+        :param sizes: elements, or pages of a ring.
+        :param page_size: of the kernel, in bytes.
+        """
+
+        def of(spec: MapSpec) -> MapSpec:
+            unit = page_size if spec.kind == _RING else 1
+            return replace(spec, max_entries=sizes[spec.name] * unit)
+
+        maps = (of(spec) if spec.name in sizes else spec for spec in self.maps)
+        return replace(self, maps=tuple(maps))
 
     def to_bytes(self) -> bytes:
         """As text that `from_bytes` reads."""

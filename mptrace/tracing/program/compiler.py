@@ -15,7 +15,7 @@ from typing import Any
 from mptrace.errors import HostError
 from mptrace.tracing.program import cache
 from mptrace.tracing.program.compiled import Compiled, MapSpec, compiled
-from mptrace.tracing.program.source import BPF_DIRECTORY, source_of, stand_ins
+from mptrace.tracing.program.source import BPF_DIRECTORY, size_macros, source_of, stand_ins
 
 
 @functools.cache
@@ -52,12 +52,18 @@ def built(
 ) -> tuple[Compiled, list[int]]:
     """A program, and a file descriptor for each of its maps, which are the caller's to close.
 
-    Raises HostError where bcc is missing or can't compile, or the kernel refuses a map.
+    Sizes of maps are no part of what is compiled: a session with other buffers compiles
+    nothing.  Raises HostError where bcc is missing or can't compile, or the kernel refuses
+    a map.
     """
-    flags = [f"-D{name}={value}" for name, value in sorted(defines.items())]
+    text = source_of(source)
+    macros = size_macros(text)
+    sizes = {name: int(defines[macro]) for name, macro in macros.items()}
+    # the smallest that there is, for the maps that bcc makes and nobody uses
+    fixed = {**defines, **dict.fromkeys(macros.values(), 1)}
+    flags = [f"-D{name}={value}" for name, value in sorted(fixed.items())]
     flags.append(f"-DLINUX_VERSION_CODE={version_code(release)}")
     flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
-    text = source_of(source)
     directory = cache.directory_of(os.environ)
     # bcc itself looks at ARCH
     compiler = (
@@ -66,15 +72,15 @@ def built(
         os.getenv("ARCH", ""),
     )
     key = cache.key_of([*compiler, text, stand_ins(), *flags])
-    cached = cache.load(directory, key)
-    if cached:
-        return cached, _created(cached.maps)
-    program, fds = _compile(source, text, flags)
-    cache.store(directory, key, program)
-    return program, fds
+    program = cache.load(directory, key)
+    if program is None:
+        program = _compile(source, text, flags)
+        cache.store(directory, key, program)
+    program = program.resized(sizes, os.sysconf("SC_PAGESIZE"))
+    return program, _created(program.maps)
 
 
-def _compile(source: str, text: str, flags: Sequence[str]) -> tuple[Compiled, list[int]]:
+def _compile(source: str, text: str, flags: Sequence[str]) -> Compiled:
     os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIRECTORY)
     with captured_stderr() as chatter:
         try:
@@ -106,9 +112,9 @@ def _compile(source: str, text: str, flags: Sequence[str]) -> tuple[Compiled, li
         for name in names
     }
     try:
-        return compiled(specs, fds, functions), [os.dup(fd) for fd in fds]
+        return compiled(specs, fds, functions)
     finally:
-        # the compiler's memory goes; the maps stay, by our descriptors
+        # its memory and its maps go
         bpf.cleanup()
 
 
