@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: a file for each command, loaded when it is called.
+"""The command line: one file per command, imported only when that command is called.
 
-Exit statuses: 0; 1 failure, also where the output can't be written; 2 usage; 3 under
---strict when something was lost or unknown; 130 interrupted; of `mptrace lab` those of
-its command.
+Exit statuses: 0 done; 1 failure, which includes output that can't be written; 2 wrong usage;
+3 with --strict, when something was lost or is unknown; 130 interrupted. `mptrace record` and
+`mptrace lab` pass on the status of the command that they run.
 """
 
 import importlib
@@ -32,7 +32,7 @@ COMMANDS = (
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when called, and whose errors have a way out."""
+    """Imports commands when they are called, and prints an error with its way out."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """All commands, in the order of `COMMANDS`."""
@@ -47,7 +47,7 @@ class LazyGroup(click.Group):
         return command
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command line; output that can't be written is an error, too, at its very end."""
+        """Run the command line; output that can't be written is an error even at the very end."""
         with guarded():
             return super().main(*args, **extra)
 
@@ -69,4 +69,9 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mptrace")
 def main() -> None:
-    """Tell the truth about page migration: outcomes, costs and causes, page by page."""
+    """Trace page migration: what became of each page, at what cost, and why.
+
+    `mptrace doctor` checks whether this host can do it. `mptrace run` moves pages
+    and reports on them. On a machine with a single memory node, use a guest:
+    `mptrace lab -- mptrace run`.
+    """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mptrace conform`: what is documented of move_pages(2), tried on this kernel."""
+"""`mptrace conform`: does this kernel do what is documented of move_pages(2)?"""
 
 import json
 import signal
@@ -16,20 +16,22 @@ from mptrace.host.signals import interrupted_by
 
 
 @click.command("conform", context_settings={"max_content_width": 80})
-@click.option("--only", multiple=True, metavar="NAME", help="Only this scenario; may be repeated.")
-@click.option("--list", "as_list", is_flag=True, help="Show the scenarios; run none.")
+@click.option("--only", multiple=True, metavar="NAME", help="Run this scenario only; repeatable.")
+@click.option("--list", "as_list", is_flag=True, help="List the scenarios and run none.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of KTAP.")
 @click.option(
     "--disruptive",
     is_flag=True,
-    help="Outside a virtual machine, too, run those that fill nodes or change hugetlb pools, "
-    "swap, cgroups or the state of memory.",
+    help="Outside a virtual machine too, run the scenarios that change the host: they fill nodes, "
+    "or change hugetlb pools, swap, cgroups, mounts or settings.",
 )
-@click.option("--no-trace", is_flag=True, help="Judge return values and statuses alone.")
-@click.option("-o", "--output", type=Path, help="Keep a recording of all calls.")
+@click.option(
+    "--no-trace", is_flag=True, help="Judge by return values and statuses alone, without tracing."
+)
+@click.option("-o", "--output", type=Path, help="Keep a recording of all calls in this directory.")
 @force_option
 @click.option(
-    "--restore", is_flag=True, help="Undo what a run that was killed left changed; run nothing."
+    "--restore", is_flag=True, help="Undo the changes that a killed run left behind; run nothing."
 )
 @click.pass_context
 def command(
@@ -43,23 +45,26 @@ def command(
     force: bool,
     restore: bool,
 ) -> None:
-    """Provoke each documented outcome on this kernel, and say what it really did.
+    """Test whether this kernel does what move_pages(2) documents.
 
-    Prints KTAP: per scenario what is documented, what came back, what the
-    kernel's events showed, and whether that is as documented, different (with
-    the change of the kernel that made it so) or a surprise; a table at the end.
-    Everything changed on the host is written down first and restored.
+    Makes each documented outcome happen and prints, as KTAP, what is documented,
+    what came back and what the kernel's events showed. The verdict is "as
+    documented", "different" (it names the kernel change that explains it) or
+    "surprise". A table sums up all scenarios.
 
-    The exit status is 1 where there was a surprise or an error, else 0.
+    Every change to the host is written down first, and undone at the end. The
+    exit status is 1 if there was a surprise or an error, else 0.
     """
     if restore and (only or as_list or as_json or disruptive or no_trace or output or force):
-        raise UsageError("--restore goes alone")
+        raise UsageError("--restore takes no other option")
     if as_list and (disruptive or no_trace or output or force):
-        raise UsageError("--list runs nothing: it goes with --only and --json")
+        raise UsageError("--list runs nothing: only --only and --json go with it")
     if output and no_trace:
-        raise UsageError("--output and --no-trace exclude each other: there is nothing to record")
+        raise UsageError(
+            "--output and --no-trace exclude each other: without tracing there is nothing to record"
+        )
     if force and not output:
-        raise UsageError("--force goes with --output")
+        raise UsageError("--force needs --output")
     if restore:
         _restore()
         return
@@ -97,7 +102,7 @@ def command(
         json.dumps(numbers, indent=1) if as_json else report_conform.tail(numbers, width=width)
     )
     if as_json and not numbers["traced"]:
-        progress(f"the kernel's events were not seen: {numbers['not_traced']}")
+        progress(f"the kernel's events could not be traced: {numbers['not_traced']}")
     if numbers["not_restored"]:
         progress(numbers["not_restored"])
         context.exit(EXIT_FAILURE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mptrace doctor`: can this host trace, can it migrate, and what is missing."""
+"""`mptrace doctor`: can this host trace and migrate, and what is missing?"""
 
 import json
 
@@ -16,10 +16,10 @@ from mptrace.tracing.plan import candidates, doctor
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """Say whether this host can trace page migrations, and what is missing.
+    """Check whether this host can trace page migrations, and what is missing.
 
-    Programs are really loaded and attached, for an instant each.  The exit
-    status is 0 where this host can trace and can migrate, else 1.
+    Loads and attaches small programs for an instant to find out. The exit status
+    is 0 if this host can both trace and migrate, else 1.
     """
     kernel = facts.read_kernel_facts(
         candidates.candidate_functions(),

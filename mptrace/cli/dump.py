@@ -32,14 +32,18 @@ TABLES = (
 
 @click.command("dump")
 @click.option(
-    "--table", type=click.Choice(TABLES), default="entries", show_default=True, help="Which rows."
+    "--table",
+    type=click.Choice(TABLES),
+    default="entries",
+    show_default=True,
+    help="The table to print.",
 )
 @click.option(
     "--failed",
     is_flag=True,
-    help="Only what did not succeed: entries that failed or were never attempted, calls with "
-    "such an entry or an error, migrations that left something behind, folios that stayed, "
-    "obstacles of such. Waits and processes do not fail: all of them are printed.",
+    help="Print only what did not succeed: entries that failed or were never attempted, calls "
+    "with such an entry or an error, migrations that left something behind, folios that stayed, "
+    "and their obstacles. Waits and processes can't fail, so all of them are printed.",
 )
 @click.option(
     "--format",
@@ -47,23 +51,28 @@ TABLES = (
     type=click.Choice(("table", "jsonl", "csv")),
     default="table",
     show_default=True,
-    help="A table has the most telling columns; jsonl and csv have every column, null or empty "
-    "where there is no value, and a row is a line.",
+    help="How to print it: 'table' shows the most useful columns; 'jsonl' and 'csv' have every "
+    "column and one line per row, where a missing value is null or empty.",
 )
 @recording_argument
 def command(table: str, failed: bool, form: str, recording: Path) -> None:
-    """Print the rows behind the report of RECORDING (mptrace.data).
+    """Print the rows behind a report, as a table, CSV or JSON lines.
 
-    A row of `entries` is one entry of one call: its address and target node,
-    the status that the kernel stored (none where it left the array untouched),
-    what became of the page and why, where the page was afterwards, and whether
-    the witnesses agree. A row of `obstacles` is what stood in the way of a page,
-    with the page's state at that moment: the evidence of `mptrace explain`; one of
-    `mappers` a process that maps a page refused as shared. A row of `migrations` is
-    one run of the kernel's migrate_pages(), whoever wanted it and by which path; one
-    of `folios` what it did to one folio; one of `waits` a thread that had to wait for
-    a page under migration; one of `processes` a process that was met. `own` is true where
-    it was mptrace's own page, whoever moved it, or mptrace itself that waited.
+    RECORDING is mptrace.data by default. The tables, and what one row of each is:
+
+    \b
+    entries     one entry of one call: address, target node, status, outcome
+                and reason, location afterwards, whether the witnesses agree
+    calls       one call of move_pages(2)
+    migrations  one run of the kernel's migrate_pages(): who asked, by which path
+    folios      what one migration did to one folio
+    obstacles   what stood in a page's way, and the page's state at that moment
+    mappers     a process that maps a page which was refused as shared
+    waits       a thread that had to wait for a page under migration
+    processes   a process that mptrace met
+
+    The status of an entry is empty if the kernel left it untouched. `own` is true
+    for mptrace's own pages, whoever moved them, and for its own waits.
     """
     from mptrace.outcomes.dump import dumped_table
 
@@ -81,14 +90,14 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
 
 
 _NONE = {
-    "entries": "the recording has no entry of any call",
-    "calls": "the recording has no call of move_pages(2)",
-    "migrations": "the recording has no migration",
-    "folios": "the recording has no folio",
-    "obstacles": "nothing is recorded that refused or delayed a page",
-    "mappers": "no page is recorded that was refused as shared and whose mappings were found",
-    "waits": "no thread is recorded that waited for a page",
-    "processes": "what /proc says of processes was not recorded",
+    "entries": "the recording has no entries of calls",
+    "calls": "the recording has no calls of move_pages(2)",
+    "migrations": "the recording has no migrations",
+    "folios": "the recording has no folios",
+    "obstacles": "nothing refused or delayed a page in this recording",
+    "mappers": "no mappings were recorded of a page that was refused as shared",
+    "waits": "no thread waited for a page in this recording",
+    "processes": "the recording does not describe processes",
 }
 # Of the tables whose rows may fail.
 _SINGULAR = {

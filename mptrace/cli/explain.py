@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mptrace explain`: why a page stayed, and why the kernel told of it what it told."""
+"""`mptrace explain`: why a page stayed, and why its status says what it says."""
 
 import json
 import sys
@@ -15,22 +15,31 @@ from mptrace.errors import UsageError
 
 
 @click.command("explain")
-@click.option("--entry", type=ENTRY, help="One entry: number of its call, and its index there.")
+@click.option(
+    "--entry",
+    type=ENTRY,
+    help="Explain one entry: the number of its call, and its index in that call.",
+)
 @click.option(
     "--address",
     type=ADDRESS,
-    help="History of the page (also a huge one) at ADDR, and what became of it.",
+    help="Show the history of the page or huge page at ADDR, and what became of it.",
 )
 @click.option(
     "-p",
     "--pid",
     type=PID,
-    help="Of --address: in this process.",
+    help="With --address: look in this process only.",
 )
-@click.option("--failed", is_flag=True, help="Every page that stayed; so it is without an option.")
-@click.option("--all", "every", is_flag=True, help="Each page by itself, equal ones, too.")
+@click.option("--failed", is_flag=True, help="Explain every page that stayed (the default).")
 @click.option(
-    "--json", "as_json", is_flag=True, help="A JSON object per line for each entry or folio."
+    "--all", "every", is_flag=True, help="Show each page by itself, even if others are equal."
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object per line for each entry or folio.",
 )
 @recording_argument
 def command(
@@ -42,21 +51,23 @@ def command(
     as_json: bool,
     recording: Path,
 ) -> None:
-    """Explain why pages of RECORDING (mptrace.data) stayed where they were.
+    """Explain why pages in a recording stayed where they were.
 
-    For each: the cause, the evidence for it (the kernel function that refused
-    and what it returned, references seen and expected, flags, who maps it, its
-    file), where the page is, the remedy; and why its status is silent or says
-    something else. Of pages that no call asked for (compaction, NUMA balancing,
-    ...): who wanted to move them, by which path. Equal ones are shown once, with
-    their number. With --address first the page's history: every recorded attempt to
-    move it, by whom, when, from where to where, for each process that has a page
-    there. Numbers of calls, entries and folios are those of `mptrace dump`.
+    RECORDING is mptrace.data by default. For each page you get the cause, the
+    evidence (the kernel function that refused and what it returned, references
+    seen and expected, flags, who maps the page, its file), where the page is, the
+    remedy, and why its status is silent or says something else. If no call asked
+    for the page (compaction, NUMA balancing, ...), you get who wanted to move it
+    and by which path. Equal pages are shown once, with their number.
+
+    --address first shows the page's history: every recorded attempt to move it,
+    with its time, initiator, source and target, for each process that has a page
+    there. Calls, entries and folios are numbered as in `mptrace dump`.
     """
     if sum((entry is not None, address is not None, failed)) > 1:
         raise UsageError("--entry, --address and --failed exclude each other")
     if pid is not None and address is None:
-        raise UsageError("--pid goes with --address")
+        raise UsageError("--pid needs --address")
     from mptrace.explain.entries import Explainer, Which
     from mptrace.explain.folios import FolioExplainer
     from mptrace.reporting.text import explain as report_explain
@@ -82,7 +93,7 @@ def command(
             if address is None or others is None or not others.count:
                 raise
             raise UsageError(
-                f"neither an entry nor a folio is at '{address:#x}'", others.addresses_hint
+                f"there is neither an entry nor a folio at '{address:#x}'", others.addresses_hint
             ) from error
         which = explainer.select(Which())[:0]
     if not which.size and not histories and (folios is None or not folios.size):

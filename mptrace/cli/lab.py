@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mptrace lab`: a command in a NUMA guest."""
+"""`mptrace lab`: run a command in a guest with NUMA nodes."""
 
 import os
 import signal
@@ -22,48 +22,56 @@ from .types import whole, within
     default=next(iter(SERIES)),
     show_default=True,
     metavar="SERIES|PATH",
-    help=f"Kernel: {', '.join(SERIES)} (fetched from Debian by apt), 'host', or the path of "
-    "a vmlinuz, a .deb or an unpacked directory.",
+    help=f"Kernel to boot: {', '.join(SERIES)} (apt fetches it from Debian), 'host', or the path "
+    "of a vmlinuz, a .deb or an unpacked directory.",
 )
 @click.option(
     "--nodes",
     default="2",
     show_default=True,
     metavar="SPEC",
-    help="A number of equal nodes, or a size for each: 1G,512M or 1G/cpus=0-1,512M; "
-    "1G,1G/slow has a second tier of memory, without CPU.",
+    help="Number of equal nodes, or a size for each: 1G,512M or 1G/cpus=0-1,512M. A node "
+    "marked /slow, as in 1G,1G/slow, is a slower memory tier without CPUs.",
 )
-@click.option("--cpus", type=whole(1, MOST_CPUS), help="CPUs, dealt out to the nodes in turn.")
-@click.option("--memory", metavar="SIZE", help="Memory of all nodes together  [default: 1G each]")
+@click.option(
+    "--cpus",
+    type=whole(1, MOST_CPUS),
+    help="Number of CPUs, dealt out to the nodes in turn.  [default: one per node]",
+)
+@click.option("--memory", metavar="SIZE", help="Memory of all nodes together.  [default: 1G each]")
 @click.option(
     "--timeout",
     type=within("S", "seconds", 0.001, 1e9),
     metavar="S",
-    help="Kill COMMAND after S seconds.",
+    help="Kill COMMAND after S seconds.  [default: never]",
 )
 @click.option(
     "--bring",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Bring changes below PATH back  [default: the current directory]",
+    help="Copy changes below PATH back to this machine; repeatable.  [default: the current "
+    "directory]",
 )
-@click.option("--no-bring", is_flag=True, help="Bring nothing back.")
+@click.option("--no-bring", is_flag=True, help="Copy no changes back.")
 @click.option(
     "--threads",
     type=click.Choice(["single", "multi"]),
     default="single",
     show_default=True,
-    help="One host thread for all CPUs (quick), or one for each (CPUs run at once).",
+    help="Host threads for the CPUs: 'single' runs all in one and boots fastest; 'multi' gives "
+    "each its own, so that they run at the same time.",
 )
 @click.option(
     "--append",
     multiple=True,
     metavar="ARGUMENT",
-    help="Add ARGUMENT to the kernel's command line, such as movablecore=512M.",
+    help="Add ARGUMENT, such as movablecore=512M, to the kernel command line; repeatable.",
 )
-@click.option("--prepare", is_flag=True, help="Only fetch and unpack the kernel.")
-@click.option("--verbose", is_flag=True, help="Attach a serial console; boots about 4 s slower.")
+@click.option("--prepare", is_flag=True, help="Fetch and unpack the kernel, and boot nothing.")
+@click.option(
+    "--verbose", is_flag=True, help="Attach a serial console; the guest boots about 4 s slower."
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def command(
@@ -81,11 +89,11 @@ def command(
     verbose: bool,
     command: tuple[str, ...],
 ) -> None:
-    """Boot a NUMA guest and run COMMAND in it, as root; without COMMAND, a shell.
+    """Run COMMAND, or a shell, in an emulated guest with NUMA nodes.
 
-    The guest sees this machine's files below a layer of its own.  What COMMAND
-    changes below the current directory comes back, everything else is forgotten.
-    The exit status is COMMAND's; 124 when it ran out of time.
+    COMMAND runs as root and sees this machine's files. What it changes below the
+    current directory is copied back when it ends; all other changes are dropped.
+    The exit status is COMMAND's, or 124 if --timeout ended it.
     """
     if bring and no_bring:
         raise UsageError("--bring and --no-bring exclude each other")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Options that several commands have, with the same words in each."""
+"""Options that several commands share, worded the same in each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,25 +33,26 @@ def duration_option(words: str) -> Decorator[Any]:
 
 
 def tier_option(verb: str) -> Decorator[Any]:
-    """``tier``: by what it is traced; ``verb`` says what the command does so."""
+    """``tier``: what is used to trace; ``verb`` is what the command does with it."""
     return click.option(
         "--tier",
         type=click.Choice(("auto", "bpf", "tracepoints")),
         default="auto",
         show_default=True,
-        help=f"{verb} by BPF, or by tracepoints alone where the kernel refuses it.",
+        help=f"{verb} with BPF or with tracepoints alone; 'auto' uses tracepoints where the kernel "
+        "refuses BPF.",
     )
 
 
 def output_options(command: _Command) -> _Command:
-    """``output`` and ``force``: where the recording goes, and whether one may be there."""
+    """``output`` and ``force``: where the recording goes, and whether it may replace one."""
     output = click.option(
         "-o",
         "--output",
         type=Path,
         default=Path(DEFAULT_RECORDING),
         show_default=True,
-        help="Where the recording goes. By this name, an earlier one becomes "
+        help="Directory to write the recording to. Without -o, an earlier one is renamed to "
         f"{DEFAULT_RECORDING}.old.",
     )
     return output(force_option(command))
@@ -63,13 +64,21 @@ def force_option(command: _Command) -> _Command:
 
 
 def bounds_options(command: _Command) -> _Command:
-    """``buffer`` and ``max_folios``: what the program in the kernel may take."""
+    """``buffer`` and ``max_folios``: how much memory the program in the kernel may take."""
     buffer = click.option(
-        "--buffer", type=RING, default=Request.folio_ring_bytes, help="Ring of folio records."
+        "--buffer",
+        type=RING,
+        default=Request.folio_ring_bytes,
+        help="Size of the kernel's ring buffer for folio records; a larger one loses less.  "
+        f"[default: {Request.folio_ring_bytes >> 20}M]",
     )
-    return buffer(
-        click.option("--max-folios", type=FOLIOS, help="Folios tracked at once.")(command)
+    most = click.option(
+        "--max-folios",
+        type=FOLIOS,
+        help="How many folios can be tracked at once, at about 300 bytes each.  "
+        f"[default: {Request.max_folios:,}; for the workload of 'run', what its calls need]",
     )
+    return buffer(most(command))
 
 
 def recording_argument(command: _Command) -> _Command:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Standard output and standard error as they fail: the former in one line, the latter in silence.
+"""Standard output and standard error, and what happens when a write to them fails.
 
-A result that could not be printed is a failure (of the disk, mostly), unless whoever read
-it has enough.  A message that could not be printed is none: a recording goes on without it.
+A result that can't be printed, mostly because a disk is full, ends the command with one line,
+unless the reader has closed the pipe.  A message that can't be printed is dropped, so that a
+recording goes on.
 """
 
 import errno

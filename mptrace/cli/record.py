@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mptrace record`: trace programs that know nothing of mptrace, whatever migrates their pages."""
+"""`mptrace record`: record migrations of programs that know nothing of mptrace."""
 
 import pwd
 import signal
@@ -38,33 +38,46 @@ _MOST_NAMED = 3
     # what follows the command's name is the command's
     context_settings={"max_content_width": 80, "allow_interspersed_args": False},
 )
-@click.option("-a", "--all", "everybody", is_flag=True, help="Everybody on this host.")
-@pids_option("These processes, their threads.")
-@click.option("-u", "--user", help="Processes of this user (name or number).")
-@click.option("--cgroup", default="", help="Processes of this cgroup (v2) and those below it.")
-@click.option("--as", "run_as", help="Run COMMAND as this user.  [default: who called sudo]")
-@duration_option("Seconds after which it ends.")
 @click.option(
-    "--reason", "reasons", multiple=True, help="Only migrations for this reason: compaction, ..."
+    "-a", "--all", "everybody", is_flag=True, help="Record for every process on this host."
 )
-@click.option("--from", "source", type=NIDS, default=(), help="Only folios from these nodes.")
-@click.option("--to", "target", type=NIDS, default=(), help="Only folios to these nodes.")
+@pids_option("Record for these processes, and what they fork from now on; repeatable.")
+@click.option("-u", "--user", help="Record for the processes of this user (name or number).")
+@click.option(
+    "--cgroup", default="", help="Record for the processes of this cgroup (v2) and those below it."
+)
+@click.option(
+    "--as", "run_as", help="Run COMMAND as this user.  [default: the user who called sudo]"
+)
+@duration_option("Stop recording after this many seconds.")
+@click.option(
+    "--reason",
+    "reasons",
+    multiple=True,
+    help="Keep only migrations for this reason, such as compaction; repeatable.",
+)
+@click.option("--from", "source", type=NIDS, default=(), help="Keep only folios from these nodes.")
+@click.option("--to", "target", type=NIDS, default=(), help="Keep only folios to these nodes.")
 @click.option(
     "--min-us",
     type=within("US", "microseconds", 0, 1e12),
     default=0.0,
-    help="Only what took that long.",
+    help="Keep only what took at least this many microseconds.",
 )
-@click.option("--failed", is_flag=True, help="Only what failed.")
+@click.option("--failed", is_flag=True, help="Keep only migrations and folios that failed.")
 @output_options
-@click.option("--rotate-size", type=SIZE, help="Begin a new recording after so much.")
+@click.option("--rotate-size", type=SIZE, help="Begin a new recording after this many bytes.")
 @click.option(
-    "--rotate-time", type=within("SECONDS", "seconds", 1, 1e9), help="... after so many seconds."
+    "--rotate-time",
+    type=within("SECONDS", "seconds", 1, 1e9),
+    help="Begin a new recording after this many seconds.",
 )
-@click.option("--keep", type=COUNT, help="Keep only the last so many of them.")
+@click.option(
+    "--keep", type=COUNT, help="With rotation: keep only this many recordings, the last ones."
+)
 @bounds_options
-@tier_option("See")
-@click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost.")
+@tier_option("Trace")
+@click.option("--strict", is_flag=True, help="Exit with status 3 if anything was lost.")
 @click.argument("command_line", nargs=-1, metavar="[COMMAND ARGS...]")
 @click.pass_context
 def command(
@@ -91,17 +104,18 @@ def command(
     strict: bool,
     command_line: tuple[str, ...],
 ) -> None:
-    """Record every page migration of this host, of some processes, or of COMMAND.
+    """Record page migrations of the whole host, a process or a COMMAND.
 
-    A process is of interest when it moves pages or when its pages are moved, by
-    whatever path: move_pages(2), migrate_pages(2), mbind(2), cpusets, NUMA
-    balancing, compaction, demotion, hot-unplug, ...  What -p names, or COMMAND, is
-    followed with what it forks.  The filters apply to migrations without a
-    move_pages(2) call; of calls only --reason decides, as a call is judged whole.
+    A process counts when it moves pages or when its pages are moved, on any path:
+    move_pages(2), migrate_pages(2), mbind(2), cpusets, NUMA balancing, compaction,
+    demotion, hot-unplug, ... What -p names, or COMMAND, is followed when it forks.
 
-    COMMAND runs as the user who called sudo; its exit status is passed on. What
-    follows its name are its own options: mptrace's come before it.
-    `mptrace report`, `explain` and `dump` read the recording.
+    --from, --to, --min-us and --failed apply to migrations that no move_pages(2)
+    call asked for; --reason applies to calls too. A call is always kept whole.
+
+    COMMAND runs as the user who called sudo, and mptrace exits with its status.
+    mptrace's own options come before COMMAND. `mptrace report`, `explain` and
+    `dump` read the recording.
     """
     from mptrace.recording.rotation import Rotation
     from mptrace.sessions.command import find_user, invoking_user
@@ -117,11 +131,11 @@ def command(
     )
     if not check_exclusive(asked, "each says whom to trace: give one of them"):
         raise UsageError(
-            "say whom to trace: one of -a, -p PID, -u USER, --cgroup PATH, COMMAND",
-            "mptrace record -a   traces everybody",
+            "say whom to trace, by one of -a, -p PID, -u USER, --cgroup PATH or COMMAND",
+            "mptrace record -a   traces every process",
         )
     if run_as is not None and not command_line:
-        raise UsageError("--as goes with a COMMAND")
+        raise UsageError("--as needs a COMMAND")
     runs_as = None
     if command_line:
         runs_as = find_user(run_as) if run_as is not None else invoking_user()

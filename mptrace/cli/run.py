@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mptrace run`: drive a workload, trace it, keep a recording, print the report."""
+"""`mptrace run`: move pages, trace it, keep a recording and print the report."""
 
 import signal
 import sys
@@ -30,54 +30,113 @@ from mptrace.units import many
 
 
 @click.command(name="run", context_settings={"max_content_width": 80})
-@click.option("--pages", type=COUNT, help="Base pages to move.  [default: 509]")
-@click.option("--size", type=SIZE, help="The same as bytes, e.g. 64M.")
+@click.option("--pages", type=COUNT, help="How many base pages to move.  [default: 509]")
 @click.option(
-    "--kind", type=click.Choice(KINDS), default="4k", show_default=True, help="Kind of memory."
+    "--size", type=SIZE, help="How much memory to move, in place of --pages: 64M, for example."
 )
-@click.option("--source", type=NUMBER, help="Node the pages are on before.")
-@click.option("--target", type=NIDS, default=(), help="Node to move to, or several: 1,2,3.")
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="4k",
+    show_default=True,
+    help="Kind of memory to move.",
+)
+@click.option(
+    "--source", type=NUMBER, help="Node to move from.  [default: the first that is no target]"
+)
+@click.option(
+    "--target",
+    type=NIDS,
+    default=(),
+    help="Node or nodes to move to, such as 1,2,3.  [default: the one after the source]",
+)
 @click.option(
     "--alternate/--in-runs",
     default=True,
-    help="Several targets: entry by entry, or one run of entries each.  [default: alternate]",
+    help="With several targets: change the target with every entry, or give each target one "
+    "run of entries.  [default: alternate]",
 )
-@click.option("--pages-per-call", type=COUNT, help="Entries of a call.  [default: all]")
+@click.option(
+    "--pages-per-call", type=COUNT, help="Entries in each call.  [default: all of a thread's]"
+)
 @click.option(
     "--repeats",
     type=COUNT,
     default=3,
     show_default=True,
-    help="Rounds; what tracing costs takes 3.",
+    help="How many rounds to run; it takes 3 to measure what tracing costs.",
 )
-@click.option("--move-all", is_flag=True, help="MPOL_MF_MOVE_ALL, not MPOL_MF_MOVE.")
-@click.option("--threads", type=COUNT, default=1, show_default=True, help="Calling at once.")
-@click.option("--child", is_flag=True, help="Move the pages of a child, not the caller's own.")
-@click.option("--pid", type=PID, help="Move the pages of this process.")
-@click.option("--range", "ranges", type=RANGE, multiple=True, help="With --pid: only START-END.")
-@click.option("--yes", is_flag=True, help="With --pid: really move that process's pages.")
+@click.option(
+    "--move-all", is_flag=True, help="Move with MPOL_MF_MOVE_ALL instead of MPOL_MF_MOVE."
+)
+@click.option(
+    "--threads", type=COUNT, default=1, show_default=True, help="Threads that call at once."
+)
+@click.option(
+    "--child", is_flag=True, help="Move the pages of a child process, not the caller's own."
+)
+@click.option(
+    "--pid", type=PID, help="Move the pages of this process; without --yes, only show them."
+)
+@click.option(
+    "--range",
+    "ranges",
+    type=RANGE,
+    multiple=True,
+    help="With --pid: move these addresses only; repeatable.",
+)
+@click.option("--yes", is_flag=True, help="With --pid: really move the pages.")
 @click.option("--one-way", is_flag=True, help="Don't move the pages back.")
 @click.option(
     "--pattern",
     type=click.Choice(PATTERNS),
     default="sequential",
     show_default=True,
-    help="Order of the addresses in the array.",
+    help="Order of the addresses in a call.",
 )
-@click.option("--stride", type=COUNT, default=16, show_default=True, help="Of --pattern strided.")
-@click.option("--duplicates", type=FRACTION, default=0.0, help="Entries that repeat a page.")
-@click.option("--holes", type=FRACTION, default=0.0, help="Entries of pages never touched.")
-@click.option("--bad", type=NUMBER, default=0, help="Entries where nothing is mapped.")
-@click.option("--pin", type=FRACTION, default=0.0, help="Folios that a pipe holds.")
-@click.option("--every-page", is_flag=True, help="Huge pages: an entry for each base page.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of everything random.")
-@click.option("--directory", default="", help="With --kind file: where the file is made.")
+@click.option(
+    "--stride",
+    type=COUNT,
+    default=16,
+    show_default=True,
+    help="Entries apart in the strided pattern.",
+)
+@click.option(
+    "--duplicates",
+    type=FRACTION,
+    default=0.0,
+    help="Add entries that repeat a page, as a fraction of the pages.",
+)
+@click.option(
+    "--holes",
+    type=FRACTION,
+    default=0.0,
+    help="Add entries for pages that were never touched, as a fraction of the pages.",
+)
+@click.option(
+    "--bad", type=NUMBER, default=0, help="Add this many entries where nothing is mapped."
+)
+@click.option(
+    "--pin",
+    type=FRACTION,
+    default=0.0,
+    help="Fraction of the folios that a pipe holds, so that they can't move.",
+)
+@click.option(
+    "--every-page",
+    is_flag=True,
+    help="For huge pages: one entry for each base page, not one for each huge page.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices.")
+@click.option("--directory", default="", help="With --kind file: where to make the file.")
 @output_options
 @bounds_options
-@click.option("--no-cost", is_flag=True, help="Don't measure what the tracing costs.")
-@click.option("--strict", is_flag=True, help="Exit status 3 if anything was lost or unknown.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
-@click.option("--histogram", is_flag=True, help="Add power-of-two histograms.")
+@click.option("--no-cost", is_flag=True, help="Don't measure what tracing costs.")
+@click.option(
+    "--strict", is_flag=True, help="Exit with status 3 if anything was lost or is unknown."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--histogram", is_flag=True, help="Add histograms of the phases to the report.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -114,18 +173,18 @@ def command(
     as_json: bool,
     histogram: bool,
 ) -> None:
-    """Move pages between nodes, trace it, and say what became of each page.
+    """Move pages between nodes and report what became of each.
 
-    The driver makes memory on one node and moves it to another and back; the
-    tracer sees what the kernel did to each folio; the report lays the status
-    array, the kernel's events and the pages' locations side by side.
+    Makes memory on one node, moves it to another and back with move_pages(2), and
+    traces what the kernel does to each folio. The report compares the status
+    array, the kernel's events and where the pages are afterwards.
     """
     if pages is not None and size is not None:
         raise UsageError("--pages and --size exclude each other")
     if pid is not None and child:
         raise UsageError("--pid and --child exclude each other")
     if pid is None and (yes or ranges):
-        raise UsageError("--yes and --range go with --pid")
+        raise UsageError("--yes and --range need --pid")
     workload = Workload(
         pages=pages or (-(-size // PAGE_SIZE) if size else 509),
         kind=kind,

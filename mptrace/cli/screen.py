@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The terminal of `mptrace top`: draws lines, reads keys."""
+"""The terminal of `mptrace top`: draws lines and reads keys."""
 
 import contextlib
 import curses
@@ -60,7 +60,7 @@ def opened() -> Iterator[Screen]:
         term = os.environ.get("TERM", "")
         raise HostError(
             f"the terminal '{term}' can't be used: {error}",
-            "set TERM to what it is, or use 'mptrace stat 1'",
+            "set TERM to the type of your terminal, or use 'mptrace stat 1'",
         ) from error
     try:
         curses.noecho()
@@ -76,5 +76,5 @@ def check() -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise HostError(
             "'mptrace top' needs a terminal for its input and output",
-            "'mptrace stat 1' prints the same as lines, with --json as JSON",
+            "'mptrace stat 1' prints the same numbers line by line",
         )

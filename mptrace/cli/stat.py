@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mptrace stat`: counts of migrations and waits, a line per interval and a total."""
+"""`mptrace stat`: counts of migrations and waits, per interval and in total."""
 
 import json
 
@@ -16,23 +16,23 @@ from mptrace.reporting.text.stat import VIEWS, Lines, to_json
 @click.command(name="stat", context_settings={"max_content_width": 80})
 @click.argument("interval", type=SECONDS, required=False)
 @click.argument("count", type=COUNT, required=False)
-@pids_option("Only these processes.")
-@duration_option("End after so many seconds.")
+@pids_option("Count for these processes only; repeatable.")
+@duration_option("Stop after this many seconds.")
 @click.option(
     "--by",
     "view",
     type=click.Choice(VIEWS),
     default="reason",
     show_default=True,
-    help="A line for each.",
+    help="Print one line per reason or per process.",
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON object per line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "--max-rows",
     type=whole(64, 1 << 20),
     default=4096,
     show_default=True,
-    help="Room in the kernel, for a reason and a process each: from 64 to 1,048,576.",
+    help="How many pairs of reason and process the kernel can count: 64 to 1,048,576.",
 )
 @tier_option("Count")
 def command(
@@ -45,16 +45,16 @@ def command(
     max_rows: int,
     tier: str,
 ) -> None:
-    """Count migrations, pages, time, failures and stalls, of all or some processes.
+    """Count migrations, failures and waits, once or every INTERVAL.
 
-    A group of lines every INTERVAL seconds, COUNT times, then a total; without
-    INTERVAL the total alone. Everything is added up in the kernel: nothing is
-    recorded, of no page. Ends with -d, COUNT or Ctrl-C.
+    Prints a group of lines every INTERVAL seconds, COUNT times, and then a total;
+    without INTERVAL, the total alone. Ctrl-C ends it too. The kernel adds
+    everything up, and nothing is recorded about single pages.
     """
     if count is not None and interval is None:
-        raise UsageError("COUNT goes with an INTERVAL")
+        raise UsageError("COUNT needs an INTERVAL")
     if len(pids) > 1024:
-        raise UsageError("-p takes 1024 processes at the most")
+        raise UsageError("-p takes at most 1024 processes")
     from mptrace.tracing.counting.plan import StatBounds
     from mptrace.tracing.counting.sampler import Ending, Sampler, clock, intervals
 

@@ -16,19 +16,24 @@ from mptrace.tracing.counting.counts import SORTS, Interval
 
 @click.command(name="top", context_settings={"max_content_width": 80})
 @click.argument("interval", type=SECONDS, default=2.0)
-@pids_option("Only these processes.")
-@duration_option("End after so many seconds.")
+@pids_option("Count for these processes only; repeatable.")
+@duration_option("Stop after this many seconds.")
 @click.option(
-    "--sort", type=click.Choice(list(SORTS)), default="pages", show_default=True, help="What first."
+    "--sort",
+    type=click.Choice(list(SORTS)),
+    default="pages",
+    show_default=True,
+    help="What to sort the processes by, largest first.",
 )
 @tier_option("Count")
 def command(
     interval: float, pids: tuple[int, ...], duration: float | None, sort: str, tier: str
 ) -> None:
-    """Show who migrates pages, why and at what cost, every INTERVAL seconds (2).
+    """Show live who migrates pages, why, and at what cost.
 
-    The counts are those of 'mptrace stat'. Keys: s sorts by pages, time,
-    failed or stalls in turn; q quits. What was counted is printed at the end.
+    The screen is redrawn every INTERVAL seconds (2) with the counts of
+    `mptrace stat`. Press s to sort by pages, time, failed or stalls in turn, and
+    q to quit. The total is printed at the end.
     """
     from mptrace.cli import screen as curses_screen
     from mptrace.tracing.counting.plan import StatBounds

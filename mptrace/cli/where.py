@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mptrace where`: pages of a process per node and per state."""
+"""`mptrace where`: on which nodes a process's pages are."""
 
 import json
 
@@ -11,15 +11,15 @@ from mptrace.units import parse_range
 
 
 @click.command("where")
-@click.option("-p", "--pid", type=PID, required=True, help="Process to ask about.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with a total.")
+@click.option("-p", "--pid", type=PID, required=True, help="The process to look at.")
+@click.option("--json", "as_json", is_flag=True, help="Print all mappings and the total as JSON.")
 @click.argument("ranges", nargs=-1, metavar="[RANGE]...")
 def command(pid: int, as_json: bool, ranges: tuple[str, ...]) -> None:
-    """Say on which memory nodes the pages of a process are, mapping by mapping.
+    """Show on which memory nodes the pages of a process are.
 
-    Asks with move_pages(2) in query mode and moves nothing.  RANGE is
-    0xSTART-0xEND, as in /proc/PID/maps; without one, every mapping is asked
-    about.  Addresses that are reserved but never touched are skipped in bulk.
+    Prints one line per mapping. RANGE is 0xSTART-0xEND, as in /proc/PID/maps;
+    without one, all mappings are shown. It asks with move_pages(2) in query mode
+    and moves nothing.
     """
     from mptrace.driving.where import where
     from mptrace.reporting.text.where import render_where

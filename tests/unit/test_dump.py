@@ -166,14 +166,14 @@ def test_an_obstacle_that_was_overcome_is_no_failure(tmp_path: Path) -> None:
 
 
 NO_ROWS = {
-    "entries": "the recording has no entry of any call",
-    "calls": "the recording has no call of move_pages(2)",
-    "migrations": "the recording has no migration",
-    "folios": "the recording has no folio",
-    "obstacles": "nothing is recorded that refused or delayed a page",
-    "mappers": "no page is recorded that was refused as shared and whose mappings were found",
-    "waits": "no thread is recorded that waited for a page",
-    "processes": "what /proc says of processes was not recorded",
+    "entries": "the recording has no entries of calls",
+    "calls": "the recording has no calls of move_pages(2)",
+    "migrations": "the recording has no migrations",
+    "folios": "the recording has no folios",
+    "obstacles": "nothing refused or delayed a page in this recording",
+    "mappers": "no mappings were recorded of a page that was refused as shared",
+    "waits": "no thread waited for a page in this recording",
+    "processes": "the recording does not describe processes",
 }
 
 

@@ -398,7 +398,7 @@ def test_json_has_the_histories_first(recording: Path) -> None:
 def test_a_process_without_an_address_is_a_usage_error(recording: Path) -> None:
     """Status 2, and so is a process that has no page there."""
     result = CliRunner().invoke(main, ["explain", "--pid", "7", str(recording)])
-    assert (result.exit_code, "--pid goes with --address" in result.output) == (2, True)
+    assert (result.exit_code, "--pid needs --address" in result.output) == (2, True)
 
 
 @pytest.mark.parametrize("options", [[], ["--all"], ["--pid", str(VICTIM)]])
