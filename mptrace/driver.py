@@ -164,7 +164,7 @@ def target_error(pid: int, number: int, tried: str) -> MptraceError:
     ``tried`` continues "can't", as in "ask for its pages".
     """
     if number == errno.ESRCH:
-        return TargetError(f"process {pid} does not exist (any more): can't {tried}")
+        return TargetError(f"process {pid} does not exist, or has ended: can't {tried}")
     if number == errno.EPERM:
         return TargetError(
             f"not permitted to touch process {pid}: can't {tried}",
@@ -283,8 +283,8 @@ def _number(index: int) -> int:
     machine = platform.machine()
     if machine not in _SYSCALLS:
         raise HostError(
-            f"the number of move_pages(2) on '{machine}' is not known",
-            "known are " + ", ".join(sorted(_SYSCALLS)),
+            f"mptrace does not know the number of move_pages(2) on '{machine}'",
+            "it knows " + ", ".join(sorted(_SYSCALLS)),
         )
     return _SYSCALLS[machine][index]
 
@@ -313,5 +313,5 @@ def _policy_error(call: str, nids: tuple[int, ...]) -> None:
     number = ctypes.get_errno()
     raise HostError(
         f"{call} to node {','.join(map(str, nids))} failed: {os.strerror(number)}",
-        "a cpuset may forbid the node" if number == errno.EINVAL else "",
+        "a cpuset may forbid this node" if number == errno.EINVAL else "",
     )

@@ -74,15 +74,15 @@ def run(
     journal = journal or Journal()
     if os.geteuid() != 0:
         raise HostError(
-            "scenarios need root: they change users, mount, and move other processes' pages",
+            "scenarios need root: they change users, mount file systems and move others' pages",
             "run it with sudo, or in a guest: mptrace lab -- mptrace conform",
         )
     host = read_host_facts()
     nodes = _ordered(host, allowed_nodes(Path("/")))
     if len(nodes) < 2:
         raise HostError(
-            f"there is memory on one node only ({', '.join(map(str, nodes))}): "
-            "nothing to move between",
+            f"this host has memory on one node only ({', '.join(map(str, nodes))}); "
+            "a move needs two",
             "mptrace lab -- mptrace conform   runs it in a guest with several nodes",
         )
     if request.output is not None:
@@ -132,7 +132,7 @@ def restore(journal: Journal | None = None) -> list[str]:
 def _check_outstanding(journal: Journal) -> None:
     if outstanding := journal.outstanding():
         raise HostError(
-            "a run that died left this host changed: "
+            "a run that died left changes on this host: "
             + "; ".join(words for _, words in outstanding),
             "mptrace conform --restore   undoes it",
         )

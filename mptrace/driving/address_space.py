@@ -285,7 +285,7 @@ def _mapping(one: proc.Mapped, fields: proc.Fields) -> Mapping:
 def proc_error(pid: int, error: OSError, *, root: Path = Path("/")) -> TargetError:
     """Return the error that says why a file of process ``pid`` in /proc could not be read."""
     if error.errno in (errno.ENOENT, errno.ESRCH) and not proc.is_there(pid, root):
-        return TargetError(f"process {pid} does not exist (any more)")
+        return TargetError(f"process {pid} does not exist, or has ended")
     if error.errno in (errno.EPERM, errno.EACCES):
         return TargetError(
             f"not permitted to look at the memory of process {pid}",

@@ -145,7 +145,7 @@ def _unmapped(pid: int, count: int) -> npt.NDArray[np.int64]:
         end = base + count * PAGE_SIZE
         if not any(one.start < end and one.end > base for one in mapped):
             return base + np.arange(count, dtype=np.int64) * PAGE_SIZE
-    raise HostError(f"no room for {many(count, 'unmapped page')} was found in process {pid}")
+    raise HostError(f"found no room for {many(count, 'unmapped page')} in process {pid}")
 
 
 def _mapped(pid: int) -> list[proc.Mapped]:

@@ -138,9 +138,9 @@ class OwnMemory:
             got = self._huge_bytes()
             if got < self._bytes:
                 raise HostError(
-                    f"of {many(request.folios, 'transparent huge page')} wanted on node "
-                    f"{request.nid} only {got // folio} could be had",
-                    "free memory there, or compact it: echo 1 > /proc/sys/vm/compact_memory",
+                    f"got only {got // folio} of {many(request.folios, 'transparent huge page')} "
+                    f"on node {request.nid}",
+                    "free memory on that node, or compact it: echo 1 > /proc/sys/vm/compact_memory",
                 )
         nids = driver.query(0, pages)
         if (nids != request.nid).any():
@@ -300,7 +300,7 @@ def check_room(kind: str, folios: int, nid: int) -> None:
             told = ", ".join(f"{count} on node {nid}" for nid, count in free.items()) or "none"
             raise HostError(
                 f"{many(folios, 'free hugetlb page')} {'is' if folios == 1 else 'are'} needed on "
-                f"node {nid}; free are {told}",
+                f"node {nid}; there are {told}",
                 f"echo N > {node}/{pool}/nr_hugepages",
             )
         return
@@ -309,8 +309,8 @@ def check_room(kind: str, folios: int, nid: int) -> None:
     if available is not None and size + _MARGIN_BYTES > available:
         raise HostError(
             f"{format_bytes(size)} don't fit on node {nid}: about "
-            f"{format_bytes(available)} can be had there, {format_bytes(_MARGIN_BYTES)} are kept",
-            "take fewer pages",
+            f"{format_bytes(available)} are available, and {format_bytes(_MARGIN_BYTES)} stay free",
+            "move fewer pages",
         )
 
 
@@ -343,13 +343,13 @@ def _file(request: MemoryRequest) -> int:
                 return os.dup(file.fileno())
         except OSError as error:
             refused = refused or HostError(f"can't make a file in '{directory}': {error.strerror}")
-    raise refused or HostError("no directory for a file")
+    raise refused or HostError("found no directory for a file")
 
 
 def _not_a_filesystem(directory: str, why: str) -> HostError:
     return HostError(
-        f"'{directory or 'the temporary directory'}' {why}: no pages of a file system there",
-        "name a directory on disk, or take kind 'shmem'",
+        f"'{directory or 'the temporary directory'}' {why}: its pages belong to no file system",
+        "give a directory on a disk, or use kind 'shmem'",
     )
 
 

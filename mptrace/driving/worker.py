@@ -87,7 +87,7 @@ class Server:
             return {"ok": True}
         if name == "teardown":
             return protocol.to_reply(self.teardown())
-        raise UsageError(f"the worker knows no '{name}'")
+        raise UsageError(f"the worker does not know '{name}'")
 
     def teardown(self) -> TeardownReply:
         """Give back what is in place; nothing in place is nothing to do."""

@@ -112,7 +112,7 @@ def resolve(workload: Workload, nids: Sequence[int]) -> Workload:
         others = tuple(nid for nid in nids if nid not in targets)
         sources = (others or (tuple(nids) if len(targets) > 1 else ()))[:1]
     if len(sources) > 1 and workload.target != "pid":
-        raise UsageError(f"one source node is needed, not {len(sources)}")
+        raise UsageError(f"give one source node, not {len(sources)}")
     if not targets and not workload.explicit:
         later = [nid for nid in nids if sources and nid > sources[0]]
         targets = tuple([nid for nid in [*later, *nids] if nid not in sources][:1])
@@ -120,7 +120,7 @@ def resolve(workload: Workload, nids: Sequence[int]) -> Workload:
     if not (sources or workload.target == "pid") or not (targets or workload.explicit):
         raise HostError(
             f"no other node to move to: only {', '.join(f'node {nid}' for nid in nids)} has memory",
-            "name source and target nodes, or use a NUMA guest: mptrace lab",
+            "give source and target nodes, or use a NUMA guest: mptrace lab",
         )
     if workload.explicit and not workload.explicit.unchecked:
         for nid in {nid for _, nid in workload.explicit.entries} - set(nids):
@@ -140,7 +140,7 @@ def _check_options(workload: Workload) -> None:
     for name, allowed in (("kind", KINDS), ("target", TARGETS), ("pattern", PATTERNS)):
         if getattr(workload, name) not in allowed:
             raise UsageError(
-                f"'{getattr(workload, name)}' is no {name}", "known: " + ", ".join(allowed)
+                f"'{getattr(workload, name)}' is not a {name}", "give one of " + ", ".join(allowed)
             )
     for name, least in (("pages", 1), ("threads", 1), ("repeats", 1), ("stride", 1)):
         if getattr(workload, name) < least:
@@ -149,9 +149,9 @@ def _check_options(workload: Workload) -> None:
         if getattr(workload, name) < 0:
             raise UsageError(f"{name} can't be negative: {getattr(workload, name)}")
     if workload.pin > 1:
-        raise UsageError(f"pin is a fraction of the pages, at most 1, not {workload.pin}")
+        raise UsageError(f"pin is a fraction of the pages, so at most 1, not {workload.pin}")
     if (workload.target == "pid") != (workload.pid > 0):
-        raise UsageError("target 'pid' and a process id go together")
+        raise UsageError("target 'pid' needs a process id, and a process id needs target 'pid'")
     if workload.ranges and workload.target != "pid":
         raise UsageError("ranges of addresses need another process as the target")
     if workload.target == "pid" and (workload.holes or workload.pin or workload.explicit):
@@ -162,11 +162,11 @@ def _check_options(workload: Workload) -> None:
 
 def _check_explicit(explicit: Explicit, pages: int) -> None:
     if not explicit.entries:
-        raise UsageError("no explicit entries are given")
+        raise UsageError("there are no explicit entries")
     named = [page for page, _ in explicit.entries if page not in (UNMAPPED, HOLE)]
     for page in (*named, *explicit.pinned):
         if not 0 <= page < pages:
-            raise UsageError(f"page {page} is none of the {many(pages, 'page')}")
+            raise UsageError(f"there is no page {page}: the workload has {many(pages, 'page')}")
 
 
 def _build(shape: type[_Shape], options: Mapping[str, Any]) -> _Shape:
@@ -175,7 +175,7 @@ def _build(shape: type[_Shape], options: Mapping[str, Any]) -> _Shape:
     values: dict[str, Any] = {}
     for name, value in options.items():
         if name not in fields:
-            raise UsageError(f"'{name}' is no option of a {shape.__name__.lower()}")
+            raise UsageError(f"a {shape.__name__.lower()} has no option '{name}'")
         value = _tuples(value)
         wanted = _JSON_TYPES.get(fields[name].type, (tuple,))
         if type(value) not in wanted:

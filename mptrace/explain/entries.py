@@ -162,7 +162,9 @@ class Explainer:
         row = np.searchsorted(own, entry)
         if row < own.size and own[row] == entry:
             return np.array([self._stories.rows_of(call).start + row], np.int64)
-        hint = f"its entries are 0 to {int(own[-1])}" if own.size else "no entry of it was recorded"
+        hint = (
+            f"its entries are 0 to {int(own[-1])}" if own.size else "no entries of it were recorded"
+        )
         if entry >= self._meta.max_entries:
             hint += "; those beyond it are not read"
         raise UsageError(f"call {call} has no entry {entry}", hint)
@@ -185,7 +187,7 @@ class Explainer:
                 low, high = rows["address"][known].min(), rows["address"][known].max()
                 hint = f"its addresses lie in {low:#x}..{high:#x}: mptrace dump"
             whose = "" if pid is None else f" of process {pid}"
-            raise UsageError(f"no entry names a page{whose} that contains '{address:#x}'", hint)
+            raise UsageError(f"no entry is for a page{whose} that contains '{address:#x}'", hint)
         return found
 
     @property

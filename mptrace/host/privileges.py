@@ -60,6 +60,6 @@ def check_privileges() -> None:
     if missing:
         raise HostError(
             f"tracing needs root, or {' and '.join(missing)}",
-            "run it with sudo; 'mptrace doctor' says what else is missing, "
-            "'mptrace report' works without",
+            "run it with sudo; 'mptrace doctor' says what else is missing; "
+            "'mptrace report' needs no root",
         )

@@ -189,7 +189,7 @@ class PrivateApt:
             )
         except FileNotFoundError:
             raise LabError(
-                f"{argv[0]!r} is not installed, and kernels of a Debian series come through apt",
+                f"{argv[0]!r} is not installed, and mptrace fetches Debian kernels with apt",
                 "pass a kernel of your own: --kernel PATH",
             ) from None
         if done.returncode:

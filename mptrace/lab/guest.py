@@ -260,7 +260,7 @@ class Guest:
 
     def _start(self) -> None:
         if self._process is not None:
-            raise LabError("this guest was booted before")
+            raise LabError("this guest has been booted already")
         busybox = qemu.check_programs()
         self._directory = tempfile.TemporaryDirectory(prefix="mptrace-lab-")
         directory = Path(self._directory.name)

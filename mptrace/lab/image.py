@@ -37,7 +37,7 @@ def decompress(data: bytes, path: str) -> bytes:
     if data.startswith(b"\x28\xb5\x2f\xfd"):
         if shutil.which("zstd") is None:
             raise LabError(
-                f"{path!r} is compressed with zstd and there is no zstd command",
+                f"{path!r} is compressed with zstd and the command zstd is not installed",
                 "apt-get install zstd",
             )
         done = subprocess.run(["zstd", "-dcq"], input=data, capture_output=True, check=False)
@@ -48,7 +48,7 @@ def decompress(data: bytes, path: str) -> bytes:
         return done.stdout
     if data.startswith(_ELF_MAGIC):
         return data
-    raise LabError(f"{path!r} is compressed in a way that mptrace doesn't know")
+    raise LabError(f"{path!r} is compressed in a way that mptrace does not know")
 
 
 def bzimage_release(path: Path) -> str:
@@ -65,7 +65,7 @@ def bzimage_release(path: Path) -> str:
     except OSError as error:
         raise LabError(f"can't read the kernel {str(path)!r}: {error.strerror}") from None
     if head[0x202:0x206] != b"HdrS":
-        raise LabError(f"{str(path)!r} is no bzImage (a vmlinuz of x86)")
+        raise LabError(f"{str(path)!r} is not a bzImage (a vmlinuz of x86)")
     (offset,) = struct.unpack_from("<H", head, 0x20E)
     text = head[0x200 + offset : 0x200 + offset + 256].split(b"\0")[0]
     return text.decode(errors="replace").split()[0] if text else ""

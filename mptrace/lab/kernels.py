@@ -109,7 +109,7 @@ def _series_kernel(name: str, cache: Path, say: Say) -> Kernel:
         if (entry / "kernel.json").exists():
             return _load(entry)
         if platform.machine() != "x86_64":
-            raise LabError(f"the lab boots x86-64 kernels only, not on {platform.machine()!r}")
+            raise LabError(f"the lab needs an x86-64 machine, not {platform.machine()!r}")
         series = SERIES[name]
         stanzas = stanzas_for(series.suite, series.base, host_sources())
         with _new_entry(entry) as new, tempfile.TemporaryDirectory(dir=new.parent) as work:
@@ -119,12 +119,12 @@ def _series_kernel(name: str, cache: Path, say: Say) -> Kernel:
             depends = apt.show(series.metapackage).get("Depends", "")
             match = re.search(r"\blinux-image-\S+", depends)
             if not match:
-                raise LabError(f"{series.metapackage!r} of {series.suite!r} depends on no kernel")
+                raise LabError(f"{series.metapackage!r} of {series.suite!r} names no kernel")
             package = match[0]
             version = apt.show(package).get("Version", "")
             if not version.startswith(f"{name}."):
                 raise LabError(
-                    f"{series.suite!r} now serves {package!r} {version}, which is not {name}",
+                    f"{series.suite!r} now has {package!r} {version}, not {name}",
                     "pass the kernel you want: --kernel PATH",
                 )
             say(f"lab: fetching {package} {version}")
@@ -211,7 +211,7 @@ def _modules_of(release: str, bases: list[Path]) -> Path:
         if (modules := base / "lib" / "modules" / release).is_dir():
             return modules
     looked = ", ".join(str(base / "lib" / "modules") for base in bases)
-    raise LabError(f"no modules of kernel {release!r} (looked in {looked})")
+    raise LabError(f"found no modules of kernel {release!r} in {looked}")
 
 
 def _directory_kernel(directory: Path, cache: Path) -> Kernel:
@@ -287,7 +287,7 @@ def _locked(cache: Path, name: str, say: Say) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"lab: waiting for another mptrace that prepares {name}")
+            say(f"lab: waiting for another mptrace to prepare {name}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

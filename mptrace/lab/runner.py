@@ -76,7 +76,7 @@ def run_in_guest(
     for path in (directory, Path(__file__).resolve()):
         if top := next((name for name in _HIDDEN if path.is_relative_to(name)), ""):
             raise LabError(
-                f"the guest can't see {str(path)!r}: it has a {top} of its own",
+                f"the guest can't see {str(path)!r}: it has its own {top}",
                 "run from another directory",
             )
     topology = parse_nodes(nodes) if isinstance(nodes, str) else nodes

@@ -116,7 +116,7 @@ def parse_size(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+)([MGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
-        raise UsageError(f"{text!r} is no size", "give a size such as 512M or 2G")
+        raise UsageError(f"{text!r} is not a size", "give a size such as 512M or 2G")
     suffix = _SUFFIXES[match[2].upper()]
     most = _MOST_TOTAL_BYTES // suffix
     count = _number(match[1], most)
@@ -148,7 +148,7 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
     if re.fullmatch(r"\d+", spec):
         count = _number(spec, _MOST_NODES)
         if not 1 <= count <= _MOST_NODES:
-            raise UsageError(f"--nodes: from 1 to {_MOST_NODES} nodes, please")
+            raise UsageError(f"--nodes takes 1 to {_MOST_NODES} nodes")
         total = parse_size(memory) if memory else count << 30
         sizes = [total // count // _MIB * _MIB] * count
         named = [None] * count
@@ -156,7 +156,7 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
     else:
         if memory:
             raise UsageError(
-                "--memory divides memory among --nodes N; sizes in --nodes say it already"
+                "--memory divides memory among --nodes N; here --nodes gives each size"
             )
         sizes, named, slow = [], [], []
         for part in spec.split(","):
@@ -165,10 +165,10 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
             slow.append(option == "slow")
             named.append(_parse_cpus(option) if option and option != "slow" else None)
         if len(sizes) > _MOST_NODES:
-            raise UsageError(f"--nodes: at most {_MOST_NODES} nodes")
+            raise UsageError(f"--nodes takes at most {_MOST_NODES} nodes")
     if any(given is not None for given in named):
         if cpus is not None:
-            raise UsageError("--cpus deals CPUs out to nodes; cpus= in --nodes does that already")
+            raise UsageError("--cpus and cpus= in --nodes exclude each other")
         owned = [given or () for given in named]
     else:
         fast = [nid for nid, is_slow in enumerate(slow) if not is_slow]
@@ -194,7 +194,7 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
         raise UsageError(_TOO_LARGE)
     if min(filter(None, sizes), default=0) < _LEAST_NODE_BYTES or sum(sizes) < _LEAST_TOTAL_BYTES:
         raise UsageError(
-            f"a guest needs {_LEAST_TOTAL_BYTES // _MIB}M in all and "
+            f"a guest needs {_LEAST_TOTAL_BYTES // _MIB}M of memory in all, and "
             f"{_LEAST_NODE_BYTES // _MIB}M in each node"
         )
     return Topology(tuple(map(GuestNode, sizes, owned, slow)))
@@ -203,7 +203,7 @@ def parse_nodes(spec: str = "2", *, cpus: int | None = None, memory: str | None 
 def _parse_cpus(option: str) -> tuple[int, ...]:
     match = re.fullmatch(r"cpus=(\d+)(?:-(\d+))?", option)
     if not match:
-        raise UsageError(f"{option!r} is no option of a node", "give cpus=N, cpus=N-M or slow")
+        raise UsageError(f"{option!r} is not an option of a node", "give cpus=N, cpus=N-M or slow")
     first, last = (_number(digits or match[1], MOST_CPUS - 1) for digits in match.groups())
     if max(first, last) >= MOST_CPUS:
         raise UsageError(_TOO_MANY_CPUS)

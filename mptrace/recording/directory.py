@@ -226,7 +226,7 @@ def _open_replaceable(
     except BlockingIOError:
         os.close(fd)
         raise RecordingError(
-            f"another session is writing '{path}': it stays as it is",
+            f"another session is writing '{path}', so it stays as it is",
             "give another name with -o, or end that session first",
         ) from None
     except OSError:

@@ -115,11 +115,11 @@ def open_recording(path: Path) -> "tuple[Recording | Joined, tuple[str, ...]]":
     if os.path.lexists(path) or not others:
         notes: tuple[str, ...] = ()
         if others:
-            note = f"'{others[0]}' is another session's and is not read: it can be read by its name"
+            note = f"'{others[0]}' is another session's and is not read; give its name to read it"
             if len(others) > 1:
                 note = (
-                    f"'{others[0]}' to '{others[-1]}' are another session's and are not read: "
-                    "each can be read by its name"
+                    f"'{others[0]}' to '{others[-1]}' are another session's and are not read; "
+                    "give a name to read one"
                 )
             notes = (note,)
         return Recording.open(path), notes
@@ -137,7 +137,7 @@ def _joined(path: Path, found: Sequence[Path]) -> Joined:
             continue
         part = Recording.open(each)
         if not _number(part):
-            notes.append(f"'{each}' is not of a session that rotated and is not read")
+            notes.append(f"'{each}' is not part of a session that rotated, and is not read")
             continue
         session = part.meta.session
         start = _started(part)
@@ -147,18 +147,18 @@ def _joined(path: Path, found: Sequence[Path]) -> Joined:
         began = start
         parts = sessions.setdefault(group if session is None else session, [])
         if _number(part) in map(_number, parts):
-            notes.append(f"'{each}' is a copy of another of them and is not read")
+            notes.append(f"'{each}' is a copy of another recording, and is not read")
             continue
         parts.append(part)
     if not sessions:
         raise RecordingError(
-            f"there is no recording '{path}', nor one of a session by that name",
+            f"there is no recording '{path}', and no session by that name",
             "\n  ".join(notes),
         )
     *others, newest = sorted(sessions.values(), key=lambda parts: _started(parts[-1]))
     for parts in others:
         names = " to ".join(dict.fromkeys(f"'{p.path}'" for p in (parts[0], parts[-1])))
-        notes.append(f"of another, older session and not read: {names}")
+        notes.append(f"not read, as an older session wrote it: {names}")
     return Joined(path, sorted(newest, key=_number), notes)
 
 
@@ -185,7 +185,7 @@ def _started(part: Recording) -> int:
 
 def _earlier(path: Path, first: int) -> str:
     there = f"{path.name}.{first:06d}"
-    return f"the session's recordings before '{there}' are not there (--keep removes them)"
+    return f"the session's recordings before '{there}' are gone (--keep removes them)"
 
 
 def _lost(parts: Sequence[Recording]) -> dict[str, int]:

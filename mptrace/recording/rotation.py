@@ -28,7 +28,7 @@ class Rotation:
 
     def __post_init__(self) -> None:
         if self.keep and not self:
-            raise UsageError("--keep goes with --rotate-size or --rotate-time")
+            raise UsageError("--keep needs --rotate-size or --rotate-time")
 
     def __bool__(self) -> bool:
         return bool(self.bytes or self.seconds)
@@ -96,7 +96,7 @@ class Series:
         for path, to in moves:
             move(path, to)
             if path in (moves[0][0], moves[-1][0]):
-                say(f"'{path.name}' was there: it is '{to.name}' now")
+                say(f"the earlier '{path.name}' is now '{to.name}'")
 
     def _moves(self) -> list[tuple[Path, Path]]:
         """Where each recording of an earlier session is to go."""

@@ -84,7 +84,7 @@ class Parts:
             self.writer.update_meta(**last_meta, end_reason=failure.message)
         self.writer.close()
         there = " and ".join(f"'{path}'" for path in self.paths[-2:] if path.exists())
-        hints = [f"what was recorded until then is in {there}", failure.hint]
+        hints = [f"{there} has what was recorded until then", failure.hint]
         return RecordingError(failure.message, "\n  ".join(filter(None, hints)))
 
     def _finish(self, writer: RecordingWriter, last_meta: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ def parse(content: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise MetaError((str(error) or type(error).__name__).splitlines()[0]) from error
     if not isinstance(meta, dict):
-        raise MetaError(f"it is not an object but {_found(meta)}")
+        raise MetaError(f"it is {_found(meta)}, not an object")
     check({key: meta[key] for key in ("format_version", "tool_version") if key in meta})
     return meta
 
@@ -51,7 +51,7 @@ def check(meta: Mapping[str, Any]) -> None:
 
 
 def _no_number(text: str) -> float:
-    raise MetaError(f"{text} is no number in JSON")
+    raise MetaError(f"{text} is not a number in JSON")
 
 
 def _finite(text: str) -> float:
@@ -75,7 +75,7 @@ def _found(value: Any) -> str:
 
 def _expect(good: bool, where: str, value: Any, words: str) -> None:
     if not good:
-        raise MetaError(f"{where} is {_found(value)}, expected is {words}")
+        raise MetaError(f"{where} is {_found(value)}, not {words}")
 
 
 # ---- shapes -------------------------------------------------------------------------

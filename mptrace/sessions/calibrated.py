@@ -42,7 +42,7 @@ def read_facts() -> KernelFacts:
     )
     if not facts.functions:
         raise HostError(
-            "this kernel offers no BTF (/sys/kernel/btf/vmlinux): struct offsets can't be known",
+            "this kernel has no BTF (/sys/kernel/btf/vmlinux), and mptrace can't do without",
             "boot a kernel with CONFIG_DEBUG_INFO_BTF, or run it in a guest: mptrace lab",
         )
     return facts
@@ -86,7 +86,7 @@ def calibrated(
                 tracer.plan, "memory on one node only: not calibrated"
             )
         try:
-            progress(f"calibrating: {calibration.PAGES} pages there and back")
+            progress(f"calibrating: moving {calibration.PAGES} pages there and back")
             coverage = _calibrate(tracer, worker, nodes)
             calibrations += 1
             wrong = calibration.refuted(coverage)
@@ -124,7 +124,7 @@ def _check_essentials(plan: Plan) -> None:
     if missing:
         raise HostError(
             "no usable attach point for " + ", ".join(p.phase for p in missing),
-            "'mptrace doctor' says for each why; 'mptrace lab' boots a guest that can be traced",
+            "'mptrace doctor' says why for each; 'mptrace lab' boots a guest that can be traced",
         )
 
 

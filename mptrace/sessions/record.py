@@ -56,11 +56,11 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
                 # the first line says what, those after it what a compiler printed
                 why = error.message.partition("\n")[0]
                 progress(f"no BPF here: {why}")
-                progress("tracepoints alone are recorded; 'mptrace doctor' says what is missing")
+                progress("recording with tracepoints alone; 'mptrace doctor' says what is missing")
             else:
                 return _by_bpf(request, host, opened, command, progress)
         if request.bounds != Request(others=True):
-            progress("--buffer and --max-folios are of no use: tracepoints have rings of their own")
+            progress("--buffer and --max-folios have no effect on tracepoints")
         return _by_tracepoints(request, host, command, progress, why)
 
 

@@ -99,7 +99,7 @@ class BpfSession:
             if at - looked >= _TARGET_SECONDS:
                 looked = at
                 if self._is_left_alone():
-                    self._progress("the processes that were asked for have ended")
+                    self._progress("the chosen processes have ended")
                     return
             if self._parts.rotate_if_due(at - part_began, self._pump.swap, self._last_meta):
                 part_began = at

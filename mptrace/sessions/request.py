@@ -92,7 +92,7 @@ def resolve_scope(
             number, _ = cgroup_id(wanted.cgroup)
         except FileNotFoundError:
             raise TargetError(
-                f"there is no cgroup '{wanted.cgroup}' (v2)",
+                f"there is no cgroup (v2) '{wanted.cgroup}'",
                 "give a directory below /sys/fs/cgroup, or its path below that",
             ) from None
         return Scope("cgroup", cgroup_id=number, filters=chosen)
@@ -104,9 +104,7 @@ def _tgid(pid: int) -> int:
     try:
         return proc.tgid(pid)
     except OSError:
-        raise TargetError(
-            f"there is no process {pid}", "ps -e lists those that are there"
-        ) from None
+        raise TargetError(f"there is no process {pid}", "ps -e lists all processes") from None
 
 
 def _resolve_filters(
@@ -116,7 +114,7 @@ def _resolve_filters(
     for name in filters.reasons:
         if name not in numbers:
             raise UsageError(
-                f"this kernel knows no reason '{name}'", "it has: " + ", ".join(sorted(numbers))
+                f"this kernel has no reason '{name}'", "it has: " + ", ".join(sorted(numbers))
             )
     there = {node.nid for node in host.nodes}
     for nid in (*filters.source_nids, *filters.target_nids):

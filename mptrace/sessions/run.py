@@ -72,7 +72,7 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
     workload = resolve(request.workload, host.memory_nodes)
     if len(host.memory_nodes) < 2:
         raise HostError(
-            f"this host has memory on one node only ({host.memory_nodes}): nothing to move between",
+            f"this host has memory on one node only ({host.memory_nodes}); a move needs two",
             "mptrace lab -- mptrace run   runs it in a guest with several nodes",
         )
     series = Series(request.output, Rotation())
@@ -156,7 +156,7 @@ class _Session:
         self._finish()
         if gone is not None:
             raise TargetError(
-                gone.message, f"what was seen until then is in '{self._request.output}'"
+                gone.message, f"'{self._request.output}' has what was seen until then"
             ) from gone
         return RunResult(self._request.output, self._interrupted)
 

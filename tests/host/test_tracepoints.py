@@ -372,7 +372,7 @@ def test_an_earlier_recording_makes_room_when_the_next_begins(tmp_path: Path) ->
     first = began("mptrace.data")
     second = record("-a", "-d", "0.1")
     assert second.returncode == 0
-    assert "'mptrace.data' was there: it is 'mptrace.data.old' now" in second.stderr
+    assert "the earlier 'mptrace.data' is now 'mptrace.data.old'" in second.stderr
     assert began("mptrace.data.old") == first
     kept = began("mptrace.data")
     assert record("-p", "999999999").returncode == 1

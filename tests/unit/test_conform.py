@@ -449,7 +449,7 @@ def test_what_a_killed_process_changed_is_restored(
     victim.kill()
     victim.wait()
     assert (tmp_path / "setting").read_text() == "changed"
-    with pytest.raises(HostError, match="left this host changed") as caught:
+    with pytest.raises(HostError, match="left changes on this host") as caught:
         conform._check_outstanding(journal)
     assert "--restore" in caught.value.hint
     assert journal.restore() == [f"write {tmp_path / 'setting'} old"]

@@ -112,7 +112,7 @@ def test_a_page_by_its_address(recording: Path) -> None:
     assert "(folio 77, of postgres (4001), 512 pages) moved, from node 0 to" in text
     result = invoke("explain", "--address", "0x1000", recording)
     assert result.exit_code == 2
-    assert "neither an entry nor a folio is at '0x1000'" in result.output
+    assert "there is neither an entry nor a folio at '0x1000'" in result.output
     assert "addresses of folios lie in 0x7f0000000000..0x7f000" in result.output
 
 

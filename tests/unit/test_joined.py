@@ -184,7 +184,7 @@ def test_what_keep_has_removed_is_no_fault(base: Path) -> None:
     data = joined(base)
     assert (data.missing_parts, data.complete) == ((), True)
     assert data.notes == (
-        "the session's recordings before 'rot.000003' are not there (--keep removes them)",
+        "the session's recordings before 'rot.000003' are gone (--keep removes them)",
     )
     # the recording in which it began is gone
     assert data.table("calls")["lost"].tolist() == [0, 2, 0, 1]
@@ -219,7 +219,7 @@ def test_sessions_are_not_mixed(base: Path, tmp_path: Path) -> None:
     assert data.meta.rotation == PartOf((1, 2), "rot")
     assert data.table("calls")["call_id"].tolist() == [10, 11, 20, 21]
     older = [f"'{base}.00000{number}'" for number in (3, 4)]
-    assert data.notes == (f"of another, older session and not read: {older[0]} to {older[1]}",)
+    assert data.notes == (f"not read, as an older session wrote it: {older[0]} to {older[1]}",)
 
 
 def test_sessions_of_before_are_told_apart_by_time(base: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_copy_counts_nothing_twice(base: Path) -> None:
     shutil.copytree(base.with_name("rot.000002"), base.with_name("rot.000007"))
     data = joined(base)
     assert data.table("calls").size == 8
-    assert data.notes == (f"'{base}.000007' is a copy of another of them and is not read",)
+    assert data.notes == (f"'{base}.000007' is a copy of another recording, and is not read",)
 
 
 def test_a_recording_by_that_very_name_is_read_alone(base: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_recording_by_that_very_name_is_read_alone(base: Path) -> None:
         shutil.rmtree(base.with_name(f"rot.00000{number}"))
     _, notes = open_recording(base)
     assert notes == (
-        f"'{base}.000001' is another session's and is not read: it can be read by its name",
+        f"'{base}.000001' is another session's and is not read; give its name to read it",
     )
 
 

@@ -72,7 +72,7 @@ def test_what_can_not_be_opened_is_recorded_by_tracepoints(
     assert session.reasons == ["no usable attach point for call"]
     assert session.said == [
         "no BPF here: no usable attach point for call",
-        "tracepoints alone are recorded; 'mptrace doctor' says what is missing",
+        "recording with tracepoints alone; 'mptrace doctor' says what is missing",
     ]
 
 

@@ -137,7 +137,7 @@ def test_an_earlier_recording_becomes_old(tmp_path: Path) -> None:
     alone = Series(tmp_path / "r", Rotation())
     assert make_room(alone) == []
     for note in ("first", "second", "third"):
-        assert make_room(alone) == ["'r' was there: it is 'r.old' now"] * (note != "first")
+        assert make_room(alone) == ["the earlier 'r' is now 'r.old'"] * (note != "first")
         put(tmp_path / "r", note)
     assert notes(tmp_path) == {"r": "third", "r.old": "second"}
 
@@ -156,8 +156,8 @@ def test_an_earlier_sessions_recordings_become_old_together(tmp_path: Path) -> N
         put(tmp_path / f"r.00000{number}", f"first {number}")
     series = Series(tmp_path / "r", Rotation(bytes=1))
     assert make_room(series) == [
-        "'r.000001' was there: it is 'r.old.000001' now",
-        "'r.000004' was there: it is 'r.old.000004' now",
+        "the earlier 'r.000001' is now 'r.old.000001'",
+        "the earlier 'r.000004' is now 'r.old.000004'",
     ]
     put(tmp_path / "r.000001", "second 1")
     make_room(series)

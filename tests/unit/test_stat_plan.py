@@ -104,10 +104,10 @@ def test_without_btf_of_the_arguments_there_is_no_end_and_the_reason_is_said() -
 @pytest.mark.parametrize(
     ("gone", "sentence"),
     [
-        (("migration_entry_wait_huge",), "waits for hugetlb folios are not seen"),
+        (("migration_entry_wait_huge",), "waits for hugetlb folios can't be seen"),
         (
             ("migration_entry_wait", "pmd_migration_entry_wait"),
-            "waits for base pages and THPs are not seen",
+            "waits for base pages and THPs can't be seen",
         ),
         (
             (
@@ -115,7 +115,7 @@ def test_without_btf_of_the_arguments_there_is_no_end_and_the_reason_is_said() -
                 "pmd_migration_entry_wait",
                 "migration_entry_wait_huge",
             ),
-            "waits are not seen",
+            "waits can't be seen",
         ),
     ],
 )

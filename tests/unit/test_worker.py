@@ -165,7 +165,7 @@ def test_errors_come_back_as_what_they_were(worker: Worker) -> None:
 
 def test_a_hugetlb_pool_too_small_says_what_is_free(worker: Worker) -> None:
     """And which file to write; nothing is changed unasked."""
-    with pytest.raises(HostError, match=f"are needed on node {NID}; free are") as caught:
+    with pytest.raises(HostError, match=f"are needed on node {NID}; there are") as caught:
         worker.setup(Workload(kind="hugetlb", pages=1 << 30, **HERE))
     assert f"node{NID}/hugepages" in caught.value.hint
 

@@ -26,7 +26,7 @@ def test_a_workload_survives_json(workload: Workload) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pagse": 5}, "'pagse' is no option"),
+        ({"pagse": 5}, "no option 'pagse'"),
         ({"pages": "5"}, "pages can't be '5'"),
         ({"pages": True}, "pages can't be True"),
         ({"source_nids": 0}, "source_nids can't be 0"),
@@ -97,22 +97,22 @@ def test_unchecked_entries_may_name_any_node() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "2k"}, "'2k' is no kind"),
-        ({"target": "other"}, "is no target"),
-        ({"pattern": "zigzag"}, "is no pattern"),
+        ({"kind": "2k"}, "'2k' is not a kind"),
+        ({"target": "other"}, "is not a target"),
+        ({"pattern": "zigzag"}, "is not a pattern"),
         ({"pages": 0}, "pages must be at least 1"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"stride": 0}, "stride must be at least 1"),
         ({"bad": -1}, "bad can't be negative"),
         ({"pin": 1.5}, "pin is a fraction"),
-        ({"target": "pid"}, "go together"),
-        ({"pid": 5}, "go together"),
+        ({"target": "pid"}, "needs a process id"),
+        ({"pid": 5}, "needs a process id"),
         ({"ranges": ((0, 1),)}, "need another process"),
         ({"target": "pid", "pid": 5, "holes": 0.1}, "need memory of mptrace's own"),
         ({"source_nids": (0, 1)}, "one source node"),
         ({"explicit": Explicit(())}, "no explicit entries"),
-        ({"explicit": Explicit(((509, 1),))}, "page 509 is none of the 509"),
-        ({"explicit": Explicit(((0, 1),), pinned=(-1,))}, "page -1 is none"),
+        ({"explicit": Explicit(((509, 1),))}, "there is no page 509: the workload has 509"),
+        ({"explicit": Explicit(((0, 1),), pinned=(-1,))}, "there is no page -1"),
     ],
 )
 def test_contradictions_are_usage_errors(options: dict[str, Any], message: str) -> None:

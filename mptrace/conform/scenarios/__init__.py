@@ -31,5 +31,5 @@ def find(name: str) -> Scenario:
     """The scenario of this name; raises UsageError for a name that is none."""
     scenarios = catalogue()
     if name not in scenarios:
-        raise UsageError(f"no scenario is called '{name}'", "mptrace conform --list shows them")
+        raise UsageError(f"there is no scenario '{name}'", "mptrace conform --list   shows all")
     return scenarios[name]

@@ -63,7 +63,7 @@ class Journal:
                             os.kill(int(pid), signal.SIGKILL)
                 if not _locked(fd, 5.0):
                     raise HostError(
-                        f"'{path}' is locked by processes of a run that died: "
+                        f"processes of a run that died hold the lock '{path}': "
                         f"{', '.join(holders) or 'unknown'}",
                         "end them, or restart this host",
                     )
@@ -114,8 +114,8 @@ class Journal:
                 failed.append(f"{words}: {error.message}")
         if failed:
             raise HostError(
-                "not everything could be restored: " + "; ".join(failed),
-                f"it stays written down in '{self.path}'",
+                "could not restore everything: " + "; ".join(failed),
+                f"what is left is written down in '{self.path}'",
             )
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()

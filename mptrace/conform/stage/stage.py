@@ -202,7 +202,7 @@ class Stage:
         deadline = time.monotonic() + seconds
         while not done():
             if time.monotonic() > deadline:
-                raise StageError(f"waited {seconds:.0f} s in vain for {what}")
+                raise StageError(f"waited {seconds:.0f} s for {what}, in vain")
             time.sleep(0.01)
 
     # ---- changes of the host -------------------------------------------------------

@@ -91,7 +91,7 @@ class StatPlan:
         gone = [name for name in WAIT_PHASES if not self.phase(name).method]
         if gone:
             some = "" if len(gone) == len(WAIT_PHASES) else f" for {_listed(gone)}"
-            sentences.append(f"waits{some} are not seen; 'mptrace doctor' says why")
+            sentences.append(f"waits{some} can't be seen; 'mptrace doctor' says why")
         return tuple(sentences)
 
 

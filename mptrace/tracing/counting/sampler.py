@@ -108,7 +108,7 @@ class Sampler:
             except HostError:
                 if self._wanted_tier == "bpf":
                     raise
-                self._progress("no BPF here ('mptrace doctor' says why): tracepoints alone count")
+                self._progress("no BPF here ('mptrace doctor' says why): counting with tracepoints")
         self.tier = "tracepoints"
         tracer = StatTracepoints(self._bounds)
         self.reasons = self.reasons or tracer.reasons
@@ -301,7 +301,7 @@ def _check(plan: StatPlan) -> None:
     if not end.method:
         raise HostError(
             "no usable attach point for the end of a migration",
-            "'mptrace doctor' says why; '--tier tracepoints' counts by tracepoints alone",
+            "'mptrace doctor' says why; '--tier tracepoints' counts with tracepoints alone",
         )
 
 
@@ -316,8 +316,8 @@ def _check_process(pid: int) -> None:
         raise UsageError(f"{pid} is a thread of process {tgid}", f"use -p {tgid}")
     if not is_initial:
         raise HostError(
-            "process numbers are of another PID namespace here than the kernel's own",
-            "run mptrace in the initial PID namespace (in a container: with the host's), "
+            "-p needs the kernel's process numbers, and this is another PID namespace",
+            "run mptrace in the initial PID namespace (a container needs the host's), "
             "or without -p",
         )
 

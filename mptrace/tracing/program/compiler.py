@@ -88,7 +88,7 @@ def _compile(source: str, text: str, flags: Sequence[str]) -> Compiled:
         except Exception as error:
             raise HostError(
                 f"bcc could not build '{source}': {error}{tail(chatter())}",
-                "run 'mptrace doctor'; where it finds nothing, this is a defect of mptrace",
+                "run 'mptrace doctor'; if it finds nothing, please report this as a bug in mptrace",
             ) from error
     lib, module = libbcc(), bpf.module
     tables = range(lib.bpf_num_tables(module))
@@ -136,8 +136,8 @@ def _created(specs: Sequence[MapSpec]) -> list[int]:
             for each in fds:
                 os.close(each)
             raise HostError(
-                f"the kernel refuses the BPF map '{spec.name}': {reason}",
-                "run 'mptrace doctor'; for want of memory, make the rings smaller (--buffer)",
+                f"the kernel refused the BPF map '{spec.name}': {reason}",
+                "run 'mptrace doctor'; if memory is short, make the rings smaller (--buffer)",
             )
         fds.append(int(fd))
     return fds

@@ -244,7 +244,7 @@ class PerfEvents:
         )
         number = _SYSCALLS.get(platform.machine())
         if number is None:
-            raise HostError(f"perf_event_open(2) is not known on {platform.machine()}")
+            raise HostError(f"mptrace does not know perf_event_open(2) on {platform.machine()}")
         buffer = ctypes.create_string_buffer(attributes, len(attributes))
         fd = int(
             _libc.syscall(number, buffer, -1, cpu, -1, ctypes.c_ulong(_FD_CLOEXEC)),
@@ -283,10 +283,10 @@ def _refused(error: OSError) -> HostError:
     hints = {
         errno.EPERM: "run it as root, or with CAP_PERFMON and CAP_IPC_LOCK",
         errno.EACCES: "run it as root, or with CAP_PERFMON and CAP_IPC_LOCK",
-        errno.EMFILE: "raise the limit of open files (ulimit -n): an event of a CPU takes one",
+        errno.EMFILE: "raise the limit of open files (ulimit -n): each event takes one per CPU",
         errno.ENOSYS: "boot a kernel with CONFIG_PERF_EVENTS",
     }
     return HostError(
-        f"the kernel refuses tracepoints through perf_event_open(2): {error.strerror}",
+        f"the kernel refused a tracepoint through perf_event_open(2): {error.strerror}",
         hints.get(error.errno or 0, "run 'mptrace doctor'"),
     )

@@ -222,7 +222,7 @@ class _Session:
             with signals:
                 self._events.enable()
                 self._request.on_ready()
-                self._progress("tracing: by tracepoints alone")
+                self._progress("tracing: with tracepoints alone")
                 for _ in self._rounds(signals):
                     self._take()
                 self._last_round()
