@@ -112,12 +112,14 @@ def write(page: Path, head: str, release: str, rows: list[str]) -> None:
 
 HEAD = f"""# What evidence costs
 
-`bench/evidence_cost.py` moves {PAGES} pages to and fro, {ROUNDS} calls traced and {ROUNDS} not,
-with programs that keep evidence of refusals and with programs that don't, in the order with,
-without, without, with. No page is refused: the table shows what every page pays so that a refused
-one can be explained. `exit_lookup` is the same code in both, so its ratio says how far the others
-can be trusted. The programs' times are those of BPF's run-time statistics, which slow the calls
-themselves. Under emulation only the ratios mean anything.
+So that mptrace can explain a refused page, its programs keep evidence. The tables show what
+that costs a page that is not refused.
+
+`bench/evidence_cost.py` moves {PAGES} pages to and fro, in {ROUNDS} calls traced and {ROUNDS}
+not traced. It uses programs that keep evidence and programs that don't, in the order with,
+without, without, with. `exit_lookup` is the same code in both, so its ratio says how far to
+trust the others. The programs' times come from BPF's run-time statistics, which slow the calls
+themselves. Under emulation, only the ratios mean anything.
 """
 
 if __name__ == "__main__":

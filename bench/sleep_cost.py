@@ -122,15 +122,17 @@ def main() -> None:
 
 HEAD = f"""# What sleeping for I/O costs under `mptrace record -a`
 
-A thread that sleeps in `io_schedule()` passes two short BPF programs, and each wake-up for a
-folio passes one ([kernels.md](kernels.md)). `bench/sleep_cost.py` reads {PAGES} pages of a file
-that are not in the page cache, one by one; the reader mostly sleeps for the page's lock. A round
-does this {READS} times with nothing traced, {READS} times with the probes of `record -a` without
-these three, and {READS} times with them; there are {ROUNDS} rounds. The device is a loop device
-on memory; on a slower one the same programs are a smaller part. The second table has what BPF's
-run-time statistics say of the programs, in a run of its own. Under emulation only the ratios mean
-anything. There is no figure for the lab's 6.1: no read slept there, because the device was done
-before.
+Under `mptrace record -a`, a thread that sleeps in `io_schedule()` runs two short BPF programs,
+and each wake-up for a folio runs one ([kernels.md](kernels.md)). The tables show what that
+costs a read.
+
+`bench/sleep_cost.py` reads {PAGES} pages of a file that are not in the page cache, one by one;
+the reader mostly sleeps for the page's lock. A round does this {READS} times with nothing
+traced, {READS} times with the probes of `record -a` without these three, and {READS} times with
+them; there are {ROUNDS} rounds. The device is a loop device on memory; on a slower device, the
+programs are a smaller part of the time. The second table is from a separate run with BPF's
+run-time statistics. Under emulation, only the ratios mean anything. There is no figure for the
+lab's 6.1, because the device was too quick for a read to sleep there.
 """
 
 if __name__ == "__main__":
