@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Documented behaviour against real: scenarios provoked, traced and judged."""
+"""Tests a kernel against its documentation: scenarios are provoked, traced and judged."""

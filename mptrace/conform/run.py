@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs scenarios on this kernel, under one tracer, and says whether each went as documented.
 
-What a run tells is a JSON-able dict (``reporting.text.conform`` renders it); names of
-scenarios never reach a recording, so that what is said of one later says it
-from the events.
+The result of a run is a JSON-able dict, which ``reporting.text.conform`` renders.  A recording
+never has the names of scenarios, so that what mptrace says of it later rests on the events.
 """
 
 import contextlib

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is measured: workloads, their memory, the process that moves it, and the way back."""
+"""The measured side: workloads, their memory, and the process that moves it and puts it back."""

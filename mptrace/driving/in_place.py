@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A workload in place: its pages where they start from, its calls ready to be issued."""
+"""A workload in place: its pages on their first node, its calls ready to be made."""
 
 from dataclasses import dataclass
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Why each page stayed or moved, with the evidence, as values and words."""
+"""Why each page stayed or moved, with the evidence, as values and as words."""

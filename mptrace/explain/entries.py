@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Why each page stayed, and why the kernel told of it what it told.  Pure.
+"""Why each page stayed, and why its entry has the status that it has.  Pure.
 
 The outcome and its cause come from the correlator; here the evidence behind them,
 the story of the status and the remedy are put together, entry by entry, for

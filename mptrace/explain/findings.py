@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What was found out about one page, as typed values.  Pure; `words` says them.
+"""What was found out about one page, as typed values.  Pure; `words` puts them into words.
 
 A class for each kind of finding.  ``label`` names the kind in JSON; ``value`` is what
 JSON has of it.  No class has a text for people.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Why folios stayed that no call asked for: who wanted to move them, and what refused.  Pure."""
+"""Why folios that no call asked for stayed: who wanted to move them, and what refused.  Pure."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

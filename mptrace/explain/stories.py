@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Why the kernel told of an entry what it told: the story of its status.  Pure."""
+"""Why an entry has its status, or none: the story behind it.  Pure."""
 
 import errno
 from collections.abc import Iterator

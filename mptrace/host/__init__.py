@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this machine is and allows; reads below a given root, changes nothing of it."""
+"""What this machine is and what it allows; only reads, below a given root."""

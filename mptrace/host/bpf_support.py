@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What BPF and move_pages(2) really do here: tried, not read from a configuration.
+"""Whether BPF and move_pages(2) really work here: by trying, not by reading a configuration.
 
 Each attempt loads a program of eight instructions through the raw bpf(2) and
 attaches it for an instant, without a compiler and without bcc.  Nothing stays

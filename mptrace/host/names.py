@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is in the running kernel, by name: functions, structs, symbols, operations of file systems.
+"""Names in the running kernel: functions, structs, symbols, operations of file systems.
 
 Operations and variables are read from the kernel's memory through /proc/kcore
 (root, no lockdown): which function stands in ``minix_aops.migrate_folio``, or none.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What /proc says of a process, its text read in one place.
+"""What /proc says of a process; the only place that reads its text.
 
 A process is given by its number as /proc has it, or as ``"self"``; ``root`` is another tree
 for tests.  All raise OSError where the process is gone (FileNotFoundError, or

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The processes that a session met: name, user and cgroup, asked of /proc while they are there."""
+"""The processes that a session met: name, user and cgroup, read from /proc while they are there."""
 
 import ctypes
 import os

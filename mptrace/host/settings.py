@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Settings of the host that disturb a migration or forbid to trace it, as read."""
+"""Settings of the host that disturb migrations or forbid tracing, as they are."""
 
 import gzip
 import re

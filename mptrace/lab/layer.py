@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What was changed in the guest, as the layer over the host's root has it, packed as a tar."""
+"""The guest's changes to files, taken from the layer over the host's root and packed as a tar."""
 
 import os
 import stat

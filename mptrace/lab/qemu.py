@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU as the lab starts it: its command line, what it needs, what it and a kernel said last."""
+"""QEMU as the lab starts it: what it needs, its command line, its and the kernel's last words."""
 
 import shutil
 from collections.abc import Sequence

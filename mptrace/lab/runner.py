@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One command in a guest of its own: find the kernel, boot, run, bring files back."""
+"""Runs one command in a new guest: finds the kernel, boots, runs, copies files back."""
 
 import contextlib
 import os

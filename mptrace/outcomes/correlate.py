@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Records, arrays and locations -> one row per entry of every call.  Pure.
+"""From records, arrays and locations to one row per entry of every call.  Pure.
 
 The outcome of an entry is its *page's*, from the kernel's events and the arrays
 alone: ``replay`` runs the kernel's loop over them.  The status array and the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What losses, a short coverage and unreadable arrays leave unknown: never guess.  Pure."""
+"""What stays unknown after losses, with phases missing or arrays unreadable; no guesses.  Pure."""
 
 import numpy as np
 

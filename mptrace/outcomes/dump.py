@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A table of a recording as `mptrace dump` gives it.  Pure."""
+"""A table of a recording as `mptrace dump` prints it.  Pure."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The columns of each table that `mptrace dump` gives, joined by number.  Pure."""
+"""The columns of each table that `mptrace dump` prints, joined by number.  Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

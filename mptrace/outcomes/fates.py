@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What became of each folio that a migration had, and why it stayed.  Pure, vectorized.
+"""What became of each folio of a migration, and why it stayed.  Pure, vectorized.
 
 By the rules of ``causes.rules``, as for the entries of calls: compaction, NUMA
 balancing and the other paths have folios and no entries.

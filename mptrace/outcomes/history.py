@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A page in time: every recorded migration of it, by whom, from where to where.  Pure.
+"""The history of a page: each recorded migration, by whom, from where to where.  Pure.
 
 A page is an address in a process: equal addresses of several processes are pages of
 their own.  Where the process is not known that is said.

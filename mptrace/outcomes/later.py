@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Moves of a page after the call that is asked about: by other calls and on other paths.  Pure.
+"""How a page moved after its call: by other calls and on other paths.  Pure.
 
 Who asks where a page is, asks some time after the call.  A recorded move in between
 explains what is seen only where one leads to the next without a gap: by the folio (the

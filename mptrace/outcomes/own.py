@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What of a recording is mptrace's own: its pages, whoever moved them, and its waits.  Pure.
+"""Which rows of a recording are mptrace's own: its pages, whoever moved them, its waits.  Pure.
 
 The recording says who mptrace was (`own` in its meta.json).  The rows stay where they
 are, so that their numbers stay, too; whoever sums up leaves them out, and says so.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Columns of numpy values, with what of them is known, as rows of plain values.  Pure."""
+"""Columns of numpy values, some of them unknown, as rows of plain values.  Pure."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One page, several entries of a call: duplicates, pages of one folio, pages of a split one.  Pure.
+"""Several entries for one page: duplicates, pages of one folio, pages of a split folio.  Pure.
 
 The outcome is the page's.  An entry whose folio an earlier or later entry of the
 same call moved gets that fate, with the reason why its own status says otherwise.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the steps from records to outcomes hand on, frozen.  Pure.
+"""The frozen values that each step from records to outcomes passes to the next.  Pure.
 
 `correlate.correlate` runs the steps and says what each adds.  A column has one element
 per entry, in the order of `joined.EntryColumns`, unless its comment says otherwise.

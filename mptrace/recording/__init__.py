@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A recording's tables and their directory: layouts, writing, reading, rotation."""
+"""Recordings on disk: the layout of their tables, writing, reading and rotation."""

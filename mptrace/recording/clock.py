@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The time, as recordings have it."""
+"""The time as recordings store it."""
 
 import time
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The directory of a recording: what belongs to it; creating, replacing, removing it.
+"""The directory of a recording: what belongs to it, and how to create, replace and remove it.
 
 A recording is often written by root into a directory of somebody else.  Every
 file is therefore opened relative to a directory descriptor, with O_EXCL and

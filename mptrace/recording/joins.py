@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Rows of tables joined by what they have in common.  Pure, vectorized."""
+"""Joins rows of tables by what they have in common.  Pure, vectorized."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a recording's ``meta.json`` says, as one typed value with each default at one place.  Pure.
+"""A recording's ``meta.json`` as one typed value, with the default of every key.  Pure.
 
 The reader makes a :class:`Meta` of what `shapes` has checked.  It has the keys that
 mptrace computes with; ``raw`` is the object as it stands, with those that are only shown

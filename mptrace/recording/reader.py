@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A recording, read back from its directory."""
+"""Reads a recording from its directory."""
 
 import itertools
 import os

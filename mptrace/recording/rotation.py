@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Recordings of a long session, one after the other: when the next begins, what it is called."""
+"""The recordings of a long session: when the next one begins, and what it is called."""
 
 import contextlib
 import glob

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a session writes: its recording, or under rotation one after the other."""
+"""What a session writes: one recording or, with rotation, several in turn."""
 
 import contextlib
 from collections.abc import Callable, Mapping

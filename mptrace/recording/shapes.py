@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a recording's ``meta.json`` may say: the shape of every key, checked once, when read.  Pure.
+"""The shape of every key of a recording's ``meta.json``, checked once when it is read.  Pure.
 
 `meta.Meta` trusts the shapes of :data:`SHAPES`.  A key may be absent (an older version
 did not write it) and there may be others (a newer one writes more).

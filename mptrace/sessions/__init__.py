@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One traced session from its request to its recording."""
+"""One traced session, from the request to the recording."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From what was drained from the rings to rows of a recording's tables."""
+"""Turns what was drained from the rings into rows of a recording's tables."""
 
 from collections.abc import Iterable
 

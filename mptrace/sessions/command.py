@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A command that a session runs: started, held until tracing is on, without root's rights."""
+"""A command that a session runs: without root's rights, and held until tracing has begun."""
 
 import contextlib
 import ctypes

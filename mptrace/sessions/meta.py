@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a recording's ``meta.json`` says first, and the names it gives addresses."""
+"""What a recording's ``meta.json`` says at the start, and the names of kernel addresses in it."""
 
 from collections.abc import Collection
 from pathlib import Path

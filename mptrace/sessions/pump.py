@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the rings into the recording, in bulk, by a thread of its own."""
+"""A thread that moves records in bulk from the rings into the recording."""
 
 import contextlib
 import queue

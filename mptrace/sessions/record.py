@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A session without a driver: whatever migrates on this host, or for whom it was asked."""
+"""The session of `mptrace record`: it has no driver, and records what others migrate."""
 
 import contextlib
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A session by BPF without a driver: from the gate's opening to the last recording's end."""
+"""The part of `mptrace record` that uses BPF: from opening the gate to the last recording's end."""
 
 import time
 from typing import Any

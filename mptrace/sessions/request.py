@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whom and what a session without a driver is about, as asked for by names: made a `Scope`."""
+"""Turns what `mptrace record` was asked for, by names, into a `Scope`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One tracing session: calibrate, trace, drive, record, in that order.
+"""The session of `mptrace run`: calibrate, trace, drive and record, in that order.
 
-It knows both the driver and the tracer; the workload runs in
-a process of its own (`worker`), so that the measured does not know the measurer.
+It knows both the driver and the tracer.  The workload runs in a separate process (`worker`),
+so that the measured does not know the measurer.
 """
 
 import contextlib

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What measures: the plan, the BPF program, tracepoints alone, counting."""
+"""The measuring side: the probe plan, the BPF program, tracepoints alone, and counting."""

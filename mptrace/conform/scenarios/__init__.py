@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Scenarios: each makes one outcome of move_pages(2) happen for real; a small file for each.
+"""The scenarios: each file makes one outcome of move_pages(2) happen for real.
 
 A file holds ``provoke`` (what is done), ``expect`` (what this kernel should
 answer, keyed on facts) and ``SCENARIO`` (the two with their documentation).

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where scenarios run: a process for each, what they may change, and the way back."""
+"""Where scenarios run: each in its own process, with a journal that undoes its changes."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's reasons: their table, the rules that tell them, the state they look at."""
+"""Why the kernel leaves pages: a table of causes, and the rules that find them in the evidence."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Counts of migrations from tracepoint events, for kernels that refuse BPF.
 
-A step per migration, none per page; the sums are those of `bpf/stat.c`.
+One step per migration, none per page; the sums are those of `bpf/stat.c`.
 """
 
 from collections.abc import Collection, Mapping

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Counting from a start to an end: what `mptrace stat` and `mptrace top` stand on."""
+"""Counts from a start to an end; `mptrace stat` and `mptrace top` are built on it."""
 
 import contextlib
 import os

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What to attach to on this kernel, chosen by what is there and proved by counts."""
+"""Chooses what to attach to on this kernel: by what is there, proved by exact counts."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the kernel refuses to attach gives way to the next candidate, until all of a plan attaches.
+"""Replaces candidates that the kernel refuses to attach, until all of a plan attaches.
 
 Every plan is settled by it: of a session, of `mptrace stat`, of `mptrace doctor`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What stands for each phase on some kernel: the table that a probe plan is made from.
+"""Which functions and tracepoints can stand for each phase: the table for probe plans.
 
 A kernel is rows in it, tried in order by presence, never a branch on a version.
 Sources of the rows: BTF and kallsyms of Debian's kernels 5.10 to 7.x, and the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From what was read and tried to a verdict: can this host trace, can it migrate?
+"""Judges what was read and tried: can this host trace, and can it migrate?
 
 Pure: facts in, checks out.  `reporting.text.doctor` renders them.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The -D macros of the tracing program: offsets by the kernel's BTF, and the bounds of its maps.
 
-What this kernel does not have leaves a note: what can't be seen without it.
+For each thing that this kernel lacks there is a note: what can't be seen without it.
 """
 
 from mptrace.host.facts import KernelFacts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From facts of a kernel to a probe plan: which function stands for each phase.
+"""Makes a probe plan from facts of a kernel: which function stands for each phase.
 
 Presence is not coverage: the session proves each phase by exact counts in a
 calibration and asks for another plan with the candidates that failed excluded.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a session wants of its probes, and what they may take."""
+"""What a session wants of its probes, and how much memory they may take."""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whose migrations a session records, and which of them: decided in BPF, said in meta.json."""
+"""Whose migrations a session records, and which of them; BPF decides by it."""
 
 from dataclasses import dataclass, field
 

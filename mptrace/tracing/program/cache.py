@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compiled BPF programs kept from one session to the next, as compiling takes seconds.
+"""Keeps compiled BPF programs for the next session, because compiling takes seconds.
 
 A program is found by what went into it: sources, macros, kernel version, compiler.
 What lies there is loaded into the kernel: only files that nobody but this user could

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Chunks of user arrays, as BPF read them, to one row per entry of a call."""
+"""Turns chunks of user arrays, as BPF read them, into one row per entry of a call."""
 
 import numpy as np
 from numpy.typing import NDArray

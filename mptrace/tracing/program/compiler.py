@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A file of `bpf/` made into maps of the kernel and instructions: by BCC, or from the cache.
+"""Turns a file of `bpf/` into kernel maps and instructions, with BCC or from the cache.
 
 The only module that imports ``bcc``, and only inside its functions.
 """

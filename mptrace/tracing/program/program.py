@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A BPF program: load, attach per plan, what it costs, detach."""
+"""A BPF program: loads it, attaches it by a plan, says what it costs, detaches it."""
 
 import contextlib
 import ctypes

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A session by tracepoints alone, where the kernel allows neither BPF programs nor kprobes."""
+"""A session with tracepoints alone, for kernels that allow neither BPF programs nor kprobes."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Brackets in threads' events: what began where it ended, and what lies inside.  Pure.
+"""Pairs the begins and ends in threads' events, and says what lies inside what.  Pure.
 
 A migration may run inside another one (compaction, to allocate a target), so that the
 events START and END of a thread are brackets.  What was lost leaves brackets open:

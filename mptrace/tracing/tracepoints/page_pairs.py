@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Folios of migrations from page table entries that were taken away and put back.  Pure.
+"""Finds the folios of migrations by page table entries taken away and put back.  Pure.
 
 ``set_migration_pte`` has the address where the folio begins in its mapping (the same for
 each of a large folio's entries) and the entry that names the page; ``remove_migration_pte``

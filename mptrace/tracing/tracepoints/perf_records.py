@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What lies in a perf ring buffer, as arrays: samples, losses, the comings and goings of threads.
+"""The records of a perf ring buffer as arrays: samples, losses, threads that come and go.
 
 Layouts are those of ``perf_event_open(2)`` for ``sample_type`` TID | TIME | RAW with
 ``sample_id_all``.  Records have no fixed size, but neighbours mostly have the same: a

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Migrations, calls and folios from tracepoints alone: events in, rows of a recording out.  Pure.
+"""Turns tracepoint events into rows of a recording: migrations, calls and folios.  Pure.
 
-What is told is what the tracepoints tell: of a migration its mode, reason and the kernel's
+The rows have what the tracepoints tell: of a migration its mode, reason and the kernel's
 own counts; of a folio that somebody maps where it was, where it went and how long it was
 inaccessible; of a call its arguments and what it returned.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which rows of a session without BPF are kept: what BPF decides elsewhere, decided here.  Pure."""
+"""Which rows a session without BPF keeps; elsewhere BPF decides that.  Pure."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A session by tracepoints alone, where the kernel allows nothing else: events to a recording."""
+"""A session with tracepoints alone: from events to a recording."""
 
 import contextlib
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who a thread is: its name, whether it is the kernel's, its process's user and cgroup.
 
-Asked of /proc when a thread is met.  What the kernel tells of threads that come and get
+Read from /proc when a thread is met.  What the kernel tells of threads that come and get
 a name meanwhile (`perf_records.TASK`) names those that are gone before they are asked.
 """
 

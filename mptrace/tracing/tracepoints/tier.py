@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a session by tracepoints alone can see, and what it can't, in words.  Pure."""
+"""What a session with tracepoints alone can and can't see, in words.  Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
