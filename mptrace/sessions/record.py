@@ -100,7 +100,7 @@ def _by_bpf(
         "command": list(request.command_line),
         "tier": "bpf",
         "unseen": [*tracer.plan.notes, *([] if meta["own"] else [NOT_TOLD_APART])],
-        "cost_reason": "programs that are traced are not run again without tracing",
+        "cost_reason": "mptrace does not run traced programs again without tracing",
     }
     series = Series(request.output, request.rotation)
     if request.aside:

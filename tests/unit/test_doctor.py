@@ -155,9 +155,9 @@ def test_tracepoints_are_not_essential() -> None:
         ("loading: EPERM", {}, {"lockdown": "confidentiality"}, "see lockdown"),
         ("programs load, but the kernel has no kprobes", {}, {}, "CONFIG_KPROBE_EVENTS"),
         ("attaching: EACCES", {}, {"perf_event_paranoid": "3"}, "kernel.perf_event_paranoid=2"),
-        ("attaching: EACCES", {}, {"perf_event_paranoid": "2"}, "to root too"),
+        ("attaching: EACCES", {}, {"perf_event_paranoid": "2"}, "even to root"),
         ("no BTF to find functions in", {"btf": "can't read it"}, {}, "see BTF"),
-        ("loading: EPERM", {}, {}, "to root too"),
+        ("loading: EPERM", {}, {}, "even to root"),
         ("attaching: ENOTSUPP", {}, {}, "doesn't offer it"),
     ],
 )

@@ -244,7 +244,7 @@ def test_a_refused_call() -> None:
     assert one.cause.name == "call_refused_EPERM"
     assert "CAP_SYS_NICE" in one.cause.meaning
     assert "ptrace" in one.cause.remedy
-    assert one.status_story == ("the call was refused as a whole: it looked at no entry",)
+    assert one.status_story == ("the kernel refused the whole call and looked at no entry",)
 
 
 def test_busy_although_it_moved() -> None:

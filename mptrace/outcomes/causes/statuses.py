@@ -208,23 +208,23 @@ STORIES: dict[str, str] = {
     "group_failed_nowhere": "since 4.17 the kernel stores a group's statuses only after its "
     "migrate_pages() returned 0; what it returned here was not recorded",
     "ended_before": "never attempted: the call ended before it came here, because {because}",
-    "call_refused": "the call was refused as a whole: it looked at no entry",
-    "stale": "the array still holds {value}, as before the call: it reads like a status and is "
-    "none of this call's",
+    "call_refused": "the kernel refused the whole call and looked at no entry",
+    "stale": "the array still holds {value}, as before the call: it looks like a status, but "
+    "this call did not write it",
     "unstored": "the status could not be stored or read: the array is not writable there",
-    "duplicate": "{other} names the same page and had it isolated already, so this one could not "
-    "be: {status} is about the isolation, not about what became of the page",
-    "same_folio": "{other} names the same folio and had it isolated already, so this one could "
-    "not be: {status} is about the isolation, not about what became of the page",
+    "duplicate": "{other} names the same page and had isolated it already, so this one "
+    "could not: {status} is about the isolation, not about what became of the page",
+    "same_folio": "{other} names the same folio and had isolated it already, so this one "
+    "could not: {status} is about the isolation, not about what became of the page",
     "moved_again": "another entry of the same call moved the page again: {status} was true when it "
     "was stored",
-    "split": "its large folio was split on the way, and its parts had fates of their own",
+    "split": "its large folio was split on the way, and each part had its own fate",
     "positive": "move_pages() returned {ret}: {rc} that migrate_pages() left behind, and "
     "{rest} never attempted; the count does not say which",
     # a7504ed14f9b, "migrate: fix syscall move_pages() return value for failure", 6.1
-    "count_too_small": "move_pages() returned {ret}, which is too small, as this kernel's count "
-    "can be: migrate_pages() left {rc} behind, and {rest} were never attempted",
-    "error_hides": "move_pages() returned {ret}: that is not about this entry, and says nothing of "
+    "count_too_small": "move_pages() returned {ret}, which is too small, as it can be "
+    "on this kernel: migrate_pages() left {rc} behind, and {rest} were never attempted",
+    "error_hides": "move_pages() returned {ret}: that is not about this entry, and does not say "
     "what was done before",
 }
 
@@ -232,10 +232,10 @@ STORIES: dict[str, str] = {
 #: (status, cause) -> words.
 MISLEADING: dict[tuple[int, str], str] = {
     (-errno.EFAULT, "never_touched"): "the manual has -ENOENT for a page that is not there; up to "
-    "6.11 follow_page() says the same of memory never written as of the zero page",
+    "6.11 follow_page() gives the same answer for memory never written and the zero page",
     (-errno.EFAULT, "unmapped_or_zero_page"): "the mapping is there: up to 6.11 follow_page() "
     "gives this answer for memory never written, for which the manual has -ENOENT",
-    (-errno.EFAULT, "unsuitable_vma"): "the address is mapped, against the manual's words: the "
+    (-errno.EFAULT, "unsuitable_vma"): "the address is mapped, contrary to the manual: the "
     "kernel migrates no pages of such a mapping",
     (
         -errno.ENOENT,
@@ -243,18 +243,18 @@ MISLEADING: dict[tuple[int, str], str] = {
     ): "the page is there: from 6.1 to 6.4 the lookup asks for access, and PROT_NONE refuses it",
     (-errno.ENOENT, "special_entry"): "the page may be there all the same: somebody else is "
     "moving it, or a marker stands in its place",
-    (-errno.ENOENT, "secret_memory"): "the page is there, and hidden from the kernel's own lookup",
-    (-errno.ENOENT, "hidden"): "a page is there, and the kernel's lookup does not give it out",
+    (-errno.ENOENT, "secret_memory"): "the page is there, but hidden from the kernel's own lookup",
+    (-errno.ENOENT, "hidden"): "a page is there, but the kernel's lookup does not return it",
     (-errno.ENOENT, "zero_page"): "the manual has -EFAULT for the zero page; since 6.12 the "
     "lookup passes over it",
     (-errno.ENOENT, "huge_zero_page"): "the manual has -EFAULT for the zero page; since 6.12 "
     "the lookup passes over it",
-    (-errno.EACCES, "hugetlb_tail"): "nobody shares it, against the manual's words: before 6.7 any "
+    (-errno.EACCES, "hugetlb_tail"): "nobody shares it, contrary to the manual: before 6.7 any "
     "address of a hugetlb page but its first gets this status",
-    (-errno.EACCES, "shared"): "the kernel counts mappings, not processes as the manual has it: "
+    (-errno.EACCES, "shared"): "the kernel counts mappings, although the manual says processes: "
     "one process that maps the page twice is enough",
-    (-errno.EACCES, "shared_ksm"): "the kernel counts mappings, not processes as the manual has "
-    "it: equal pages that KSM merged are enough",
+    (-errno.EACCES, "shared_ksm"): "the kernel counts mappings, although the manual says "
+    "processes: equal pages that KSM merged are enough",
     (-errno.EBUSY, "not_on_lru"): "the manual's advice to try again later does not help: such a "
     "page is never on an LRU list",
 }

@@ -29,7 +29,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause("unread", "the entry's address or node could not be read"),
     Cause("beyond_bound", "the entry lies beyond those that the tracer reads of one call"),
     Cause("no_events", "no event of the kernel was recorded"),
-    Cause("no_coverage", "a phase that decides can't be traced here", "see: mptrace doctor"),
+    Cause("no_coverage", "a phase that this needs can't be traced here", "see: mptrace doctor"),
     Cause("call_open", "the call had not returned when the session ended"),
     Cause("freed", "the page was freed while it was being moved"),
     Cause("ambiguous", "the events fit the arrays in more than one way"),
@@ -66,11 +66,11 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "secret_memory",
-        "memory of memfd_secret(2): the lookup does not give it out",
+        "memory of memfd_secret(2): the lookup does not return it",
         "it stays where it was allocated: set the memory policy before touching it",
         "vma_is_secretmem() in follow_page()",
     ),
-    Cause("hidden", "a page is mapped there that the kernel's lookup does not give out"),
+    Cause("hidden", "a page is mapped there, but the kernel's lookup does not return it"),
     Cause(
         "unmapped_or_zero_page",
         "never written: nothing there, or the zero page",

@@ -147,8 +147,8 @@ def _check_privileges(access: Access) -> Iterator[Check]:
         yield Check(
             "privileges",
             FAIL,
-            "capabilities hold in a user namespace only, where BPF has none",
-            "run outside of the rootless container",
+            "these capabilities hold only in a user namespace, which BPF does not accept",
+            "run mptrace outside the rootless container",
         )
     else:
         yield Check("privileges", OK, "CAP_BPF, CAP_PERFMON, CAP_SYS_NICE")
@@ -211,13 +211,13 @@ def _method_remedy(reason: str, host: HostFacts, access: Access) -> str:
     if "no kprobes" in reason:
         return f"a kernel with CONFIG_KPROBE_EVENTS=y is needed; {_LAB}"
     if "EPERM" in reason or "EACCES" in reason:
-        return f"the kernel refuses it to root too (lockdown, a security module); {_LAB}"
+        return f"the kernel refuses it even to root (lockdown, a security module); {_LAB}"
     return f"this kernel doesn't offer it; {_LAB}"
 
 
 def _check_ring_buffer(access: Access) -> Iterator[Check]:
     if not access.ring_buffer:
-        yield Check("ring buffer", OK, "8 MiB, not bound by a memlock limit")
+        yield Check("ring buffer", OK, "8 MiB, without a memlock limit")
     elif access.missing_capabilities or access.in_user_namespace:
         yield Check("ring buffer", FAIL, access.ring_buffer, _PRIVILEGES)
     elif not access.small_ring_buffer:
@@ -260,12 +260,12 @@ def _check_lockdown(kernel: KernelFacts, host: HostFacts, access: Access) -> Ite
         yield Check("lockdown", OK, "this kernel has none")
     elif "" in kernel.methods.values():
         # The attempts read kernel memory, which is what confidentiality forbids.
-        yield Check("lockdown", OK, "not shown (no securityfs); BPF may read kernel memory")
+        yield Check("lockdown", OK, "unknown (no securityfs), but BPF may read kernel memory")
     else:
         yield Check(
             "lockdown",
             WARN,
-            "unknown, securityfs is not mounted or not readable",
+            "unknown: securityfs is not mounted or can't be read",
             "mount -t securityfs securityfs /sys/kernel/security",
         )
 
@@ -279,7 +279,7 @@ def _check_nodes(host: HostFacts, access: Access) -> Iterator[Check]:
             "memory nodes",
             FAIL,
             text or "none: this kernel knows no NUMA",
-            "two are needed to move pages; `mptrace lab` boots a guest with two",
+            "moving pages needs two; `mptrace lab` boots a guest with two",
             MIGRATE,
         )
     elif len(usable) < 2:
@@ -298,7 +298,7 @@ def _check_nodes(host: HostFacts, access: Access) -> Iterator[Check]:
 def _check_move_pages(access: Access) -> Iterator[Check]:
     reason = access.move_pages
     if not reason:
-        yield Check("move_pages(2)", OK, "answers for a page of our own", concerns=MIGRATE)
+        yield Check("move_pages(2)", OK, "works on a page of mptrace's own", concerns=MIGRATE)
         return
     remedy = "a seccomp filter forbids it: in Docker, --cap-add SYS_NICE lifts that"
     if "ENOSYS" in reason:

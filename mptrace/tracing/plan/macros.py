@@ -70,7 +70,7 @@ def _add_evidence_macros(facts: KernelFacts, defines: dict[str, int | str]) -> l
         if name.startswith("page.") and facts.offsets.get(name, 0) >= PAGE_IMAGE_BYTES
     ]
     if missing or beyond:
-        return [f"no evidence of refusals: {', '.join(missing + beyond)} not where it can be read"]
+        return [f"no evidence of refusals: can't read {', '.join(missing + beyond)}"]
     defines["EVIDENCE"] = 1
     defines.update({macro: facts.offsets[name] for macro, name in EVIDENCE.items()})
     for macro, names in EVIDENCE_OPTIONAL.items():
@@ -85,7 +85,7 @@ def _add_evidence_macros(facts: KernelFacts, defines: dict[str, int | str]) -> l
     }
     missing = [macro for macro in WALK_VARIABLES if variables[macro] is None]
     if facts.machine != "x86_64" or None in walk.values() or missing:
-        return ["page tables are not read: never touched and swapped out look alike"]
+        return ["page tables can't be read: never touched and swapped out look alike"]
     defines["PTE_WALK"] = 1
     defines.update({macro: value for macro, value in walk.items() if value is not None})
     defines.update({macro: f"{value:#x}ULL" for macro, value in variables.items() if value})
@@ -127,7 +127,7 @@ def add_initiator_macros(facts: KernelFacts, defines: dict[str, int | str]) -> t
     if all(addresses.values()) and "PGDIR_SHIFT" in defines:
         defines.update({macro: f"{address:#x}ULL" for macro, address in addresses.items()})
     else:
-        notes.append("who migrates the page that a thread waits for is told by time only")
+        notes.append("only timing tells who migrates the page that a thread waits for")
     return tuple(notes)
 
 
@@ -136,12 +136,12 @@ _THREAD_SIZE = 16384
 #: Of struct pt_regs of x86-64, with which a struct fred_frame begins.
 _PT_REGS_BYTES = 168
 _WITHOUT = {
-    "owner": "whose page it is can't be told: the kernel keeps no owner of an address space",
+    "owner": "can't tell whose a page is: the kernel keeps no owner of an address space",
     "fork": "children of a process can't be followed",
     "user": "processes can't be chosen by user",
     "cgroup": "processes can't be chosen by cgroup",
     "lock": "threads that sleep for the lock of a folio under migration can't be seen",
-    "syscall": "in which system call a migration happens can't be told",
+    "syscall": "can't tell in which system call a migration happens",
 }
 
 

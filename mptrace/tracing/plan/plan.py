@@ -83,7 +83,7 @@ def _without_idle_probes(phases: tuple[PhasePlan, ...]) -> tuple[PhasePlan, ...]
         if other not in there
     }
     return tuple(
-        PhasePlan(p.phase, p.unit, reason=f"of no use without {idle[p.phase]}")
+        PhasePlan(p.phase, p.unit, reason=f"useless without {idle[p.phase]}")
         if p.method and p.phase in idle
         else p
         for p in phases

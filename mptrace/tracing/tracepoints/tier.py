@@ -104,7 +104,7 @@ def first_meta(
         "symbols": {},
         "page_flags": {},
         "cost": None,
-        "cost_reason": "programs that are traced are not run again without tracing",
+        "cost_reason": "mptrace does not run traced programs again without tracing",
         "max_entries": MAX_ENTRIES,
     }
 
@@ -120,25 +120,25 @@ def unseen(
     sentences = [
         "why a page stayed: no cause, no reference counts, no error number",
         "pages that no process maps (page cache, swap cache), and pages refused before they "
-        "were unmapped: the kernel's counts of a migration have them, no record of their own",
-        "how long each step took: only the migration's time, and how long a page was inaccessible",
+        "were unmapped: the kernel counts them, but they have no record",
+        "how long each step took: only a migration's time, and how long a page was inaccessible",
         "whose pages they are, and who waited for one",
-        "mptrace's own pages: where others move them they are in the sums; what mptrace itself "
-        "migrates without a call is in none, whosever pages these are",
+        "mptrace's own pages: they are in the sums if others move them; what mptrace itself "
+        "migrates without a call is in no sum",
         "the arrays of move_pages(2): what became of its entries is unknown",
         "what a migration returned: `rc` is the number of base pages that the kernel counted "
         "as failed",
-        "the system call of a migration, but for move_pages(2), migrate_pages(2) and mbind(2); "
+        "the system call of a migration, except move_pages(2), migrate_pages(2) and mbind(2); "
         "calls of 32-bit programs",
         "which of several pages at one address of different processes went where, in one "
         "migration: `dst` is 0",
     ]
     if scope != "all":
         sentences.append(
-            "migrations of these processes' pages by others, but for calls of move_pages(2)"
+            "migrations of these processes' pages by others, except by calls of move_pages(2)"
         )
     if not kernel.decodes_pages and kernel.machine != _DECODED:
-        sentences.append(f"which pages moved: page table entries of {kernel.machine} aren't read")
+        sentences.append(f"which pages moved: page table entries of {kernel.machine} can't be read")
     lacking: dict[str, list[str]] = {}
     for point in POINTS:
         if point.name in kernel.gaps:
