@@ -183,6 +183,8 @@ def main():
     become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
     whole = Recorder("-a", "-o", "all")
+    # what it compiles the others find
+    whole.wait_ready()
     parts = Recorder("-a", "--rotate-time", "2", "--rotate-size", "96K", "-o", "part")
     scopes = Peer(sys.executable, str(HERE / "scopes.py"))
     own, victim = Caller("own", 23), Victim(sys.argv[2], 29)
@@ -190,7 +192,6 @@ def main():
     stranger = Caller("stranger", 41)
     callers = (own, victim, user, grouped, stranger)
     scopes.listen()
-    whole.wait_ready()
     parts.wait_ready()
     done("three tracers are there")
 
