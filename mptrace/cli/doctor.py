@@ -16,9 +16,10 @@ from mptrace.tracing.plan import candidates, doctor
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """Check whether this host can trace page migrations, and what is missing.
+    """Check whether this host can trace page migrations.
 
-    Loads and attaches small programs for an instant to find out. The exit status
+    Says what is missing, and how to get it. Loads and attaches small programs for
+    an instant to find out. The exit status
     is 0 if this host can both trace and migrate, else 1.
     """
     kernel = facts.read_kernel_facts(

@@ -41,13 +41,12 @@ def command(
     everything: bool,
     **parts: bool,
 ) -> None:
-    """Print the report of RECORDING (mptrace.data), without root, on any machine.
+    """Say what a recording shows, on any machine, without root.
 
-    RECORDING may also be the name of a session that rotated: all its recordings.
-    Its first screen answers who moved whose pages, when and for how long, which
-    threads stood still, why pages stayed, and what to do; the options add the
-    sections behind it: what became of each page, from the kernel's events, and
-    what the status array and the location say about it; where the time went.
+    RECORDING (mptrace.data) may also be the name of a session that rotated: then all
+    of its recordings are read. The first screen answers who moved whose pages, when
+    and for how long, which threads stood still, why pages stayed, and what to do.
+    The options add the sections behind it.
     """
     status = print_report(
         recording,
