@@ -674,7 +674,7 @@ def test_how_a_session_ends(guest: Guest, guest_dir: str) -> None:
 def test_what_cannot_be_recorded(guest: Guest, guest_dir: str, mptrace: Mptrace) -> None:
     """Each wrong request gets its message and status, starts no command and leaves nothing."""
     assert_error(mptrace("record", "-p", "999999"), 1, "no process 999999")
-    assert_error(mptrace("record", "--cgroup", "/no/where"), 1, "no cgroup '/no/where'")
+    assert_error(mptrace("record", "--cgroup", "/no/where"), 1, "no cgroup (v2) '/no/where'")
     assert_error(mptrace("record", "-a", "--reason", "fun"), 2, "'fun'", "compaction")
     assert_error(mptrace("record", "-a", "--from", "7"), 2, "no node 7")
     assert_error(mptrace("record", "--as", "nobody", "-a"), 2, "--as")
