@@ -126,7 +126,7 @@ class Progress:
         took = self._took.pop(nodeid, 0.0)
         if took >= self.LONG_S:
             minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-            name = nodeid.rpartition("/")[2].partition("@")[0]
+            name = nodeid.partition("@")[0].rpartition("/")[2]
             self._terminal.ensure_newline()
             self._terminal.write_line(
                 f"{minutes}:{seconds:02} {name} took {took:.0f} s; "
