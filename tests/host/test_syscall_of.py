@@ -53,7 +53,8 @@ def told(macros: Mapping[str, int | str], program: str = PROGRAM) -> int:
     flags = [f"-D{name}={value}" for name, value in macros.items()]
     flags += [f"-DLINUX_VERSION_CODE={compiler.version_code(release)}"]
     flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
-    compiled, fds = compiler._compile("told", text, flags)
+    compiled = compiler._compile("told", text, flags)
+    fds = compiler._created(compiled.maps)
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         body = compiled.instructions("told", fds)

@@ -173,7 +173,7 @@ def test_a_rotated_session_is_read_as_one(tmp_path: Path) -> None:
     session, notes = open_recording(place)
     assert (notes, session.missing_parts, session.complete) == ((), (), True)
     parts = session.meta.rotation.numbers
-    assert parts == [*range(1, len(list(tmp_path.iterdir())) + 1)]
+    assert parts == (*range(1, len(list(tmp_path.iterdir())) + 1),)
     assert len(parts) >= 3
     assert session.meta.started.monotonic_ns < since
     assert session.meta.ended.monotonic_ns > until

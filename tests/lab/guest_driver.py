@@ -567,7 +567,7 @@ def test_the_hugetlb_pool_is_not_changed(worker: Worker) -> None:
     worker.teardown()
     pools = [f"/sys/devices/system/node/node{nid}/hugepages/hugepages-2048kB" for nid in (0, 1)]
     free = [int(Path(pool, "free_hugepages").read_text()) for pool in pools]
-    told = f"free are {free[0]} on node 0, {free[1]} on node 1"
+    told = f"there are {free[0]} on node 0, {free[1]} on node 1"
     with pytest.raises(HostError, match=told) as caught:
         worker.setup(Workload(kind="hugetlb", pages=512 * (free[1] + 1), source_nids=(1,)))
     assert f"{pools[1]}/nr_hugepages" in caught.value.hint

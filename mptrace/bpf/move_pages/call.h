@@ -17,12 +17,15 @@ static __always_inline void on_enter_call(u64 pid, u64 nr_pages, u64 pages, u64 
 	c = control.lookup(&zero);
 	if (!c || !c->gate || !is_asked_for(c, MR_SYSCALL))
 		return;
+	t = this_thread();
+	if (t) {	/* the return of what this thread was in before was missed */
+		count_lost(NULL, LOST_RETURN);
+		end_thread(t);
+	}
 	if (!nodes)	/* query mode moves nothing */
 		return;
 	if (c->scope == SCOPE_CALLER && c->tgid && c->tgid != id >> 32)
 		return;
-	if (this_thread())
-		count_lost(NULL, LOST_RETURN);	/* of what this thread was in before */
 	t = start_thread(c, id);
 	if (!t)
 		return;
