@@ -239,9 +239,9 @@ def _show_what_would_move(workload: Workload) -> None:
 
     with columns(terminal.width()):
         for mapping in preview(workload).would_move:
-            text = (
-                f"{mapping['start']:#x}-{mapping['end']:#x}  {many(mapping['pages'], 'page')}"
-                f" on {mapping['nodes']}  {mapping['name']}"
+            places = ", ".join(
+                f"{many(count, 'page')} on node {nid}" for nid, count in mapping["nodes"].items()
             )
+            text = f"{mapping['start']:#x}-{mapping['end']:#x}  {places}  {mapping['name']}"
             click.echo("\n".join(wrapped("", text, keep_spaces=True, hang="    ")))
     progress("nothing was moved\n  add --yes to move these pages")
