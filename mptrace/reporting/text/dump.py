@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from mptrace.reporting.text.layout import WIDTH
+from mptrace.reporting.text.layout import WIDTH, printable
 
 _INDENT = "    "
 #: Heads where the whole names would make a row longer than a line.
@@ -56,7 +56,7 @@ def lines(
 def _cell(value: Any) -> str:
     if value is True:
         return "yes"
-    return "-" if value is False or value in (None, "") else str(value)
+    return "-" if value is False or value in (None, "") else printable(str(value))
 
 
 def _sizes(heads: Sequence[str], widths: Sequence[int]) -> list[int]:

@@ -29,6 +29,7 @@ __all__ = [
     "named",
     "ns_text",
     "place",
+    "printable",
     "process_name",
     "quantiles",
     "short",
@@ -72,6 +73,11 @@ def wide() -> int:
     return _width.get()
 
 
+def printable(text: str) -> str:
+    """Text as a terminal may have it: whoever names a process or a file does not command it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def item(label: str, text: str, *, indent: str = "") -> list[str]:
     """Text behind a label."""
     return wrapped(f"{indent}{label:<{LABEL}}", text)
@@ -81,6 +87,7 @@ def wrapped(
     head: str, text: str, *, keep_spaces: bool = False, hang: str | None = None
 ) -> list[str]:
     """Text behind a head, its further lines behind ``hang`` (by default below the text)."""
+    text = printable(text.replace("\n", " "))
     if keep_spaces and len(head) + len(text) <= wide():
         return [(head + text).rstrip()]
     return textwrap.wrap(
@@ -105,6 +112,7 @@ def table(
         and where that is not enough one of the two blanks between columns goes.
     """
     aligned = tuple(align) or ("left",) * len(headers)
+    rows = [[printable(cell) for cell in row] for row in rows]
     text = tabulate(
         rows, headers=headers, tablefmt="plain", disable_numparse=True, colalign=aligned
     )

@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mptrace.reporting.text.layout import WIDTH, clip, wrapped
+from mptrace.reporting.text.layout import WIDTH, clip, printable, wrapped
 from mptrace.tracing.counting.counts import (
     LOST_CAUSES,
     SORTS,
@@ -151,7 +151,7 @@ def _command_width(width: int) -> int:
 
 def _command(group: Group, letters: int) -> str:
     """A process's name as it can be shown on a terminal; kernel threads in brackets, as by ps."""
-    name = "".join(c if c.isprintable() else "?" for c in group.name)
+    name = printable(group.name)
     return (f"[{name}]" if group.is_kthread else name)[:letters]
 
 

@@ -4,7 +4,7 @@
 from tabulate import tabulate
 
 from mptrace.driving.places import Place, Where
-from mptrace.reporting.text.layout import WIDTH, columns, wide
+from mptrace.reporting.text.layout import WIDTH, columns, printable, wide
 from mptrace.units import format_count
 
 _LEAST_NAME = 20
@@ -30,7 +30,7 @@ def _render(answer: Where) -> str:
     total = answer.total()
     shown = [place for place in answer.mappings if place.nodes or place.unread]
     nids = tuple(sorted({*answer.nids, *total.nodes}))
-    lines = [f"process {answer.pid} ({answer.comm}), pages of {answer.page_bytes} bytes"]
+    lines = [f"process {answer.pid} ({printable(answer.comm)}), pages of {answer.page_bytes} bytes"]
     lines += _wide([*shown, total], nids) or _long([*shown, total], nids)
     left_out = len(answer.mappings) - len(shown)
     if not answer.mappings:
@@ -95,7 +95,7 @@ def _address(place: Place) -> str:
 
 
 def _label(place: Place) -> str:
-    return f"{place.perms} {place.name}".strip() if place.end else "total"
+    return printable(f"{place.perms} {place.name}".strip()) if place.end else "total"
 
 
 def _number(count: int) -> str:
