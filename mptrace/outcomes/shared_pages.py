@@ -155,4 +155,4 @@ def _taken_over(
     at, source = open_[hit], members[order[safe[hit]]]
     found = before.changed(at, end_nid=end_nid[source], reason=reason)
     arrived = end_nid[source] == entries.target[at]
-    return found.changed(at[arrived], outcome=MOVED, folio=lookups.row[source[arrived]])
+    return found.changed(at[arrived], outcome=MOVED, cause=0, folio=lookups.row[source[arrived]])

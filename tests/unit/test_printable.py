@@ -10,11 +10,11 @@ from others import META
 from test_report_others import busy
 
 from mptrace.cli import main
+from mptrace.cli.dump import TABLES
 from mptrace.recording.writer import RecordingWriter
 
 #: Clears the screen, begins a line of its own and goes back to its start; 11 of 16 bytes.
 EVIL = b"a\x1b[2J\nb\r\x07\x7f"
-TABLES = ("entries", "calls", "migrations", "folios", "obstacles", "mappers", "waits", "processes")
 COMMANDS = (
     ("report",),
     ("report", "--all", "--histogram"),

@@ -277,9 +277,9 @@ def _waited(row: Numbers, clock: Clock) -> Numbers:
 
 
 def _stayed(numbers: Numbers, tables: Tables) -> list[Numbers]:
-    """Why pages stayed: what others' failure left behind last, else most pages first.
+    """Why pages stayed, of calls and of other migrations: the causes of most pages first.
 
-    Pages that calls named, and those that nobody did.
+    What only follows from another page's failure comes last.
     """
     found: dict[str, Numbers] = {}
     for group in numbers["failure_causes"]:
