@@ -51,5 +51,6 @@ $(packages):
 $(venv): | $(packages)
 	@echo "==> setting up the virtual environment .venv"
 	@[ -x $(python) ] || /usr/bin/python3 -m venv --system-site-packages .venv
-	@$(python) -m pip --disable-pip-version-check install -q -e '.[dev]'
+# A plain path to the checkout: the other way runs a program at each start of Python.
+	@$(python) -m pip --disable-pip-version-check install -q --config-settings editable_mode=compat -e '.[dev]'
 	@rm -f .setup/venv-* && touch $@

@@ -4,15 +4,11 @@
 Each attempt loads a program of eight instructions through the raw bpf(2) and
 attaches it for an instant, without a compiler and without bcc.  Nothing stays
 behind: every program, map, event and link lives as long as its descriptor.
-
-Layouts are those of ``union bpf_attr`` (include/uapi/linux/bpf.h) and
-``struct perf_event_attr`` (include/uapi/linux/perf_event.h).
 """
 
 import contextlib
 import ctypes
 import errno
-import fcntl
 import mmap
 import os
 import platform
@@ -20,6 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mptrace.host import bpf
 from mptrace.host import btf as kernel_btf
 
 #: The function and the tracepoint that the attempts attach to: called by nobody
@@ -29,27 +26,8 @@ PROBE_TRACEPOINT = "migrate:mm_migrate_pages"
 #: Big enough to meet a memlock limit where the kernel still counts maps against it.
 RING_BYTES = 8 << 20
 
-# machine -> (bpf, perf_event_open, move_pages)
-_SYSCALLS = {
-    "x86_64": (321, 298, 279),
-    "aarch64": (280, 241, 239),
-    "riscv64": (280, 241, 239),
-    "ppc64le": (361, 319, 301),
-    "s390x": (351, 331, 310),
-}
-
-_BPF_MAP_CREATE = 0
-_BPF_PROG_LOAD = 5
-_BPF_RAW_TRACEPOINT_OPEN = 17
-_MAP_TYPE_RINGBUF = 27
-_PROG_TYPE_KPROBE = 2
-_PROG_TYPE_TRACEPOINT = 5
-_PROG_TYPE_RAW_TRACEPOINT = 17
-_PROG_TYPE_TRACING = 26
-_ATTACH_FENTRY = 24  # BPF_TRACE_FENTRY
-_PERF_TYPE_TRACEPOINT = 2
-_PERF_FLAG_FD_CLOEXEC = 8
-_PERF_IOC_SET_BPF = 0x40042408
+# machine -> move_pages
+_MOVE_PAGES = {"x86_64": 279, "aarch64": 239, "riscv64": 239, "ppc64le": 301, "s390x": 310}
 _MPOL_MF_MOVE = 2
 _ENOTSUPP = 524  # the kernel's own errno, which errno.h doesn't name
 
@@ -137,14 +115,15 @@ def _refused(step: str, error: int) -> _Refused:
     return _Refused(f"{step}: {name}")
 
 
-def _syscall(index: int, step: str, *arguments: object) -> int:
-    numbers = _SYSCALLS.get(platform.machine())
-    if numbers is None:
-        raise _Refused(f"{step}: not known on {platform.machine()}")
-    result = int(_libc.syscall(numbers[index], *arguments))
-    if result < 0:
-        raise _refused(step, ctypes.get_errno())
-    return result
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[None]:
+    """What the kernel refuses inside is refused at this step."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSYS and platform.machine() not in _MOVE_PAGES:
+            raise _Refused(f"{name}: not known on {platform.machine()}") from None
+        raise _refused(name, error.errno or 0) from None
 
 
 @contextlib.contextmanager
@@ -153,11 +132,6 @@ def _closing(descriptor: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _bpf(step: str, command: int, attributes: bytes) -> int:
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    return _syscall(0, step, ctypes.c_int(command), buffer, ctypes.c_uint(len(attributes)))
 
 
 # Descriptor of a program that reads kernel memory, as the tracer's do.
@@ -172,75 +146,14 @@ def _load(program_type: int, attach_type: int = 0, attach_btf_id: int = 0) -> in
 
 
 def _load_code(instructions: bytes, program_type: int, attach_type: int, attach_btf_id: int) -> int:
-    code = ctypes.create_string_buffer(instructions, len(instructions))
-    licence = ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack(
-        "=IIQQIIQII16sIIIIQIIQIIQ",
-        program_type,
-        len(instructions) // 8,
-        ctypes.addressof(code),
-        ctypes.addressof(licence),
-        0,
-        0,
-        0,  # no verifier log
-        0,
-        0,
-        b"mptrace_try",
-        0,
-        attach_type,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        attach_btf_id,
-        0,
-    )
-    return _bpf("loading", _BPF_PROG_LOAD, attributes)
-
-
-def _raw_tracepoint_open(step: str, program: int, name: bytes | None) -> int:
-    text = ctypes.create_string_buffer(name) if name is not None else None
-    address = ctypes.addressof(text) if text is not None else 0
-    return _bpf(step, _BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QII", address, program, 0))
-
-
-def _perf_event_open(step: str, event_type: int, config: int, function: bytes = b"") -> int:
-    name = ctypes.create_string_buffer(function)
-    # struct perf_event_attr as of PERF_ATTR_SIZE_VER1; config1 is kprobe_func.
-    attributes = struct.pack(
-        "=IIQQQQQIIQQ",
-        event_type,
-        72,
-        config,
-        1,  # sample_period
-        0,
-        0,
-        0,
-        0,
-        0,
-        ctypes.addressof(name) if function else 0,
-        0,
-    )
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    return _syscall(
-        1,
-        step,
-        buffer,
-        ctypes.c_int(-1),
-        ctypes.c_int(min(os.sched_getaffinity(0))),
-        ctypes.c_int(-1),
-        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
-    )
-
-
-def _set_bpf(step: str, event: int, program: int) -> None:
-    try:
-        fcntl.ioctl(event, _PERF_IOC_SET_BPF, program)
-    except OSError as error:
-        raise _refused(step, error.errno or 0) from None
+    with _step("loading"):
+        return bpf.load_program(
+            program_type,
+            instructions,
+            "mptrace_try",
+            attach_type=attach_type,
+            attach_btf_id=attach_btf_id,
+        )
 
 
 def _try_fentry(target: str, btf: "kernel_btf.Btf | None") -> None:
@@ -250,47 +163,41 @@ def _try_fentry(target: str, btf: "kernel_btf.Btf | None") -> None:
     if function is None:
         raise _Refused(f"BTF has no function '{target}'")
     # ENOTSUPP when attaching: no trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS).
-    program = _load(_PROG_TYPE_TRACING, _ATTACH_FENTRY, function)
-    with _closing(program), _closing(_raw_tracepoint_open("attaching", program, None)):
-        pass
+    with _closing(_load(bpf.PROG_TYPE_TRACING, bpf.TRACE_FENTRY, function)) as program:
+        _try_attaching(lambda: bpf.attach_tracing(program))
 
 
 def _try_kprobe(target: str) -> None:
-    with _closing(_load(_PROG_TYPE_KPROBE)) as program:
-        try:
-            text = Path("/sys/bus/event_source/devices/kprobe/type").read_text()
-        except OSError:
-            raise _Refused("programs load, but the kernel has no kprobes") from None
-        event = _perf_event_open("attaching", int(text), 0, target.encode())
-        with _closing(event):
-            _set_bpf("attaching", event, program)
+    with _closing(_load(bpf.PROG_TYPE_KPROBE)) as program:
+        if not bpf.has_kprobes():
+            raise _Refused("programs load, but the kernel has no kprobes")
+        _try_attaching(lambda: bpf.attach_kprobe(program, target))
 
 
 def _try_tracepoint(target: str, tracefs: Path | None) -> None:
-    with _closing(_load(_PROG_TYPE_TRACEPOINT)) as program:
+    with _closing(_load(bpf.PROG_TYPE_TRACEPOINT)) as program:
         if tracefs is None:
             raise _Refused("programs load, but tracefs can't be read")
         path = tracefs / "events" / target.replace(":", "/") / "id"
-        try:
+        with _step(f"programs load, but reading '{path}'"):
             event_id = int(path.read_text())
-        except OSError as error:
-            raise _refused(f"programs load, but reading '{path}'", error.errno or 0) from None
-        with _closing(_perf_event_open("attaching", _PERF_TYPE_TRACEPOINT, event_id)) as event:
-            _set_bpf("attaching", event, program)
+        _try_attaching(lambda: bpf.attach_tracepoint(program, event_id))
 
 
 def _try_raw_tracepoint(target: str) -> None:
-    name = target.partition(":")[2].encode()
-    program = _load(_PROG_TYPE_RAW_TRACEPOINT)
-    with _closing(program), _closing(_raw_tracepoint_open("attaching", program, name)):
-        pass
+    name = target.partition(":")[2]
+    with _closing(_load(bpf.PROG_TYPE_RAW_TRACEPOINT)) as program:
+        _try_attaching(lambda: bpf.attach_raw_tracepoint(program, name))
+
+
+def _try_attaching(attach: Callable[[], int]) -> None:
+    with _step("attaching"):
+        os.close(attach())
 
 
 def _try_ring_buffer(size_bytes: int) -> None:
-    # map_type, key_size, value_size, max_entries, map_flags
-    attributes = struct.pack("=IIIII", _MAP_TYPE_RINGBUF, 0, 0, size_bytes, 0)
-    with _closing(_bpf("creating", _BPF_MAP_CREATE, attributes)):
-        pass
+    with _step("creating"):
+        os.close(bpf.create_map(bpf.MAP_TYPE_RINGBUF, 0, 0, size_bytes))
 
 
 def _try_move_pages() -> None:
@@ -312,4 +219,9 @@ def _try_move_pages() -> None:
 
 
 def _move_pages(step: str, pages: object, nodes: object, status: object, flags: int) -> None:
-    _syscall(2, step, ctypes.c_int(0), ctypes.c_ulong(1), pages, nodes, status, ctypes.c_int(flags))
+    number = _MOVE_PAGES.get(platform.machine())
+    if number is None:
+        raise _Refused(f"{step}: not known on {platform.machine()}")
+    arguments = (ctypes.c_int(0), ctypes.c_ulong(1), pages, nodes, status, ctypes.c_int(flags))
+    if _libc.syscall(number, *arguments) < 0:
+        raise _refused(step, ctypes.get_errno())

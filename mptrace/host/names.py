@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mptrace.errors import HostError
 from mptrace.host import btf
-from mptrace.host.symbols import variables
+from mptrace.host.symbols import kallsyms, variables
 
 _PT_LOAD = 1
 
@@ -57,7 +57,7 @@ class Names:
     def word(self, variable: str) -> int | None:
         """Value of an 8-byte variable of the kernel itself; None where it can't be read."""
         # not `_symbols`: it parses every line of kallsyms, ten times as long
-        address = variables(self._root, (variable,)).get(variable)
+        address = variables(kallsyms(self._root), (variable,)).get(variable)
         data = None if address is None else self._read(address, 8)
         return int.from_bytes(data, "little") if data and len(data) == 8 else None
 

@@ -36,13 +36,14 @@ def read_kernel_facts(
     tracefs = symbols.tracefs(root)
     types = _btf(root)
     prototypes = types.prototypes(functions) if types else {}
+    kallsyms = symbols.kallsyms(root)
     return KernelFacts(
         release=release,
         machine=os.uname().machine,
         page_size=os.sysconf("SC_PAGESIZE"),
         functions=prototypes,
-        symbols=symbols.text_symbols(root, functions),
-        variables=symbols.variables(root, variables),
+        symbols=symbols.text_symbols(kallsyms, functions),
+        variables=symbols.variables(kallsyms, variables),
         traceable=symbols.traceable_functions(tracefs, functions),
         offsets=types.offsets(offsets) if types else {},
         sizes=types.sizes(sizes) if types else {},

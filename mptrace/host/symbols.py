@@ -26,28 +26,28 @@ def tracefs(root: Path) -> Path | None:
     return None
 
 
-def text_symbols(root: Path, names: Collection[str]) -> frozenset[str]:
-    """Those of the names that kallsyms has as text of the kernel itself.
+def kallsyms(root: Path) -> bytes:
+    """The text of /proc/kallsyms, empty where it can't be read; reading it takes a while."""
+    try:
+        return (root / "proc/kallsyms").read_bytes()
+    except OSError:
+        return b""
+
+
+def text_symbols(data: bytes, names: Collection[str]) -> frozenset[str]:
+    """Those of the names that ``data`` of `kallsyms` has as text of the kernel itself.
 
     Exactly the name: a function of which only a ``.isra.0`` or ``.constprop.0``
     is left has other arguments than its prototype says.
     """
-    try:
-        data = (root / "proc/kallsyms").read_bytes()
-    except OSError:
-        return frozenset()
     wanted = {kind + b" " + name.encode(): name for name in names for kind in _TEXT_TYPES}
     # A line is "ffffffff81000000 T name"; a module's has "\t[module]" behind it.
     width = data.find(b" ") + 1
     return _pick(wanted, {line[width:] for line in data.split(b"\n")})
 
 
-def variables(root: Path, names: Collection[str]) -> dict[str, int]:
-    """Addresses of those of the names that kallsyms has as data of the kernel itself."""
-    try:
-        data = (root / "proc/kallsyms").read_bytes()
-    except OSError:
-        return {}
+def variables(data: bytes, names: Collection[str]) -> dict[str, int]:
+    """Addresses of those of the names that `kallsyms` has as data of the kernel itself."""
     found = {}
     for name in names:
         for line in _lines_ending(data, b" " + name.encode()):
@@ -69,12 +69,8 @@ def _lines_ending(data: bytes, end: bytes) -> Iterator[bytes]:
 def names_at(root: Path, addresses: Collection[int]) -> dict[int, str]:
     """Names that kallsyms has for exactly these addresses, modules included."""
     wanted = {f"{address:016x}".encode(): address for address in addresses}
-    try:
-        lines = (root / "proc/kallsyms").read_bytes().split(b"\n")
-    except OSError:
-        return {}
     found: dict[int, str] = {}
-    for line in lines:
+    for line in kallsyms(root).split(b"\n"):
         address = wanted.get(line[:16])
         if address is not None:
             found.setdefault(address, line.split()[2].decode())

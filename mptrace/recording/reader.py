@@ -102,7 +102,7 @@ class Recording:
         """
         if name not in self._tables:
             paths = [self.path / part for _, part in sorted(self._parts[name].items())]
-            files = [_open_part(path) for path in paths]
+            files = [_open_part(path, name) for path in paths]
             rows = _room_for(paths, files, TABLES[name])
             start = 0
             old = self.meta.format_version != FORMAT_VERSION
@@ -149,11 +149,14 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _open_part(path: Path) -> pq.ParquetFile:
+def _open_part(path: Path, table: str) -> pq.ParquetFile:
+    layout = TABLES[table]
+    texts = [name for name in field_names(layout) if layout[name].kind == "S"]
     with _undamaged(path):
         if not path.is_file():
             raise ValueError("it is not a file")
-        return pq.ParquetFile(path, memory_map=True)
+        # coded as they lie there: Arrow's own coding would load all of pyarrow.compute
+        return pq.ParquetFile(path, memory_map=True, read_dictionary=texts)
 
 
 def _room_for(paths: list[Path], files: list[pq.ParquetFile], layout: np.dtype[Any]) -> Table:
@@ -216,13 +219,18 @@ def _fill(rows: Table, content: pa.Table, *, without: tuple[str, ...]) -> None:
         if column.null_count:
             raise ValueError(f"column {name!r} has {column.null_count} nulls")
         if kind.kind == "S":
-            if not pa.types.is_string(column.type):
-                raise ValueError(f"column {name!r} has type {column.type}, not string")
-            # One dictionary for the whole column, whatever its chunks.
-            coded = column.combine_chunks().dictionary_encode()
-            texts = [str(text).encode() for text in coded.dictionary.to_pylist()]
-            if rows.size:
-                rows[name] = np.array(texts, kind)[coded.indices.to_numpy()]
+            is_coded = pa.types.is_dictionary(column.type)
+            plain = column.type.value_type if is_coded else column.type
+            if not is_coded or not pa.types.is_string(plain):
+                raise ValueError(f"column {name!r} has type {plain}, not string")
+            start = 0
+            for coded in column.chunks:
+                # each row group has a dictionary of its own
+                texts = [str(text).encode() for text in coded.dictionary.to_pylist()]
+                if len(coded):
+                    values = np.array(texts, kind)[coded.indices.to_numpy()]
+                    rows[name][start : start + len(coded)] = values
+                start += len(coded)
         else:
             values = column.to_numpy()
             if values.dtype != kind:

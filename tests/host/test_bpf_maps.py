@@ -16,7 +16,7 @@ from recorded_facts import facts_of
 from mptrace.tracing.plan.plan import make_plan
 from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program.compiled import Compiled
-from mptrace.tracing.program.compiler import built, libbcc
+from mptrace.tracing.program.compiler import built
 from mptrace.tracing.program.map import Map
 
 Built = tuple[Compiled, list[int]]
@@ -86,7 +86,7 @@ def map_of(built_once: Built, name: str) -> Map:
     """A map by its name."""
     program, fds = built_once
     names = [spec.name for spec in program.maps]
-    return Map(libbcc(), program.maps[names.index(name)], fds[names.index(name)])
+    return Map(program.maps[names.index(name)], fds[names.index(name)])
 
 
 @pytest.mark.parametrize("which", [0, 1])

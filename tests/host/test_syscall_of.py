@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import pytest
 from recorded_facts import facts_of
 
-from mptrace.host import btf
+from mptrace.host import bpf, btf
 from mptrace.recording.layouts import SYSCALL_NONE, SYSCALL_UNKNOWN
 from mptrace.tracing.plan.candidates import INITIATORS, candidate_sizes
 from mptrace.tracing.plan.plan import make_plan
@@ -22,7 +22,7 @@ from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program import compiler
 from mptrace.tracing.program.source import source_of
 
-_BPF, _PROG_TEST_RUN, _RAW_TRACEPOINT = 321, 10, 17
+_BPF, _PROG_TEST_RUN = 321, 10
 #: What the program returns where it found no registers.
 NOWHERE = 4096
 PROGRAM = f"""
@@ -58,10 +58,7 @@ def told(macros: Mapping[str, int | str], program: str = PROGRAM) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         body = compiled.instructions("told", fds)
-        fd = compiler.libbcc().bcc_prog_load(
-            _RAW_TRACEPOINT, b"told", body, len(body), b"GPL", 0, 0, None, 0
-        )
-        assert fd >= 0, os.strerror(ctypes.get_errno())
+        fd = bpf.load_program(bpf.PROG_TYPE_RAW_TRACEPOINT, body, "told")
         fds.append(fd)
         attributes = ctypes.create_string_buffer(struct.pack("II80x", fd, 0))
         ret = libc.syscall(_BPF, _PROG_TEST_RUN, attributes, len(attributes))

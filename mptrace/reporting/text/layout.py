@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from tabulate import simple_separated_format, tabulate
-
 from mptrace.outcomes.causes.statuses import status_text
 from mptrace.units import and_more, format_count, format_ns, many
 
@@ -48,7 +46,7 @@ DARK = ("dark", "dark_pmd")
 WAITS = ("wait_pte", "wait_pmd", "wait_hugetlb", "io_sleep")
 
 #: One blank between columns, where two of all leave too little.
-_NARROWEST = simple_separated_format(" ")
+_NARROWEST = " "
 #: A flexible column of a table is never narrower, nor than its head.
 _LEAST = 6
 
@@ -113,6 +111,9 @@ def table(
     """
     aligned = tuple(align) or ("left",) * len(headers)
     rows = [[printable(cell) for cell in row] for row in rows]
+    # tabulate asks for its own version where it is loaded, which takes as long as all of it
+    from tabulate import tabulate
+
     text = tabulate(
         rows, headers=headers, tablefmt="plain", disable_numparse=True, colalign=aligned
     )
@@ -127,12 +128,14 @@ def _narrow(
     aligned: Sequence[str],
     cuts: Mapping[int, Cutter],
 ) -> str:
+    from tabulate import simple_separated_format, tabulate
+
     cells = [list(headers), *(list(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     over = sum(widths) + 2 * (len(widths) - 1) - wide()
     loosest = sum(max(0, widths[at] - max(_LEAST, len(headers[at]))) for at in cuts)
-    form = _NARROWEST if over > loosest else simple_separated_format("  ")
-    over -= (len(widths) - 1) * (form is _NARROWEST)
+    gap = _NARROWEST if over > loosest else "  "
+    over -= (len(widths) - 1) * (gap == _NARROWEST)
     for _ in range(over):
         loose = [at for at in cuts if widths[at] > max(_LEAST, len(headers[at]))]
         if not loose:
@@ -142,6 +145,7 @@ def _narrow(
         for at, cut in cuts.items():
             row[at] = cut(row[at], widths[at])
     # heads as a row of their own: tabulate puts two more blanks around real ones
+    form = simple_separated_format(gap)
     return tabulate(cells, tablefmt=form, disable_numparse=True, colalign=aligned)
 
 

@@ -6,13 +6,19 @@ The only module that imports ``bcc``, and only inside its functions.
 
 import contextlib
 import ctypes
+import errno
 import functools
+import importlib.util
 import os
+import resource
+import runpy
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mptrace.errors import HostError
+from mptrace.host import bpf
 from mptrace.tracing.program import cache
 from mptrace.tracing.program.compiled import Compiled, MapSpec, compiled
 from mptrace.tracing.program.source import BPF_DIRECTORY, size_macros, source_of, stand_ins
@@ -35,12 +41,6 @@ def libbcc() -> Any:
         ("bpf_table_leaf_size_id", size, [pointer, size]),
         ("bpf_table_max_entries_id", size, [pointer, size]),
         ("bpf_table_flags_id", number, [pointer, size]),
-        ("bcc_create_map", number, [number, text, *[number] * 4]),
-        (
-            "bcc_prog_load",
-            number,
-            [number, text, text, number, text, ctypes.c_uint, number, text, ctypes.c_uint],
-        ),
     ):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
@@ -67,7 +67,7 @@ def built(
     directory = cache.directory_of(os.environ)
     # bcc itself looks at ARCH
     compiler = (
-        getattr(_import_bcc(), "__version__", ""),
+        _bcc_version(),
         os.uname().machine,
         os.getenv("ARCH", ""),
     )
@@ -84,13 +84,13 @@ def _compile(source: str, text: str, flags: Sequence[str]) -> Compiled:
     os.environ["BCC_KERNEL_SOURCE"] = str(BPF_DIRECTORY)
     with captured_stderr() as chatter:
         try:
-            bpf = _import_bcc().BPF(text=text.encode(), cflags=list(flags))
+            made = _import_bcc().BPF(text=text.encode(), cflags=list(flags))
         except Exception as error:
             raise HostError(
                 f"bcc could not build '{source}': {error}{tail(chatter())}",
                 "run 'mptrace doctor'; if it finds nothing, please report this as a bug in mptrace",
             ) from error
-    lib, module = libbcc(), bpf.module
+    lib, module = libbcc(), made.module
     tables = range(lib.bpf_num_tables(module))
     specs = [
         MapSpec(
@@ -115,32 +115,61 @@ def _compile(source: str, text: str, flags: Sequence[str]) -> Compiled:
         return compiled(specs, fds, functions)
     finally:
         # its memory and its maps go
-        bpf.cleanup()
+        made.cleanup()
 
 
 def _created(specs: Sequence[MapSpec]) -> list[int]:
     """Maps like those that BCC would create."""
     fds: list[int] = []
     for spec in specs:
-        ctypes.set_errno(0)
-        fd = libbcc().bcc_create_map(
+        create = functools.partial(
+            bpf.create_map,
             spec.kind,
-            spec.name.encode(),
             spec.key_size,
             spec.value_size,
             spec.max_entries,
             spec.flags,
+            spec.name,
         )
-        if fd < 0:
-            reason = os.strerror(ctypes.get_errno())
+        try:
+            fds.append(with_memory(create))
+        except OSError as error:
             for each in fds:
                 os.close(each)
             raise HostError(
-                f"the kernel refused the BPF map '{spec.name}': {reason}",
+                f"the kernel refused the BPF map '{spec.name}': {error.strerror}",
                 "run 'mptrace doctor'; if memory is short, make the rings smaller (--buffer)",
-            )
-        fds.append(int(fd))
+            ) from error
     return fds
+
+
+def with_memory(create: Callable[[], int]) -> int:
+    """What ``create`` returns; where the kernel says EPERM once more without a memlock limit.
+
+    Maps and programs count as locked memory before 5.11.
+    """
+    try:
+        return create()
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+    with contextlib.suppress(OSError, ValueError):
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+    return create()
+
+
+def _bcc_version() -> str:
+    """bcc's version, from its file: to import it loads all of LLVM.
+
+    Raises HostError where bcc is missing or another package of that name is there.
+    """
+    found = importlib.util.find_spec("bcc")
+    for place in (found.submodule_search_locations if found else None) or ():
+        path = Path(place) / "version.py"
+        if path.is_file() and (Path(place) / "libbcc.py").is_file():
+            return str(runpy.run_path(str(path)).get("__version__", ""))
+    return str(getattr(_import_bcc(), "__version__", ""))
 
 
 def _import_bcc() -> Any:

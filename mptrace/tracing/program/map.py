@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One BPF map, read and written as bytes."""
 
-import ctypes
-import os
+import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from mptrace.host import bpf
 from mptrace.host.topology import parse_list
 from mptrace.tracing.program.compiled import MapSpec
 
@@ -14,13 +14,12 @@ _PER_CPU = (5, 6)  # BPF_MAP_TYPE_PERCPU_HASH, _ARRAY of linux/bpf.h
 
 
 class Map:
-    """A map of this process; ``fd`` stays the caller's, ``lib`` is libbcc.
+    """A map of this process; ``fd`` stays the caller's.
 
     Keys and values are bytes of the sizes in ``spec``.
     """
 
-    def __init__(self, lib: Any, spec: MapSpec, fd: int) -> None:
-        self._lib = lib
+    def __init__(self, spec: MapSpec, fd: int) -> None:
         self.fd = fd
         self.spec = spec
         self._size = spec.value_size
@@ -31,41 +30,49 @@ class Map:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key (of a map per CPU all of them, one after the other), or None."""
-        value = ctypes.create_string_buffer(self._size)
-        if self._lib.bpf_lookup_elem(self.fd, key, value):
-            return None
-        return value.raw
+        try:
+            return self.at(key)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
 
     def at(self, key: bytes) -> bytes:
         """The value of a key that must be there; raises OSError where it is not."""
-        value = self.get(key)
-        if value is None:
-            raise self._error()
-        return value
+        with self._named():
+            return bpf.lookup(self.fd, key, self._size)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set the value of a key; raises OSError where the kernel refuses, as a full map does."""
         self._check(key, value)
-        if self._lib.bpf_update_elem(self.fd, key, value, 0):
-            raise self._error()
+        with self._named():
+            bpf.update(self.fd, key, value)
 
     def delete(self, key: bytes) -> bool:
         """Delete a key; returns whether it was there."""
-        return not self._lib.bpf_delete_elem(self.fd, key)
+        try:
+            bpf.delete(self.fd, key)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+        return True
 
     def keys(self) -> list[bytes]:
         """All keys; of a map that changes meanwhile some may be missing, none twice."""
         return list(dict.fromkeys(self._walk()))
 
     def _walk(self) -> Iterator[bytes]:
-        key = ctypes.create_string_buffer(self.spec.key_size)
-        if self._lib.bpf_get_next_key(self.fd, None, key):
-            return
+        key: bytes | None = None
         # where a key is deleted under our hands the kernel begins again: no more than fit in
         for _ in range(2 * self.spec.max_entries):
-            yield key.raw
-            if self._lib.bpf_get_next_key(self.fd, key.raw, key):
-                return
+            try:
+                key = bpf.next_key(self.fd, key, self.spec.key_size)
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    return
+                raise
+            yield key
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """All keys with their values."""
@@ -81,9 +88,12 @@ class Map:
         for key in self.keys():
             self.delete(key)
 
-    def _error(self) -> OSError:
-        number = ctypes.get_errno()
-        return OSError(number, f"map '{self.spec.name}': {os.strerror(number)}")
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, f"map '{self.spec.name}': {error.strerror}") from None
 
     def _check(self, key: bytes, value: bytes) -> None:
         """The kernel reads as many bytes as it wants: they had better be there."""

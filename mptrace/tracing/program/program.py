@@ -3,25 +3,24 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mptrace.errors import HostError
+from mptrace.host import bpf, btf, symbols
 from mptrace.tracing.plan.plan import PhasePlan
 from mptrace.tracing.program.compiled import Compiled
-from mptrace.tracing.program.compiler import built, captured_stderr, libbcc, tail, version_code
+from mptrace.tracing.program.compiler import built, tail, version_code, with_memory
 from mptrace.tracing.program.map import Map
 
-# Program types of linux/bpf.h.
-_KPROBE, _TRACEPOINT, _RAW_TRACEPOINT, _TRACING = 2, 5, 17, 26
-_BPF_ENABLE_STATS = 32
-_SYS_BPF = 321
+#: What the verifier says is kept up to this.
+_LOG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Program:
         self._phases = phases
         self._defines = defines
         self._release = release
-        self._lib: Any = None
         self._compiled = Compiled((), {})
         self._maps: dict[str, Map] = {}
         self._program_fds: dict[str, int] = {}
@@ -86,11 +84,9 @@ class Program:
 
     def _build(self) -> None:
         """Maps and instructions."""
-        self._lib = libbcc()
         self._compiled, fds = built(self._source, self._defines, self._release)
         self._maps = {
-            spec.name: Map(self._lib, spec, fd)
-            for spec, fd in zip(self._compiled.maps, fds, strict=True)
+            spec.name: Map(spec, fd) for spec, fd in zip(self._compiled.maps, fds, strict=True)
         }
 
     @property
@@ -107,80 +103,65 @@ class Program:
                 continue
             # the same handler may serve several functions
             label = f"{handler}@{phase.attach}"
-            target = phase.attach.encode()
             method = phase.method
             if method == "kprobe+fexit":
                 method = "fentry" if is_exit else "kprobe"
             if method == "fentry":
-                name = ("kretfunc__" if is_exit else "kfunc__") + phase.attach
-                self._keep(self._lib.bpf_attach_kfunc(self._load(handler, _TRACING, name, label)))
+                kind = bpf.TRACE_FEXIT if is_exit else bpf.TRACE_FENTRY
+                where = {"attach_type": kind, "attach_btf_id": _function_id(phase.attach)}
+                program = self._load(handler, bpf.PROG_TYPE_TRACING, label, **where)
+                link = bpf.attach_tracing(program)
             elif method == "kprobe":
-                fd = self._load(handler, _KPROBE, handler, label)
-                event = f"mptrace_{os.getpid()}_{handler}".encode()
-                self._keep(self._lib.bpf_attach_kprobe(fd, int(is_exit), event, target, 0, 0))
+                program = self._load(handler, bpf.PROG_TYPE_KPROBE, label)
+                link = bpf.attach_kprobe(program, phase.attach, is_return=is_exit)
             elif method == "raw_tracepoint":
-                fd = self._load(handler, _RAW_TRACEPOINT, handler, label)
-                self._keep(self._lib.bpf_attach_raw_tracepoint(fd, target.partition(b":")[2]))
+                program = self._load(handler, bpf.PROG_TYPE_RAW_TRACEPOINT, label)
+                link = bpf.attach_raw_tracepoint(program, phase.attach.partition(":")[2])
             else:
-                category, _, tracepoint = target.partition(b":")
-                fd = self._load(handler, _TRACEPOINT, handler, label)
-                self._keep(self._lib.bpf_attach_tracepoint(fd, category, tracepoint))
+                program = self._load(handler, bpf.PROG_TYPE_TRACEPOINT, label)
+                link = bpf.attach_tracepoint(program, _tracepoint_id(phase.attach))
+            self._fds.append(link)
 
-    def _load(self, function: str, program_type: int, name: str, label: str) -> int:
+    def _load(self, function: str, program_type: int, label: str, **where: int) -> int:
         """Load one handler; raises OSError with the kernel's errno."""
         if function not in self._compiled.functions:
             raise HostError(f"'{self._source}' has no handler '{function}'")
         body = self._compiled.instructions(function, [each.fd for each in self._maps.values()])
-        fd, _ = self._try_load(name, program_type, body, 0)
-        if fd < 0:
+        version = version_code(self._release)
+
+        def load(log: "ctypes.Array[ctypes.c_char] | None" = None) -> int:
+            return bpf.load_program(
+                program_type, body, function, kernel_version=version, log=log, **where
+            )
+
+        try:
+            fd = with_memory(load)
+        except OSError:
             # once more, for what the verifier says
-            number, log = self._try_load(name, program_type, body, 1)
-            raise OSError(-number, f"{os.strerror(-number)}{tail(log)}")
+            log = ctypes.create_string_buffer(_LOG_BYTES)
+            try:
+                fd = load(log)
+            except OSError as error:
+                said = tail(log.value.decode(errors="replace"))
+                raise OSError(error.errno, f"{error.strerror}{said}") from None
         self._fds.append(fd)
         self._program_fds[label] = fd
-        return int(fd)
-
-    def _try_load(
-        self, name: str, program_type: int, body: bytes, log_level: int
-    ) -> tuple[int, str]:
-        """The program's file descriptor, or -errno, and the verifier's log."""
-        log = ctypes.create_string_buffer(1 << 20)
-        ctypes.set_errno(0)
-        with captured_stderr():
-            fd = self._lib.bcc_prog_load(
-                program_type,
-                name.encode(),
-                body,
-                len(body),
-                b"GPL",
-                version_code(self._release),
-                log_level,
-                log if log_level else None,
-                len(log) if log_level else 0,
-            )
-        if fd == -1:
-            fd = -ctypes.get_errno() or -1
-        return int(fd), log.value.decode(errors="replace")
-
-    def _keep(self, fd: int) -> None:
-        if fd < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        self._fds.append(fd)
+        return fd
 
     # ---- what it costs ------------------------------------------------------
 
     @contextlib.contextmanager
     def statistics(self) -> Iterator[bool]:
         """BPF run-time statistics on while inside (since 5.8); yields whether they are."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        attribute = ctypes.create_string_buffer(8)
-        fd = libc.syscall(_SYS_BPF, _BPF_ENABLE_STATS, attribute, len(attribute))
         try:
-            yield fd >= 0
+            fd = bpf.enable_statistics()
+        except OSError:
+            yield False
+            return
+        try:
+            yield True
         finally:
-            if fd >= 0:
-                os.close(fd)
+            os.close(fd)
 
     def handler_costs(self) -> list[HandlerCost]:
         """Runs and run time of each attached program since statistics were first on."""
@@ -236,3 +217,19 @@ class Program:
 def word(number: int) -> bytes:
     """A u32, as keys are."""
     return number.to_bytes(4, sys.byteorder)
+
+
+def _function_id(function: str) -> int:
+    """A function's id in the kernel's BTF; raises OSError where it has none."""
+    found = btf.running().function_id(function)
+    if found is None:
+        raise OSError(errno.ESRCH, f"BTF has no function '{function}'")
+    return found
+
+
+def _tracepoint_id(name: str) -> int:
+    """The id of a tracepoint "category:name"; raises OSError where tracefs doesn't say."""
+    tracefs = symbols.tracefs(Path("/"))
+    if tracefs is None:
+        raise OSError(errno.ENOENT, "tracefs can't be read")
+    return int((tracefs / "events" / name.replace(":", "/") / "id").read_text())
