@@ -70,12 +70,14 @@ def command(
         raise UsageError("--pid needs --address")
     from mptrace.explain.entries import Explainer, Which
     from mptrace.explain.folios import FolioExplainer
+    from mptrace.recording.when import Clock, with_utc
     from mptrace.reporting.text import explain as report_explain
     from mptrace.reporting.text import explain_folios as report_explain_folios
     from mptrace.reporting.text.history import history
 
     width = terminal.width()
     data = opened(recording)
+    clock = Clock(data.meta.raw.get("started"), data.meta.raw.get("ended"))
     explainer = Explainer(data.tables(), data.meta)
     # an entry is a call's; pages of others have none
     others = None if entry is not None else FolioExplainer(data.tables(), data.meta)
@@ -128,10 +130,12 @@ def command(
 
     def lines() -> Iterator[str]:
         if as_json:
-            yield from (json.dumps(one.as_dict()) for one in histories)
-            yield from (json.dumps(one.as_dict()) for one in explainer.each(which))
+            yield from (json.dumps(with_utc(one.as_dict(), clock)) for one in histories)
+            yield from (json.dumps(with_utc(one.as_dict(), clock)) for one in explainer.each(which))
             if others and folios is not None:
-                yield from (json.dumps(one.as_dict()) for one in others.each(folios))
+                yield from (
+                    json.dumps(with_utc(one.as_dict(), clock)) for one in others.each(folios)
+                )
             return
         for number, one in enumerate(texts()):
             yield f"{'' if not number else chr(10)}{one}"

@@ -38,6 +38,7 @@ from mptrace.outcomes.own import own_of
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import OUTCOMES, READ_NODES, READ_PAGES, WITNESSES
 from mptrace.recording.meta import Meta
+from mptrace.recording.when import Clock
 
 #: Blocks of equal pages that are told apart.
 MOST_BLOCKS = 20
@@ -61,8 +62,11 @@ class Explanation:
 
     ``status`` is None where the kernel stored none; ``status_state`` says whether
     it is ``written``, ``untouched`` or ``unknown``.  ``gap`` says why there is no
-    evidence, where there is none of a page that stayed.  ``later`` is the move by
-    somebody else that took the page on to ``final_nid``.  All values are JSON-able.
+    evidence, where there is none of a page that stayed.  ``start_ns`` (CLOCK_MONOTONIC)
+    and ``start_utc`` (ISO 8601) say when the kernel first took up the page, or, where no
+    record tells that, when the call began; None where that is not known either.
+    ``later`` is the move by somebody else that took the page on to ``final_nid``.
+    All values are JSON-able.
     """
 
     call: int
@@ -70,6 +74,8 @@ class Explanation:
     entry: int
     address: int | None
     mapping: str | None
+    start_ns: int | None
+    start_utc: str | None
     target_nid: int | None
     source_nid: int | None
     outcome: str
@@ -139,6 +145,7 @@ class Explainer:
         self._mappings = Mappings(meta.mappings)
         self._page = meta.kernel.page_size
         self._stories = Stories(tables, self._found)
+        self._clock = Clock(meta.raw.get("started"), meta.raw.get("ended"))
 
     # ---- which entries
 
@@ -309,12 +316,15 @@ class Explainer:
         state = self._status_state(row)
         status = int(row["status_after"]) if state == "written" else None
         meaning = page_status(status) if state != "unknown" else None
+        start = self._start(row, folio)
         return Explanation(
             call=int(row["call"]),
             call_id=int(self._found.call_ids[int(row["call"])]),
             entry=int(row["entry"]),
             address=address,
             mapping=None if address is None else self._mappings.name(address),
+            start_ns=start or None,
+            start_utc=self._clock.utc(start),
             target_nid=None if row["unread"] & READ_NODES else int(row["target_nid"]),
             source_nid=nid if nid >= 0 else None,
             outcome=OUTCOMES[row["outcome"]],
@@ -333,6 +343,13 @@ class Explainer:
             witnesses=WITNESSES[row["witnesses"]],
             later=self._histories.step(int(row["later"])) if row["later"] >= 0 else None,
         )
+
+    def _start(self, row: Any, folio: Any | None) -> int:
+        """When the page was taken up, else when its call began; 0: not known."""
+        if folio is not None and folio["start_ns"]:
+            return int(folio["start_ns"])
+        record = int(self._found.call_row[int(row["call"])])
+        return int(self._tables["calls"]["enter_ns"][record]) if record >= 0 else 0
 
     def _of_the_call(self, row: Any, cause: str) -> tuple[Finding, ...]:
         """Evidence that is no state of a folio, of causes that rest on none."""

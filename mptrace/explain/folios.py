@@ -23,6 +23,7 @@ from mptrace.outcomes.processes import Initiator, RecordedProcesses, initiator_o
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES
 from mptrace.recording.meta import Meta
+from mptrace.recording.when import Clock
 
 # Phase in which a path's targets are allocated, where it is not the calls' own.
 _ALLOCATE = {
@@ -63,6 +64,7 @@ class FolioExplanation:
     gap: str
     delay: Worded | None
     start_ns: int
+    start_utc: str | None
     blackout_ns: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class FolioExplainer:
         self._paths = of_migrations(tables["migrations"], meta)
         self._processes = RecordedProcesses(tables, meta)
         self._page = meta.kernel.page_size
+        self._clock = Clock(meta.raw.get("started"), meta.raw.get("ended"))
 
     @property
     def count(self) -> int:
@@ -240,5 +243,6 @@ class FolioExplainer:
             gap=gap,
             delay=None if delay is None else worded(delay),
             start_ns=int(folio["start_ns"]),
+            start_utc=self._clock.utc(int(folio["start_ns"])),
             blackout_ns=int(folio["blackout_ns"].astype(np.int64)),
         )

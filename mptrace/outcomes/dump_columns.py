@@ -46,6 +46,7 @@ from mptrace.recording.layouts import (
     WITNESSES,
 )
 from mptrace.recording.meta import Meta
+from mptrace.recording.when import TIMES, UTC, Clock
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class DumpColumns:
         self._fates = fates(tables, meta)
         self._people = RecordedProcesses(tables, meta)
         self._own = own_of(tables, meta)
+        self._clock = Clock(meta.raw.get("started"), meta.raw.get("ended"))
 
     def total(self, table: str) -> int:
         """Rows of a table, those that ``failed`` leaves out among them."""
@@ -104,6 +106,7 @@ class DumpColumns:
             "status_after": (rows["status_after"], known),
             "status_expected": (rows["status_expected"], rows["written"] == WRITTEN),
             "folio": (rows["folio"], rows["folio"] >= 0),
+            **self._times_of_calls(rows["call"]),
             "own": (self._of_own_calls(self._found.call_ids)[rows["call"]], known),
         }
         return Selected(columns, unknown)
@@ -289,6 +292,15 @@ class DumpColumns:
         columns["cgroup"] = self._cgroups(rows)
         return Selected(columns)
 
+    def _times_of_calls(self, ordinals: npt.NDArray[Any]) -> Columns:
+        """When the call of each entry began."""
+        row = self._found.call_row[ordinals]
+        enter = np.append(self._tables["calls"]["enter_ns"], np.uint64(0))[row]
+        return {
+            "enter_ns": (enter, enter != 0),
+            "enter_utc": self._clock.wall(enter),
+        }
+
     def _cgroups(self, rows: Table) -> Column:
         return named(rows["cgroup_id"], self._people.cgroup)
 
@@ -313,6 +325,8 @@ class DumpColumns:
             if values.dtype.kind == "S":
                 values = np.char.decode(values, "utf-8", "replace").astype(object)
             columns[name] = (values, known)
+            if name in TIMES:
+                columns[name.removesuffix("_ns") + UTC] = self._clock.wall(values)
         if "comm" in columns:
             self._fill_in_names(rows[where], columns["comm"][0])
         return columns

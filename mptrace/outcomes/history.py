@@ -21,6 +21,7 @@ from mptrace.outcomes.processes import Initiator, RecordedProcesses, initiator_o
 from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.recording.meta import Meta
+from mptrace.recording.when import iso
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,14 @@ class Step:
     """One attempt to move the page.  All values are JSON-able.
 
     ``folio``, ``migration`` and ``call`` are numbers as in ``mptrace dump``; of a folio
-    that no migration took ``migration`` is None.  ``since_start_ns`` and ``wall_ns`` (of
-    its first event) are None where the recording does not say when it began.
+    that no migration took ``migration`` is None.  ``since_start_ns``, ``wall_ns`` and
+    ``start_utc`` (of its first event) are None where the recording does not say when it began.
     """
 
     start_ns: int
     since_start_ns: int | None
     wall_ns: int | None
+    start_utc: str | None
     took_ns: int
     initiator: Initiator | None
     path: Path | None
@@ -165,6 +167,7 @@ class Histories:
             start_ns=int(folio["start_ns"]),
             since_start_ns=since,
             wall_ns=None if since is None or not wall else wall + since,
+            start_utc=None if since is None or not wall else iso(wall + since),
             took_ns=max(int(folio["end_ns"]) - int(folio["start_ns"]), 0),
             initiator=initiator,
             path=path,

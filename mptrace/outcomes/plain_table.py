@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.recording.joins import ranks
+from mptrace.recording.when import UTC, iso, isos
 
 #: The values of a column, and which of them are known.
 Column = tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
@@ -73,15 +74,22 @@ class PlainTable:
 
     def width(self, column: str) -> int:
         """Letters of the longest value of a column, 1 at the least."""
-        values = self.columns[column][0]
+        values, known = self.columns[column]
         if not values.size:
             return 1
+        if is_wall_clock(column):
+            return len(iso(1) or "") if known.any() else 1
         if values.dtype.kind == "b":
             return len("yes")
         if values.dtype.kind in "iu":
             ends = (int(values.min()), int(values.max()))
             return max(len(hex(end) if column in _ADDRESSES else str(end)) for end in ends)
         return max(len(str(value)) for value in set(values.tolist()))
+
+
+def is_wall_clock(column: str) -> bool:
+    """Whether a column has wall-clock times: int64 ns, ISO 8601 in UTC as plain values."""
+    return column.endswith(UTC)
 
 
 def places_in(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Column:
@@ -115,7 +123,7 @@ def hexadecimal(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:
 
 def _plain(name: str, column: Column, part: slice) -> list[Any]:
     values, known = column[0][part], column[1][part]
-    plain: list[Any] = values.tolist()
+    plain: list[Any] = isos(values) if is_wall_clock(name) else values.tolist()
     if name in _ADDRESSES:
         plain = [hex(value) for value in plain]
     if not known.all():

@@ -21,9 +21,9 @@ from test_report_others import busy
 from mptrace.cli import main
 from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording
+from mptrace.recording.when import Clock
 from mptrace.report import PARTS, answer, render
 from mptrace.reporting.numbers.profile import profile
-from mptrace.reporting.numbers.when import Clock
 from mptrace.reporting.text.summary import LINES
 from mptrace.units import format_count, format_ns
 
@@ -125,7 +125,7 @@ def test_why_pages_stayed_and_what_to_do() -> None:
     text = plain(told("run"))
     assert (
         f"extra_references {group['pages']} {group['address']} anonymous of python/{group['tgid']} "
-        f"on node {group['nid']} somebody holds a reference"
+        f"on node {group['nid']} first {group['first']['utc'][11:23]}: somebody holds a reference"
     ) in text
     assert "-> let the holder go; then try again" in text
     assert "mptrace explain" in text

@@ -12,8 +12,8 @@ from mptrace.outcomes.joined import UNTOUCHED
 from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import OUTCOMES
+from mptrace.recording.when import first_and_last
 from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, nonzero
-from mptrace.reporting.numbers.when import first_and_last
 
 
 def caller_groups(calls: Table) -> tuple[Ints, Ints]:

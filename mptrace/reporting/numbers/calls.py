@@ -181,7 +181,15 @@ def _whose(tables: Mapping[str, Table], found: Correlation, row: Any) -> Numbers
         "target_tgid": int(tables["calls"]["target_tgid"][record]) if record >= 0 else 0,
         "nid": nid if nid >= 0 else None,
         "folio": folio if folio >= 0 else None,
+        "start_ns": _start(tables, record, folio),
     }
+
+
+def _start(tables: Mapping[str, Table], record: int, folio: int) -> int | None:
+    """When the page was taken up, else when its call began; None: not known."""
+    if folio >= 0 and tables["folios"]["start_ns"][folio]:
+        return int(tables["folios"]["start_ns"][folio])
+    return (int(tables["calls"]["enter_ns"][record]) or None) if record >= 0 else None
 
 
 def status_counts(rows: Table) -> list[Numbers]:

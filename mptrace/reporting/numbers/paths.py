@@ -24,9 +24,9 @@ from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import FOLIO_CHOSEN, MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
 from mptrace.recording.meta import Meta
+from mptrace.recording.when import first_and_last
 from mptrace.reporting.numbers.path_phases import phases_of_folios
 from mptrace.reporting.numbers.sums import Numbers, distribution, span, summed_over_folios
-from mptrace.reporting.numbers.when import first_and_last
 
 #: Processes named as owners of one row's pages, beside those that were asked for; the rest
 #: is summed.
@@ -279,6 +279,7 @@ def _failures(folios: Table, part: Fates) -> list[Numbers]:
                     "address": hex(int(example["address"])) if example["address"] else None,
                     "owner_tgid": int(example["owner_tgid"]),
                     "nid": int(example["src_nid"]) if example["src_nid"] >= 0 else None,
+                    "start_ns": int(example["start_ns"]) or None,
                 },
             }
         )

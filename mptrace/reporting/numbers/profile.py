@@ -19,6 +19,7 @@ from mptrace.outcomes.own import Own, others_calls, own_of
 from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.recording.meta import Meta
+from mptrace.recording.when import Clock, with_utc
 from mptrace.reporting.numbers.budget import cost_curve, within
 from mptrace.reporting.numbers.callers import callers_of
 from mptrace.reporting.numbers.calls import (
@@ -145,7 +146,9 @@ def profile(
         pages = tables["folios"]["nr_pages"].astype(np.int64)
         pages[split] = 1
         slowest = slowest_calls(tables["calls"], found, tables["folios"], outcome, pages)
-    return {**numbers, "summary": summary_of(numbers, slowest, tables)}
+    summary = summary_of(numbers, slowest, tables)
+    timed: Numbers = with_utc(numbers, Clock(said.get("started"), said.get("ended")))
+    return {**timed, "summary": summary}
 
 
 def is_clean(numbers: Numbers) -> bool:

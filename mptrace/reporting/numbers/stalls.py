@@ -22,8 +22,8 @@ from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.recording.joins import members, pair_ids, ranks, rows_of_ids
 from mptrace.recording.layouts import END_OPEN, MIGRATION_KTHREAD, WAIT, WAIT_NAMES
 from mptrace.recording.meta import Meta
+from mptrace.recording.when import first_and_last
 from mptrace.reporting.numbers.sums import Numbers, distribution
-from mptrace.reporting.numbers.when import first_and_last
 
 #: How a wait was joined with its initiator.
 MATCHES = ("unknown", "holder", "time")

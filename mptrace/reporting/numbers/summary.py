@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mptrace.arrays import Tables
+from mptrace.recording.when import Clock
 from mptrace.reporting.numbers.advice import advice_of
 from mptrace.reporting.numbers.lying import lies_there
 from mptrace.reporting.numbers.sums import Numbers
-from mptrace.reporting.numbers.when import Clock
 
 #: Owners of the pages of one row that are named.
 _MOST_OWNERS = 3
@@ -79,7 +79,7 @@ def summary_of(numbers: Numbers, slowest: Sequence[Numbers], tables: Tables) -> 
         "who": who,
         "calls": [_call(row, clock) for row in slowest] if numbers["workload"] else None,
         "waited": [_waited(row, clock) for row in waits["by_thread"]],
-        "stayed": _stayed(numbers, tables),
+        "stayed": _stayed(numbers, tables, clock),
         "unknown": _unknown(numbers),
         "advice": advice_of(numbers),
     }
@@ -276,7 +276,7 @@ def _waited(row: Numbers, clock: Clock) -> Numbers:
     }
 
 
-def _stayed(numbers: Numbers, tables: Tables) -> list[Numbers]:
+def _stayed(numbers: Numbers, tables: Tables, clock: Clock) -> list[Numbers]:
     """Why pages stayed, of calls and of other migrations: the causes of most pages first.
 
     What only follows from another page's failure comes last.
@@ -284,13 +284,13 @@ def _stayed(numbers: Numbers, tables: Tables) -> list[Numbers]:
     found: dict[str, Numbers] = {}
     for group in numbers["failure_causes"]:
         example = group["example"]
-        _add(found, group, group["count"], example, example["target_tgid"], tables, numbers)
+        _add(found, group, group["count"], example, example["target_tgid"], tables, numbers, clock)
     for row in _without_caller(numbers):
         for group in row["failures"]:
             example = group["example"]
             if group["outcome"] == "failed":
                 owner = example["owner_tgid"]
-                _add(found, group, group["pages"], example, owner, tables, numbers)
+                _add(found, group, group["pages"], example, owner, tables, numbers, clock)
     return sorted(
         found.values(),
         key=lambda group: (str(group["cause"]).startswith(_FOLLOWS), -int(group["pages"])),
@@ -305,6 +305,7 @@ def _add(
     tgid: int,
     tables: Tables,
     numbers: Numbers,
+    clock: Clock,
 ) -> None:
     name = group["cause"]
     if name in found:
@@ -315,6 +316,7 @@ def _add(
         "meaning": group["meaning"],
         "remedy": group["remedy"],
         "pages": pages,
+        "first": clock.at(example["start_ns"]),
         "address": example["address"],
         "nid": example["nid"],
         "tgid": tgid or None,

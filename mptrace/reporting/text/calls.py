@@ -16,6 +16,7 @@ from mptrace.reporting.text.layout import (
     table,
     wrapped,
 )
+from mptrace.reporting.text.summary_when import clock, moment
 from mptrace.units import and_more, format_count, format_ns
 
 _OUTCOME_NAMES = {
@@ -142,7 +143,8 @@ def failures(profile: Numbers) -> list[str]:
         lines += wrapped("  ", f"{group['cause']}: {group['meaning']}")
         mapping = group["example"]["mapping"]
         where = f"in {mapping}" if mapping not in (None, "anonymous") else ""
-        seen = "; ".join(part for part in (group["evidence"], where) if part)
+        when = f"first at {clock(moment(group['example'], 'start'), ms=True)}"
+        seen = "; ".join(part for part in (group["evidence"], where, when) if part)
         if seen:
             lines += wrapped("    ", seen)
         if group["remedy"]:

@@ -4,7 +4,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from mptrace.outcomes.plain_table import is_wall_clock
 from mptrace.reporting.text.layout import WIDTH, printable
+from mptrace.reporting.text.summary_when import clock
 
 _INDENT = "    "
 #: Heads where the whole names would make a row longer than a line.
@@ -21,6 +23,8 @@ _BRIEF = {
     "holder_tid": "holder",
     "lookup_seq": "lookup",
 }
+#: Head of wall-clock times: shown as the time of the day, in UTC and to the millisecond.
+_WHEN = "when"
 
 
 def lines(
@@ -41,15 +45,23 @@ def lines(
     :param width: columns that there are, 80 at the least.
     """
     width = max(width, WIDTH)
-    heads = list(names)
+    is_time = [is_wall_clock(name) for name in names]
+    heads = [_WHEN if short else name for name, short in zip(names, is_time, strict=True)]
+    widths = [
+        min(size, len("06:17:05.123")) if short else size
+        for size, short in zip(widths, is_time, strict=True)
+    ]
     sizes = _sizes(heads, widths)
     if sum(sizes) + len(sizes) - 1 > width:
-        heads = [_BRIEF.get(name, name) for name in names]
+        heads = [_BRIEF.get(name, name) for name in heads]
         sizes = _sizes(heads, widths)
     parts = _parts(sizes, width)
     yield from _row(heads, sizes, parts, width)
     for row in rows:
-        cells = [_cell(value) for value in row]
+        cells = [
+            _cell(clock({"utc": value}, ms=True) if short and value else value)
+            for value, short in zip(row, is_time, strict=True)
+        ]
         yield from _row(cells, sizes, parts, width)
 
 

@@ -8,6 +8,7 @@ from mptrace.explain.folios import FolioBlock, FolioExplanation
 from mptrace.outcomes.causes.statuses import status_text
 from mptrace.reporting.text.history import later_move
 from mptrace.reporting.text.layout import WIDTH, columns, item, many, wrapped
+from mptrace.reporting.text.summary_when import clock, day
 from mptrace.units import and_more, format_count
 
 _OUTCOMES = {
@@ -90,6 +91,7 @@ def _block(block: Block) -> list[str]:
         more = and_more(block.count - 1 - len(block.others), "", "--all", inline=True)
         named += f" {more}" if more else ""
         lines += _item("also", named)
+    lines += _item("when", when(one))
     if one.cause.name:
         lines += _item("cause", f"{one.cause.name}: {one.cause.meaning}")
     lines += _item("status", _status(one))
@@ -105,6 +107,14 @@ def _block(block: Block) -> list[str]:
     if one.cause.source:
         lines += _item("kernel", one.cause.source)
     return lines
+
+
+def when(one: Explanation | FolioExplanation) -> str:
+    """``2026-11-29 22:43:38.951 UTC``: when the kernel took up the page."""
+    moment = {"monotonic_ns": one.start_ns, "utc": one.start_utc} if one.start_ns else None
+    if moment is None or moment["utc"] is None:
+        return clock(moment)
+    return f"{day(moment)} {clock(moment, ms=True)} UTC"
 
 
 def evidence(one: Explanation | FolioExplanation, ranges: Mapping[str, Sequence[int]]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mptrace.explain.entries import MOST_BLOCKS
 from mptrace.explain.folios import FolioBlock, FolioExplanation
-from mptrace.reporting.text.explain import evidence, shortened
+from mptrace.reporting.text.explain import evidence, shortened, when
 from mptrace.reporting.text.layout import WIDTH, columns, item, many, wrapped
 from mptrace.units import and_more, format_count, format_ns
 
@@ -60,6 +60,7 @@ def _block(block: FolioBlock) -> list[str]:
         more = and_more(block.count - 1 - len(block.others), "", "--all", inline=True)
         named += f" {more}" if more else ""
         lines += _item("also", named)
+    lines += _item("when", when(one))
     lines += _item("by", _initiator(one))
     if one.path is not None:
         lines += _item("path", f"{one.path.label}: {one.path.meaning} ({_how(one)})")

@@ -20,6 +20,7 @@ from mptrace.reporting.text.layout import (
     unproved,
     wrapped,
 )
+from mptrace.reporting.text.summary_when import clock, moment, span_of
 from mptrace.units import and_more, format_count, format_ns
 
 #: Rows of a table, and names in one line, that a report shows; JSON has all.
@@ -99,10 +100,12 @@ def _wrapped_details(row: Numbers, asked: frozenset[int], profile: Numbers) -> l
             + (f", with {many(row['own_pages'], 'page')} of mptrace" if row["own_pages"] else ""),
         )
     for failure in row["failures"][:_MOST_NAMED]:
+        first = clock(moment(failure["example"], "start"), ms=True)
         verb = "unknown" if failure["outcome"] == "unknown" else "stayed"
         lines += wrapped(
             "    ",
-            f"{many(failure['pages'], 'page')} {verb}: {failure['cause']}: {failure['meaning']}",
+            f"{many(failure['pages'], 'page')} {verb}: {failure['cause']}: "
+            f"{failure['meaning']}; the first at {first}",
         )
     more = row["failures"][_MOST_NAMED:]
     if more:
@@ -121,6 +124,8 @@ def _details(row: Numbers, asked: frozenset[int], profile: Numbers) -> Iterator[
         yield many(who["threads"], "thread")
     if who["cgroup"]:
         yield f"cgroup {who['cgroup']}"
+    if when := span_of(moment(row, "first"), moment(row, "last")):
+        yield when
     yield ", ".join(row["modes"])
     calls = [f"{name} {format_count(n)}" for name, n in row["syscalls"].items()]
     if row["path"] not in ("move_pages", "migrate_pages", "mbind") and set(row["syscalls"]) - {

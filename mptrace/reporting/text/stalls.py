@@ -19,6 +19,7 @@ from mptrace.reporting.text.layout import (
     unproved,
     wrapped,
 )
+from mptrace.reporting.text.summary_when import clock, moment
 from mptrace.units import and_more, format_count, format_ns
 
 MOST_ROWS = 10
@@ -120,9 +121,10 @@ def _sentence(wait: Numbers) -> str:
         page = f"the lock of {page}"
     where = f" in {wait['mapping']}" if wait["mapping"] else ""
     thread = "" if wait["tid"] == wait["tgid"] else f" (thread {wait['tid']})"
+    when = clock(moment(wait, "start"), ms=True)
     text = (
-        f"{process_name(wait['comm'], wait['tgid'])}{thread} waited {format_ns(wait['wait_ns'])} "
-        f"for {page}{where}"
+        f"{when}: {process_name(wait['comm'], wait['tgid'])}{thread} waited "
+        f"{format_ns(wait['wait_ns'])} for {page}{where}"
     )
     initiator = wait["initiator"]
     if initiator is None:

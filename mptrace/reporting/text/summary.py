@@ -350,14 +350,19 @@ def _stayed(rows: Sequence[Numbers], most: int, _profile: Numbers) -> list[str]:
     ]
     heads = ["why pages stayed", "pages", "first at", "what lies there"]
     lines = table(cells, heads, ("left", "right", "left", "left"), {0: clip, 3: clip})
-    details = [
-        wrapped("  ", row["meaning"] + (f" -> {row['remedy']}" if row["remedy"] else ""))
-        for row in shown
-    ]
+    details = [wrapped("  ", _first(row) + row["meaning"] + _remedy(row)) for row in shown]
     lines = _with_details(cells, details, lines)
     rest = rows[most:]
     of = many(sum(row["pages"] for row in rest), "page")
     return lines + _more(len(rest), "cause", "--failures", of=of)
+
+
+def _first(row: Numbers) -> str:
+    return f"first {clock(row['first'], ms=True)}: " if row["first"] else ""
+
+
+def _remedy(row: Numbers) -> str:
+    return f" -> {row['remedy']}" if row["remedy"] else ""
 
 
 def _what_lies(row: Numbers) -> str:

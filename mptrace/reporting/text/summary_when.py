@@ -17,6 +17,12 @@ def clock(moment: Numbers | None, *, ms: bool = False) -> str:
     return time[:12] if ms else time[:8]
 
 
+def moment(row: Numbers, name: str) -> Numbers | None:
+    """The time ``NAME_ns`` of a row of JSON and, beside it, ``NAME_utc``; None: no time."""
+    ns = row.get(f"{name}_ns")
+    return {"monotonic_ns": ns, "utc": row.get(f"{name}_utc")} if ns else None
+
+
 def day(moment: Numbers | None) -> str:
     """``2026-11-29``; "" where it is not known."""
     return "" if moment is None or moment["utc"] is None else str(moment["utc"])[:10]
