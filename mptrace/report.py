@@ -10,7 +10,7 @@ from mptrace.reporting.text import paths as report_paths
 from mptrace.reporting.text import stalls as report_stalls
 from mptrace.reporting.text import summary as report_summary
 from mptrace.reporting.text import time as report_time
-from mptrace.reporting.text.layout import WIDTH, Numbers, columns
+from mptrace.reporting.text.layout import WIDTH, Numbers, columns, rows_of_lists
 
 __all__ = ["PARTS", "WIDTH", "answer", "render"]
 
@@ -64,7 +64,8 @@ def answer(
     :param histogram: add a power-of-two histogram of each phase and of the blackout.
     :param width: columns that there are, 80 at the least.
     """
-    with columns(width):
+    selection = profile["selection"]
+    with columns(width), rows_of_lists(selection["top"] if selection else None):
         wanted = {section for part in parts if part != "all" for section in PARTS[part]}
         wanted |= {report_stalls.budget}
         found = [

@@ -6,17 +6,20 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mptrace.cli import terminal
 from mptrace.cli.options import recording_argument
+from mptrace.cli.output import progress
+from mptrace.cli.selecting import selection_options
 from mptrace.cli.types import opened
 from mptrace.units import many
 
 if TYPE_CHECKING:
     from mptrace.outcomes.plain_table import PlainTable
+    from mptrace.outcomes.said import Said
 
 TABLES = (
     "entries",
@@ -39,13 +42,6 @@ TABLES = (
     help="The table to print.",
 )
 @click.option(
-    "--failed",
-    is_flag=True,
-    help="Print only what did not succeed: entries that failed or were never attempted, calls "
-    "with such an entry or an error, migrations that left something behind, folios that stayed, "
-    "and their obstacles. Waits and processes can't fail, so all of them are printed.",
-)
-@click.option(
     "--format",
     "form",
     type=click.Choice(("table", "jsonl", "csv")),
@@ -54,8 +50,9 @@ TABLES = (
     help="How to print it: 'table' shows the most useful columns; 'jsonl' and 'csv' have every "
     "column and one line per row, where a missing value is null or empty.",
 )
+@selection_options
 @recording_argument
-def command(table: str, failed: bool, form: str, recording: Path) -> None:
+def command(table: str, form: str, recording: Path, **options: Any) -> None:
     """Print the rows behind a report, as a table, CSV or JSON lines.
 
     RECORDING is mptrace.data by default. The tables, and what one row of each is:
@@ -73,13 +70,28 @@ def command(table: str, failed: bool, form: str, recording: Path) -> None:
 
     The status of an entry is empty if the kernel left it untouched. `own` is true
     for mptrace's own pages, whoever moved them, and for its own waits.
+
+    What --from to --failed leave out is said first: on stderr beside CSV and JSON lines.
     """
+    from mptrace.cli.selecting import selected
     from mptrace.outcomes.dump import dumped_table
+    from mptrace.outcomes.said import is_empty
 
     data = opened(recording)
-    rows = dumped_table(table, data.tables(), data.meta, failed=failed)
+    selection = selected(data.meta, **options)
+    rows = dumped_table(table, data.tables(), data.meta, selection=selection)
+    if selection.is_about and rows.said is not None:
+        _say_what(rows.said, is_text=form == "table")
     if not rows.count:
-        click.echo(_why_none(table, rows.total, rows.unknown, failed=failed), err=True)
+        failed = selection.failed and not selection.is_about
+        why = _why_none(table, rows.total, rows.unknown, failed=failed)
+        if selection.is_about and rows.total:
+            why = f"no rows: of {many(rows.total, *_names(table))} none fits"
+        click.echo(why, err=True)
+        if selection.is_about and rows.said is not None and not is_empty(rows.said):
+            _say_what_there_is(rows.said)
+    if rows.count < rows.selected:
+        progress(f"the first {rows.count:,} of {many(rows.selected, 'row')} (--top)")
     if form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(rows.names)
@@ -107,6 +119,24 @@ _SINGULAR = {
     "folios": "folio",
     "obstacles": "obstacle",
 }
+
+
+def _say_what(said: "Said", *, is_text: bool) -> None:
+    from mptrace.reporting.text.selection import selected as words
+
+    for line in words(said, width=terminal.width()):
+        click.echo(line, err=not is_text)
+
+
+def _say_what_there_is(said: "Said") -> None:
+    from mptrace.reporting.text.selection import there_is
+
+    for line in there_is(said, width=terminal.width()):
+        click.echo(line, err=True)
+
+
+def _names(table: str) -> tuple[str, str]:
+    return _SINGULAR.get(table, table.removesuffix("es") if "ess" in table else table[:-1]), table
 
 
 def _why_none(table: str, total: int, unknown: int, *, failed: bool) -> str:

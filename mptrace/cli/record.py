@@ -56,8 +56,17 @@ _MOST_NAMED = 3
     multiple=True,
     help="Keep only migrations for this reason, such as compaction; repeatable.",
 )
-@click.option("--from", "source", type=NIDS, default=(), help="Keep only folios from these nodes.")
-@click.option("--to", "target", type=NIDS, default=(), help="Keep only folios to these nodes.")
+@click.option(
+    "--from-node",
+    "--from",
+    "source",
+    type=NIDS,
+    default=(),
+    help="Keep only folios from these nodes; in commands that read, --from is a time.",
+)
+@click.option(
+    "--to-node", "--to", "target", type=NIDS, default=(), help="Keep only folios to these nodes."
+)
 @click.option(
     "--min-us",
     type=within("US", "microseconds", 0, 1e12),
@@ -110,7 +119,7 @@ def command(
     move_pages(2), migrate_pages(2), mbind(2), cpusets, NUMA balancing, compaction,
     demotion, hot-unplug, ... What -p names, or COMMAND, is followed when it forks.
 
-    --from, --to, --min-us and --failed apply to migrations that no move_pages(2)
+    --from-node, --to-node, --min-us and --failed apply to migrations that no move_pages(2)
     call asked for; --reason applies to calls too. A call is always kept whole.
 
     COMMAND runs as the user who called sudo, and mptrace exits with its status.

@@ -2,13 +2,15 @@
 """`mptrace report`: a recording as the report it gave live."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mptrace.cli import terminal
 from mptrace.cli.options import recording_argument
+from mptrace.cli.selecting import selected, selection_options
 from mptrace.cli.types import TIME, opened
 from mptrace.errors import EXIT_OK, EXIT_STRICT
 
@@ -31,6 +33,7 @@ from mptrace.errors import EXIT_OK, EXIT_STRICT
     type=TIME,
     help="Name the largest batch whose measured p99 stays below TIME, such as 20ms.",
 )
+@selection_options
 @recording_argument
 def command(
     as_json: bool,
@@ -39,7 +42,12 @@ def command(
     budget_ns: int | None,
     recording: Path,
     everything: bool,
-    **parts: bool,
+    calls: bool,
+    phases: bool,
+    stalls: bool,
+    failures: bool,
+    coverage: bool,
+    **options: Any,
 ) -> None:
     """Say what a recording shows, on any machine, without root.
 
@@ -47,14 +55,26 @@ def command(
     of its recordings are read. The first screen answers who moved whose pages, when
     and for how long, which threads stood still, why pages stayed, and what to do.
     The options add the sections behind it.
+
+    What was under way from --from until before --to counts whole: calls and
+    migrations with all their pages. The first lines say how much of the recording
+    is left, and losses are those of the whole session.
     """
+    asked = {
+        "calls": calls,
+        "phases": phases,
+        "stalls": stalls,
+        "failures": failures,
+        "coverage": coverage,
+    }
     status = print_report(
         recording,
         as_json=as_json,
         histogram=histogram,
         strict=strict,
         budget_ns=budget_ns,
-        parts=("all",) if everything else tuple(name for name, wanted in parts.items() if wanted),
+        parts=("all",) if everything else tuple(name for name, wanted in asked.items() if wanted),
+        options=options,
     )
     raise SystemExit(status)
 
@@ -67,17 +87,28 @@ def print_report(
     strict: bool,
     budget_ns: int | None = None,
     parts: Collection[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> int:
-    """Print the first screen of a recording and ``parts`` of its report; return the exit status."""
+    """Print the first screen of a recording and ``parts`` of its report; return the exit status.
+
+    :param options: those of `selecting.selection_options`.
+    """
+    from mptrace.outcomes.selection import EVERYTHING
     from mptrace.report import answer
     from mptrace.reporting.numbers.profile import is_clean, profile
+    from mptrace.reporting.numbers.top import shortened
 
     data = opened(recording)
+    selection = selected(data.meta, **options) if options else EVERYTHING
     numbers = profile(
-        data.tables(), data.meta, missing_parts=data.missing_parts, budget_ns=budget_ns
+        data.tables(),
+        data.meta,
+        missing_parts=data.missing_parts,
+        budget_ns=budget_ns,
+        selection=selection,
     )
     if as_json:
-        click.echo(json.dumps(numbers, indent=2))
+        click.echo(json.dumps(shortened(numbers, selection.top), indent=2))
     else:
         click.echo(answer(numbers, parts, histogram=histogram, width=terminal.width()))
     return EXIT_STRICT if strict and not is_clean(numbers) else EXIT_OK

@@ -174,6 +174,13 @@ class _Address(_Parsed):
         return address
 
 
+class _Moment(_Parsed):
+    def parse(self, text: str) -> Any:
+        from mptrace.recording.moments import parse_moment
+
+        return parse_moment(text)
+
+
 class _Fraction(_Parsed):
     def parse(self, text: str) -> float:
         fraction = float(text)
@@ -198,6 +205,9 @@ RING = _Size(4096, 1 << 30)
 #: Folios tracked at once: about 300 bytes each.
 FOLIOS = _Whole(1, 1 << 24)
 TIME = _Time("TIME", "a time such as 500us, 20ms or 1s")
+MOMENT = _Moment(
+    "TIME", "a time such as 06:17:05, 2026-11-29T06:17:05 or 3.5 (seconds since the start)"
+)
 NIDS = _Nids("NID,...", "a list of node numbers such as 1 or 1,2")
 RANGE = _Range("START-END", "a range of hexadecimal addresses such as 7f0000000000-7f0000010000")
 FRACTION = _Fraction("FRACTION", "a fraction between 0 and 1")

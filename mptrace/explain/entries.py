@@ -23,6 +23,7 @@ from mptrace.outcomes.causes import table as causes
 from mptrace.outcomes.causes.rules import cause_meaning, cause_name
 from mptrace.outcomes.causes.statuses import RETURN_CODES, page_status
 from mptrace.outcomes.causes.table import Cause
+from mptrace.outcomes.chosen import Chosen
 from mptrace.outcomes.correlate import (
     ENTRY_REASONS,
     FAILED,
@@ -53,7 +54,7 @@ class Which:
 
     entry: tuple[int, int] | None = None  # call's ordinal, index in its arrays
     address: int | None = None
-    pid: int | None = None  # with an address: whose
+    pids: tuple[int, ...] = ()  # with an address: whose
 
 
 @dataclass(frozen=True)
@@ -133,14 +134,26 @@ class Explainer:
     :param tables: tables of a recording by name.
     :param meta: its meta.json.
     :param correlation: of these tables, when it is there already.
+    :param chosen: rows that are selected, of these tables; None: all.
     """
 
-    def __init__(self, tables: Tables, meta: Meta, correlation: Correlation | None = None) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        meta: Meta,
+        correlation: Correlation | None = None,
+        chosen: Chosen | None = None,
+    ) -> None:
         self._tables, self._meta = tables, meta
         self._found = correlation or correlate(tables, meta)
         self._rows = self._found.rows
         out = own_of(tables, meta).of_calls(tables["calls"], self._found.call_ids)
         self._is_own = out[self._rows["call"]]
+        self._is_in = np.ones(self._rows.size, np.bool_)
+        self._beyond, self._folios_in = self._found.beyond_bound, None
+        if chosen is not None:
+            self._is_in, self._folios_in = chosen.masks["entries"], chosen.masks["folios"]
+            self._beyond = chosen.beyond_bound
         self._evidence = Evidence(tables, meta)
         self._mappings = Mappings(meta.mappings)
         self._page = meta.kernel.page_size
@@ -154,9 +167,9 @@ class Explainer:
         if which.entry is not None:
             return self._one(*which.entry)
         if which.address is not None:
-            return self._at(which.address, which.pid)
+            return self._at(which.address, which.pids)
         stayed = np.isin(self._rows["outcome"], (FAILED, NOT_ATTEMPTED))
-        return np.flatnonzero(stayed & ~self._is_own)
+        return np.flatnonzero(stayed & ~self._is_own & self._is_in)
 
     def _one(self, call: int, entry: int) -> Ints:
         calls = self._found.call_ids.size
@@ -176,7 +189,7 @@ class Explainer:
             hint += "; those beyond it are not read"
         raise UsageError(f"call {call} has no entry {entry}", hint)
 
-    def _at(self, address: int, pid: int | None) -> Ints:
+    def _at(self, address: int, pids: tuple[int, ...]) -> Ints:
         rows, folios = self._rows, self._tables["folios"]
         known = (rows["unread"] & READ_PAGES) == 0
         pages = np.ones(rows.size, np.uint64)
@@ -185,15 +198,15 @@ class Explainer:
         # A large folio lies at a multiple of its size, in the process, too.
         size = pages * np.uint64(self._page)
         same = (rows["address"] // size) == (np.uint64(address) // size)
-        if pid is not None:
-            same &= np.isin(self._targets[rows["call"]], (pid, 0))
-        found = np.flatnonzero(known & same)
-        if not found.size:
+        if pids:
+            same &= np.isin(self._targets[rows["call"]], (*pids, 0))
+        found = np.flatnonzero(known & same & self._is_in)
+        if not found.size and not (known & same).any():
             hint = "the recording has no entries"
             if known.any():
                 low, high = rows["address"][known].min(), rows["address"][known].max()
                 hint = f"its addresses lie in {low:#x}..{high:#x}: mptrace dump"
-            whose = "" if pid is None else f" of process {pid}"
+            whose = f" of process {', '.join(map(str, pids))}" if pids else ""
             raise UsageError(f"no entry is for a page{whose} that contains '{address:#x}'", hint)
         return found
 
@@ -205,29 +218,30 @@ class Explainer:
         targets[known] = self._tables["calls"]["target_tgid"][self._found.call_row[known]]
         return targets
 
-    def histories(self, address: int, pid: int | None = None) -> list[History]:
+    def histories(self, address: int, *pids: int) -> list[History]:
         """What was done to the page at an address, by process: see `history`."""
-        return self._histories.of(address, pid)
+        return self._histories.of(address, *pids)
 
     @functools.cached_property
     def _histories(self) -> Histories:
-        return Histories(self._tables, self._meta, self._found)
+        return Histories(self._tables, self._meta, self._found, self._folios_in)
 
     @property
     def unknown(self) -> int:
         """Entries whose outcome is unknown."""
-        unknown = (self._rows["outcome"] == UNKNOWN) & ~self._is_own
-        return int(unknown.sum()) + self._found.beyond_bound
+        unknown = (self._rows["outcome"] == UNKNOWN) & ~self._is_own & self._is_in
+        return int(unknown.sum()) + self._beyond
 
     @property
     def count(self) -> int:
         """Entries of the recording, those that were not read, too, but for mptrace's own calls'."""
-        return int((~self._is_own).sum()) + self._found.beyond_bound
+        return int((~self._is_own & self._is_in).sum()) + self._beyond
 
     @property
     def own_stayed(self) -> int:
         """Entries of mptrace's own calls whose pages stayed."""
-        return int((np.isin(self._rows["outcome"], (FAILED, NOT_ATTEMPTED)) & self._is_own).sum())
+        stayed = np.isin(self._rows["outcome"], (FAILED, NOT_ATTEMPTED)) & self._is_own
+        return int((stayed & self._is_in).sum())
 
     # ---- what is said of them
 

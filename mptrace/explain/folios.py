@@ -15,6 +15,7 @@ from mptrace.explain.stories import MOST_NAMED
 from mptrace.explain.words import Worded, gap_words, worded
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.causes.table import Cause
+from mptrace.outcomes.chosen import Chosen
 from mptrace.outcomes.fates import Fates, fates
 from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
 from mptrace.outcomes.own import own_of
@@ -93,12 +94,19 @@ class FolioExplainer:
 
     :param tables: tables of a recording by name.
     :param meta: its meta.json.
+    :param chosen: rows that are selected, of these tables; None: all.
     """
 
-    def __init__(self, tables: Tables, meta: Meta) -> None:
+    def __init__(self, tables: Tables, meta: Meta, chosen: Chosen | None = None) -> None:
         self._tables, self._meta = tables, meta
         found = fates(tables, meta)
-        self._fates: Fates = found.select(tables["folios"]["call_id"][found.row] == 0)
+        alone = tables["folios"]["call_id"][found.row] == 0
+        self._every = found.select(alone)
+        self._migrations_in = np.ones(tables["migrations"].size, np.bool_)
+        if chosen is not None:
+            alone &= chosen.masks["folios"][found.row]
+            self._migrations_in = chosen.masks["migrations"]
+        self._fates: Fates = found.select(alone)
         own = own_of(tables, meta)
         self._is_own, self._own_migrations = own.folios[self._fates.row], own.migrations
         self._evidence = Evidence(tables, meta)
@@ -130,18 +138,19 @@ class FolioExplainer:
         """
         migrations = self._tables["migrations"]
         counted = (migrations["call_id"] == 0) & (migrations["failed"] != NOT_COUNTED)
-        counted &= ~self._own_migrations
-        stayed = (self._fates.outcome == FAILED) | (self._fates.outcome == UNKNOWN)
-        stayed &= self._fates.migration >= 0
-        of_each = np.bincount(
-            self._fates.migration[stayed], self._fates.pages[stayed], migrations.size
-        ).astype(np.int64)
+        counted &= ~self._own_migrations & self._migrations_in
+        every = self._every
+        stayed = (every.outcome == FAILED) | (every.outcome == UNKNOWN)
+        stayed &= every.migration >= 0
+        of_each = np.bincount(every.migration[stayed], every.pages[stayed], migrations.size).astype(
+            np.int64
+        )
         # one by one: what another migration has too many of makes up for nothing
         lacking = migrations["failed"].astype(np.int64) - of_each
         return int(np.maximum(lacking[counted], 0).sum())
 
-    def select(self, address: int | None = None, pid: int | None = None) -> Ints:
-        """Those at an address (of a process), else all that stayed but for mptrace's own.
+    def select(self, address: int | None = None, *pids: int) -> Ints:
+        """Those at an address (of processes), else all that stayed but for mptrace's own.
 
         May be empty.
         """
@@ -151,8 +160,8 @@ class FolioExplainer:
         # A large folio lies at a multiple of its size, in the process, too.
         size = np.maximum(folios["nr_pages"], 1).astype(np.uint64) * np.uint64(self._page)
         same = folios["address"] // size == np.uint64(address) // size
-        if pid is not None:
-            same &= np.isin(folios["owner_tgid"], (pid, 0))
+        if pids:
+            same &= np.isin(folios["owner_tgid"], (*pids, 0))
         return np.flatnonzero(same & (folios["address"] != 0))
 
     @property

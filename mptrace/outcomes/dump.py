@@ -2,10 +2,12 @@
 """A table of a recording as `mptrace dump` prints it.  Pure."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from mptrace.arrays import Table
-from mptrace.outcomes.dump_columns import DumpColumns, Selected
-from mptrace.outcomes.plain_table import PlainTable
+from mptrace.outcomes.dump_columns import DumpColumns
+from mptrace.outcomes.plain_table import Columns, PlainTable
+from mptrace.outcomes.selection import EVERYTHING, Selection
 from mptrace.recording.meta import Meta
 
 #: Columns that fit a terminal.
@@ -83,19 +85,27 @@ _SHORT = {
 
 
 def dumped_table(
-    table: str, tables: Mapping[str, Table], meta: Meta, *, failed: bool
+    table: str,
+    tables: Mapping[str, Table],
+    meta: Meta,
+    *,
+    failed: bool = False,
+    selection: Selection = EVERYTHING,
 ) -> PlainTable:
     """One table of a recording, joined with what became of its rows.
 
     :param table: ``entries``, ``calls``, ``migrations``, ``folios``, ``obstacles``,
         ``mappers``, ``waits`` or ``processes``.
-    :param failed: only what did not succeed: entries whose page stayed or was never
-        attempted, calls with such an entry or an error, migrations that left
-        something behind, folios that stayed, obstacles of such.  Waits and processes
-        do not fail: all of them.
+    :param failed: only what did not succeed, as ``selection.failed``: entries whose page
+        stayed or was never attempted, calls with such an entry or an error, migrations
+        that left something behind, folios that stayed, obstacles of such.  Waits and
+        processes do not fail: all of them.
+    :param selection: which rows; numbers of rows and verdicts stay those of the recording.
     """
-    found = DumpColumns(tables, meta)
-    make: dict[str, Callable[[bool], Selected]] = {
+    if failed:
+        selection = replace(selection, failed=True)
+    found = DumpColumns(tables, meta, selection)
+    make: dict[str, Callable[[], Columns]] = {
         "entries": found.entries,
         "calls": found.calls,
         "migrations": found.migrations,
@@ -105,8 +115,7 @@ def dumped_table(
         "waits": found.waits,
         "processes": found.processes,
     }
-    some = make[table](failed)
-    columns = dict(some.columns)
+    columns = make[table]()
     # behind what a row is about
     is_own, _ = columns["own"] = columns.pop("own")
     return PlainTable(
@@ -114,5 +123,7 @@ def dumped_table(
         # where a row is mptrace's own, that it is
         short=(*_SHORT[table], "own") if is_own.any() else _SHORT[table],
         total=found.total(table),
-        unknown=some.unknown,
+        selected=int(found.chosen.masks[table].sum()),
+        unknown=found.unsure(table),
+        said=found.said(selection) if selection.is_filter else None,
     )

@@ -2,7 +2,6 @@
 """The columns of each table that `mptrace dump` prints, joined by number.  Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,21 +9,20 @@ import numpy.typing as npt
 
 from mptrace.arrays import Table
 from mptrace.outcomes.causes import obstacles, rules
+from mptrace.outcomes.chosen import choose
 from mptrace.outcomes.correlate import (
-    ALREADY_THERE,
     ENTRY_REASONS,
-    FAILED,
-    MOVED,
-    NOT_ATTEMPTED,
-    UNKNOWN,
     WRITTEN,
     correlate,
 )
-from mptrace.outcomes.fates import failed_migrations, fates, outcomes
+from mptrace.outcomes.failed import Failed
+from mptrace.outcomes.fates import fates
 from mptrace.outcomes.own import own_of
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.outcomes.plain_table import Column, Columns, flags_at, hexadecimal, named, places_in
 from mptrace.outcomes.processes import RecordedProcesses
+from mptrace.outcomes.said import Said, said_of
+from mptrace.outcomes.selection import Selection
 from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.layouts import (
     END_NAMES,
@@ -40,7 +38,6 @@ from mptrace.recording.layouts import (
     READ_NODES,
     READ_PAGES,
     STAGE_NAMES,
-    STAGE_NONE,
     WAIT,
     WAIT_NAMES,
     WITNESSES,
@@ -49,26 +46,21 @@ from mptrace.recording.meta import Meta
 from mptrace.recording.when import TIMES, UTC, Clock
 
 
-@dataclass(frozen=True)
-class Selected:
-    """Rows of a table, and of how many rows nobody can say whether they failed."""
-
-    columns: Columns
-    unknown: int = 0
-
-
 class DumpColumns:
     """The columns of each table, by a method that has the table's name.
 
-    With ``failed`` it takes those rows only that did not succeed: see `dump.dumped_table`.
+    It takes those rows only that are selected: see `chosen.choose`.
     """
 
-    def __init__(self, tables: Mapping[str, Table], meta: Meta) -> None:
+    def __init__(self, tables: Mapping[str, Table], meta: Meta, selection: Selection) -> None:
         self._tables, self._meta = tables, meta
         self._found = correlate(tables, meta)
         self._fates = fates(tables, meta)
         self._people = RecordedProcesses(tables, meta)
         self._own = own_of(tables, meta)
+        self._top = selection.top
+        self._failed = Failed(tables, meta, self._found, self._fates, self._own)
+        self.chosen = choose(tables, meta, selection, self._found, self._fates, self._own)
         self._clock = Clock(meta.raw.get("started"), meta.raw.get("ended"))
 
     def total(self, table: str) -> int:
@@ -78,11 +70,20 @@ class DumpColumns:
         whole = self._tables.get(table)
         return 0 if whole is None else int(whole.size)
 
-    def entries(self, failed: bool) -> Selected:
-        rows = self._found.rows
-        unknown = int((rows["outcome"] == UNKNOWN).sum()) + self._found.beyond_bound
-        if failed:
-            rows = rows[np.isin(rows["outcome"], (FAILED, NOT_ATTEMPTED))]
+    def unsure(self, table: str) -> int:
+        """Rows that are left out as nobody can say whether they are selected."""
+        beyond = self.chosen.unsure_beyond if table == "entries" else 0
+        return int(self.chosen.unsure[table].sum()) + beyond
+
+    def said(self, selection: Selection) -> Said:
+        """What of the recording is chosen, mptrace's own rows among it."""
+        return said_of(selection, self.chosen, self._tables, self._meta, self._found)
+
+    def _where(self, table: str) -> npt.NDArray[np.intp]:
+        return np.flatnonzero(self.chosen.masks[table])[: self._top]
+
+    def entries(self) -> Columns:
+        rows = self._found.rows[self._where("entries")]
         known = np.ones(rows.size, np.bool_)
         location = rows["has_location"] != 0
         codes = np.unique(rows["cause"])
@@ -109,37 +110,20 @@ class DumpColumns:
             **self._times_of_calls(rows["call"]),
             "own": (self._of_own_calls(self._found.call_ids)[rows["call"]], known),
         }
-        return Selected(columns, unknown)
+        return columns
 
-    def calls(self, failed: bool) -> Selected:
+    def calls(self) -> Columns:
         rows = self._tables["calls"]
         numbers, known = self._call_numbers(rows["call_id"])
-        entries = self._found.rows
-        stayed = np.zeros(self._found.call_ids.size, np.bool_)
-        stayed[entries["call"][np.isin(entries["outcome"], (FAILED, NOT_ATTEMPTED))]] = True
-        # what was returned says little of the pages: 0 also where one was refused
-        bad = rows["ret"] != 0
-        bad[known] |= stayed[numbers[known]]
-        doubt = (rows["lost"] != 0) | (rows["exit_ns"] == 0)
-        unclear = np.zeros(stayed.size, np.bool_)
-        unclear[entries["call"][entries["outcome"] == UNKNOWN]] = True
-        doubt[known] |= unclear[numbers[known]]
-        unknown = int((doubt & ~bad).sum())
-        where = np.flatnonzero(bad) if failed else np.arange(rows.size)
         first = {
             "call": (numbers, known),
             "own": (self._own.calls, np.ones(rows.size, np.bool_)),
         }
-        return Selected(self._raw(rows, where, first), unknown)
+        return self._raw(rows, self._where("calls"), first)
 
-    def migrations(self, failed: bool) -> Selected:
+    def migrations(self) -> Columns:
         rows = self._tables["migrations"]
-        bad = failed_migrations(rows, self._fates, self._own.beside(self._fates))
-        doubt = rows["lost"] != 0
-        of_unknown = self._fates.migration[self._fates.outcome == UNKNOWN]
-        doubt[of_unknown[of_unknown >= 0]] = True
-        unknown = int((doubt & ~bad).sum())
-        where = np.flatnonzero(bad) if failed else np.arange(rows.size)
+        where = self._where("migrations")
         first = {
             "migration": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
@@ -163,15 +147,12 @@ class DumpColumns:
         columns["kernel_thread"] = ((some["flags"] & MIGRATION_KTHREAD).astype(np.bool_), known)
         columns["cgroup_id"] = (some["cgroup_id"], some["cgroup_id"] != 0)
         columns["cgroup"] = self._cgroups(some)
-        return Selected(columns, unknown)
+        return columns
 
-    def folios(self, failed: bool) -> Selected:
+    def folios(self) -> Columns:
         rows = self._tables["folios"]
-        outcome, cause, is_told = self._outcomes()
-        stayed = is_told & (outcome == FAILED)
-        # a lookup that found nothing has no folio
-        unknown = int(((outcome == UNKNOWN) & (is_told | (rows["nr_pages"] > 0))).sum())
-        where = np.flatnonzero(stayed) if failed else np.arange(rows.size)
+        outcome, cause, is_told = self._failed.outcomes
+        where = self._where("folios")
         first = {
             "folio": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
             "own": (self._own.folios, np.ones(rows.size, np.bool_)),
@@ -188,44 +169,12 @@ class DumpColumns:
         columns["lookup_seq"] = (seq, seq != NO_LOOKUP)
         columns["outcome"] = (np.array(OUTCOMES, object)[outcome[where]], is_told[where])
         columns["cause"] = (named(cause[where], rules.cause_name)[0], is_told[where])
-        return Selected(columns, unknown)
+        return columns
 
-    def _outcomes(self) -> tuple[Any, Any, Any]:
-        """Outcome and cause of each folio, and whether they are known.
-
-        By its own records, else by those of the entries that it decided: one that was
-        not isolated stayed, too, or was there already.
-        """
-        rows = self._tables["folios"]
-        outcome, is_told = outcomes(self._tables, self._meta, self._fates)
-        cause = np.zeros(rows.size, np.int64)
-        cause[self._fates.row] = self._fates.cause
-        entries = self._found.rows
-        entries = entries[(entries["folio"] >= 0) & (entries["outcome"] != NOT_ATTEMPTED)]
-        # of several entries of one folio one that failed decides: it comes last
-        entries = entries[np.argsort(entries["outcome"] == FAILED, kind="stable")]
-        folio = entries["folio"]
-        # a lookup that found nothing has no folio
-        of_entry = ~is_told[folio] & (rows["nr_pages"][folio] > 0)
-        outcome[folio[of_entry]] = entries["outcome"][of_entry]
-        is_told[folio[of_entry]] = True
-        # of one that no migration had only the entry knows why
-        alone = is_told[folio] & (rows["migration_id"][folio] == 0)
-        cause[folio[alone]] = entries["cause"][alone]
-        return outcome, cause, is_told
-
-    def obstacles(self, failed: bool) -> Selected:
+    def obstacles(self) -> Columns:
         rows = obstacles.of(self._tables)
-        of_folio = obstacles.of_folios(self._tables)
-        folio = np.full(rows.size, -1, np.int64)
-        has = np.flatnonzero(of_folio >= 0)
-        folio[of_folio[has]] = has
-        # one that has no stage only delayed its folio; another may have been overcome
-        bad = rows["stage"] != STAGE_NONE
-        outcome, _, is_told = self._outcomes()
-        fine = is_told & np.isin(outcome, (MOVED, ALREADY_THERE))
-        bad[folio >= 0] &= ~fine[folio[folio >= 0]]
-        where = np.flatnonzero(bad) if failed else np.arange(rows.size)
+        folio = self._failed.folio_of_obstacles
+        where = self._where("obstacles")
         first = {
             "obstacle": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
@@ -244,19 +193,18 @@ class DumpColumns:
         columns["stage"] = (names[stage], np.ones(where.size, np.bool_))
         seq = rows["lookup_seq"][where]
         columns["lookup_seq"] = (seq, seq != NO_LOOKUP)
-        return Selected(columns)
+        return columns
 
-    def mappers(self, _failed: bool) -> Selected:
-        # each is of a page that was refused
+    def mappers(self) -> Columns:
         found = self._tables.get("mappers")
         rows = np.zeros(0, MAPPER) if found is None else found
         first = {
             "call": self._call_numbers(rows["call_id"]),
             "own": (self._of_own_calls(rows["call_id"]), np.ones(rows.size, np.bool_)),
         }
-        return Selected(self._raw(rows, np.arange(rows.size), first))
+        return self._raw(rows, self._where("mappers"), first)
 
-    def waits(self, _failed: bool) -> Selected:
+    def waits(self) -> Columns:
         known = self._tables.get("waits")
         rows = np.zeros(0, WAIT) if known is None else known
         yes = np.ones(rows.size, np.bool_)
@@ -270,27 +218,30 @@ class DumpColumns:
                 rows["end_ns"] >= rows["start_ns"],
             ),
         }
-        columns = self._raw(rows, np.arange(rows.size), first)
+        where = self._where("waits")
+        columns = self._raw(rows, where, first)
+        rows, yes = rows[where], yes[where]
         names = np.array([*WAIT_NAMES, "?"], object)
         columns["kind"] = (names[np.minimum(rows["kind"], len(WAIT_NAMES))], yes)
         columns["address"] = (rows["address"], rows["address"] != 0)
         columns["folio"] = (hexadecimal(rows["folio"]), rows["folio"] != 0)
         columns["holder_id"] = (hexadecimal(rows["holder_id"]), rows["holder_id"] != 0)
-        return Selected(columns)
+        return columns
 
-    def processes(self, _failed: bool) -> Selected:
+    def processes(self) -> Columns:
         known = self._tables.get("processes")
         rows = np.zeros(0, PROCESS) if known is None else known
         is_own = np.isin(rows["tgid"], self._own.tgids or ())
-        columns = self._raw(rows, np.arange(rows.size), {"own": (is_own, np.ones(rows.size, "?"))})
+        where = self._where("processes")
+        columns = self._raw(rows, where, {"own": (is_own, np.ones(rows.size, np.bool_))})
         # one that was gone before it was asked: what its migrations, calls and waits say of it
-        rows = rows.copy()
+        rows = rows[where]
         gone = np.flatnonzero(rows["cgroup_id"] == 0)
         rows["cgroup_id"][gone] = [self._people.cgroup_id(n) for n in rows["tgid"][gone].tolist()]
         columns["cgroup_id"] = (rows["cgroup_id"], rows["cgroup_id"] != 0)
         columns["uid"] = (rows["uid"], rows["uid"] != NO_UID)
         columns["cgroup"] = self._cgroups(rows)
-        return Selected(columns)
+        return columns
 
     def _times_of_calls(self, ordinals: npt.NDArray[Any]) -> Columns:
         """When the call of each entry began."""

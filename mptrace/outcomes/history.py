@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mptrace.arrays import Ints, Tables
+from mptrace.arrays import Bools, Ints, Tables
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.correlate import ALREADY_THERE, NOT_ATTEMPTED, Correlation
 from mptrace.outcomes.fates import fates
@@ -75,26 +75,30 @@ class Histories:
     :param tables: tables of a recording by name.
     :param meta: its meta.json.
     :param found: of these tables.
+    :param chosen: rows of `folios` that are selected; None: all.
     """
 
-    def __init__(self, tables: Tables, meta: Meta, found: Correlation) -> None:
+    def __init__(
+        self, tables: Tables, meta: Meta, found: Correlation, chosen: Bools | None = None
+    ) -> None:
+        self._chosen = chosen
         self._tables, self._meta, self._found = tables, meta, found
         self._page = meta.kernel.page_size
         self._processes = RecordedProcesses(tables, meta)
         self._paths = of_migrations(tables["migrations"], meta)
         self._owners = owners(tables)
 
-    def of(self, address: int, pid: int | None = None) -> list[History]:
+    def of(self, address: int, *pids: int) -> list[History]:
         """A history for each process that has a page of the recording there, by its number.
 
-        :param pid: of this process alone, and of what may be its.
+        :param pids: of these processes alone, and of what may be theirs.
         """
         page = address // self._page * self._page
         row, outcome, cause, pages = self._steps_at(page)
         owner = self._owners[row]
         found = []
         for tgid in np.unique(owner).tolist():
-            if pid is not None and tgid not in (pid, 0):
+            if pids and tgid not in (*pids, 0):
                 continue
             mine = np.flatnonzero(owner == tgid)
             mine = mine[np.argsort(self._tables["folios"]["start_ns"][row[mine]], kind="stable")]
@@ -137,6 +141,8 @@ class Histories:
             tail = tail_row(folios, head, index)
             if tail >= 0 and outcome[tail] >= 0:
                 here[tail] = True
+        if self._chosen is not None:
+            here &= self._chosen
         found = np.flatnonzero(here & (outcome >= 0))
         return found, outcome[found], cause[found], pages[found]
 

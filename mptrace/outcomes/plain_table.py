@@ -43,13 +43,17 @@ class PlainTable:
     """Columns and rows of one table of a recording.
 
     ``short`` names the columns that fit a terminal; ``total`` counts the rows that were
-    left out, too; ``unknown``: rows of which nobody can say whether they failed.
+    left out, too, ``selected`` those that the selection has, also beyond its ``top``;
+    ``unknown``: rows that are left out as nobody can say whether they are selected.
+    ``said`` says what was selected, None: everything.
     """
 
     columns: Columns
     short: tuple[str, ...]
     total: int
+    selected: int
     unknown: int
+    said: dict[str, Any] | None
 
     @property
     def names(self) -> tuple[str, ...]:

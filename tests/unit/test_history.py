@@ -203,7 +203,9 @@ def test_a_status_that_is_wrong_is_no_matter_of_later_moves() -> None:
 def of(tables: dict[str, Any], address: int, pid: int | None = None, **meta: Any) -> list[History]:
     """Histories of the page at an address."""
     known = Meta.of({**META, **meta})
-    return Histories(tables, known, correlate(tables, known)).of(address, pid)
+    return Histories(tables, known, correlate(tables, known)).of(
+        address, *(() if pid is None else (pid,))
+    )
 
 
 def told(one: History) -> list[tuple[Any, ...]]:
@@ -395,10 +397,12 @@ def test_json_has_the_histories_first(recording: Path) -> None:
     assert "kind" not in found[3] or found[3]["kind"] != "history"
 
 
-def test_a_process_without_an_address_is_a_usage_error(recording: Path) -> None:
-    """Status 2, and so is a process that has no page there."""
+def test_a_process_without_an_address_is_a_filter(recording: Path) -> None:
+    """Of one that has nothing to do with the recording that is said, and what there is."""
     result = CliRunner().invoke(main, ["explain", "--pid", "7", str(recording)])
-    assert (result.exit_code, "--pid needs --address" in result.output) == (2, True)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("only of process 7: 0 of ")
+    assert "nothing fits; the recording has" in result.stdout
 
 
 @pytest.mark.parametrize("options", [[], ["--all"], ["--pid", str(VICTIM)]])

@@ -11,6 +11,7 @@ from simulated_kernel import PAGE
 from mptrace.outcomes.fates import fates
 from mptrace.outcomes.own import own_of
 from mptrace.outcomes.processes import RecordedProcesses
+from mptrace.outcomes.waiting import MATCHES, join
 from mptrace.recording.layouts import (
     END_OPEN,
     WAIT_HUGETLB,
@@ -22,7 +23,7 @@ from mptrace.recording.layouts import (
 from mptrace.recording.meta import Meta
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
-from mptrace.reporting.numbers.stalls import MATCHES, MAX_LONGEST, join, stalls_of
+from mptrace.reporting.numbers.stalls import MAX_LONGEST, stalls_of
 
 THREAD = 4101
 COVERAGE = [{"phase": "wait_pte", "state": "unproved", "unit": "wait", "attach": "x"}]
@@ -99,7 +100,9 @@ def test_the_holder_of_the_record_is_the_initiator() -> None:
     assert (longest["address"], longest["reason"]) == (hex(PAGE), "mempolicy_mbind")
     assert longest["initiator"]["path"] == "mbind"
     text = render(profile(others.tables(), TRACED))
-    assert "worker-1/4001 (thread 4101) waited 6.20 ms for 0x1000, migrated by" in text
+    assert "worker-1/4001 (thread 4101) waited 6.20 ms for 0x1000, migrated by" in " ".join(
+        text.split()
+    )
     assert "mover/5001: mbind(2) (reason mempolicy_mbind)" in text.replace("\n    ", " ")
 
 

@@ -39,14 +39,19 @@ def paths_of(
     found: Fates,
     processes: RecordedProcesses,
     own: Own,
+    out: Own,
 ) -> list[Numbers]:
     """One dict for each path and initiator, the most time first; all times in ns.
 
     What is mptrace's own is in none of them, but for ``own_pages`` and what the
-    kernel counted of migrations that had others' pages, too.
+    kernel counted of migrations that had others' pages, too.  ``difference`` is that of all
+    folios of these migrations, also of those that were not selected.
+
+    :param own: what is mptrace's own.
+    :param out: that, and what was not selected: in no sum.
     """
     migrations, folios = tables["migrations"], tables["folios"]
-    kept = np.flatnonzero(~own.migrations)
+    kept = np.flatnonzero(~out.migrations)
     if not kept.size:
         return []
     some, first = _groups(migrations[kept], of_migrations(migrations[kept], meta))
@@ -68,10 +73,10 @@ def paths_of(
                 "initiator": _initiator(mine, processes),
                 "failed_migrations": int(failed[of_group[number]].sum()),
                 **_of_migrations(mine, meta),
-                **_of_folios(mine, folios, part, processes, own, asked),
+                **_of_folios(mine, folios, part, processes, own, out, asked),
                 "phases": phases_of_folios(
                     folios,
-                    part.row[~own.folios[part.row]],
+                    part.row[~out.folios[part.row]],
                     mine,
                     meta.phases,
                     of_calls=PATHS[code].key == "move_pages",
@@ -146,10 +151,11 @@ def _of_folios(
     every: Fates,
     processes: RecordedProcesses,
     own: Own,
+    out: Own,
     asked: frozenset[int],
 ) -> Numbers:
     is_own = own.folios[every.row]
-    part = every.select(~is_own)
+    part = every.select(~out.folios[every.row])
 
     # column by column: whole rows of a million folios would be copied
     def column(name: str) -> npt.NDArray[Any]:

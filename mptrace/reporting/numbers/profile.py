@@ -11,12 +11,16 @@ from statistics import median
 import numpy as np
 
 from mptrace.arrays import Table
+from mptrace.outcomes.chosen import choose
 from mptrace.outcomes.correlate import ENTRY_REASONS, MOVED, Correlation, correlate
 from mptrace.outcomes.fates import Fates, failed_migrations, fates
 from mptrace.outcomes.fates import outcomes as outcomes_of
+from mptrace.outcomes.left_out import chosen_calls, left_out
 from mptrace.outcomes.mappings import Mappings
-from mptrace.outcomes.own import Own, others_calls, own_of
+from mptrace.outcomes.own import Own, own_of
 from mptrace.outcomes.processes import RecordedProcesses
+from mptrace.outcomes.said import said_of
+from mptrace.outcomes.selection import EVERYTHING, Selection
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.recording.when import Clock, with_utc
@@ -59,6 +63,7 @@ def profile(
     missing_parts: Sequence[str] = (),
     correlation: Correlation | None = None,
     budget_ns: int | None = None,
+    selection: Selection = EVERYTHING,
 ) -> Numbers:
     """Compute the numbers of a report.
 
@@ -66,24 +71,31 @@ def profile(
     :param meta: its meta.json; keys that are only shown are passed on as they stand there.
     :param missing_parts: parts of the recording that are gone.
     :param correlation: of these tables, when it is there already.
+    :param selection: what the numbers are of; calls are whole in their time, phases and
+        movement.  Losses, coverage and cost are those of the session.
     :param budget_ns: adds the largest batches whose measured p99 stays below it.
     """
     own = own_of(tables, meta)
-    found = others_calls(correlation or correlate(tables, meta), tables, meta, own)
+    every, fate = correlation or correlate(tables, meta), fates(tables, meta)
+    chosen = choose(tables, meta, selection, every, fate, own)
+    out = left_out(own, chosen)
+    found = chosen_calls(every, tables, meta, own, chosen, whole=False)
+    whole = chosen_calls(every, tables, meta, own, chosen, whole=True)
     rows = found.rows
-    calls = tables["calls"][~own.calls]
+    calls = tables["calls"][~out.calls]
     migrations = tables["migrations"][~own.migrations]
     closed = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0)]
     mappings = Mappings(meta.mappings)
     outcomes = count_codes(rows["outcome"], OUTCOMES)
     outcomes["unknown"] += found.beyond_bound
     call_ns = span(closed, "enter_ns", "exit_ns")
-    fate = fates(tables, meta)
     split = np.union1d(found.split, fate.row[fate.is_split])
     outcome, _ = outcomes_of(tables, meta, fate)
-    folios = FolioTimes(tables["folios"], np.unique(closed["call_id"]), outcome, split, own.folios)
+    of_calls = np.unique(closed["call_id"])
+    times = FolioTimes(tables["folios"], of_calls, outcome, split, own.folios)
+    folios = FolioTimes(tables["folios"], of_calls, outcome, split, out.folios)
     processes = RecordedProcesses(tables, meta)
-    curves = cost_curve(tables, meta, fate, own)
+    curves = cost_curve(tables, meta, fate, out)
     said = meta.raw
     numbers = {
         "schema_version": SCHEMA_VERSION,
@@ -101,6 +113,9 @@ def profile(
         "settings": dict(said.get("settings") or {}),
         "workload": said.get("workload"),
         "scope": said.get("scope"),
+        "selection": said_of(selection, chosen, tables, meta, every, own)
+        if selection.is_filter or selection.top
+        else None,
         "filters": dict(said.get("filters") or {}),
         "tier": meta.tier,
         "tier_reason": said.get("tier_reason") or "",
@@ -112,17 +127,21 @@ def profile(
         "lost": dict(meta.lost),
         "cost": _cost(meta),
         "memory_bound_bytes": said.get("memory_bound_bytes"),
-        "own": numbers_of(own, fate),
+        "own": numbers_of(own, fate, chosen),
         "calls": calls_of(
-            calls, closed, rows, call_ns, own.of_calls(tables["calls"], found.call_ids)
+            calls,
+            closed,
+            whole.rows,
+            call_ns,
+            own.of_calls(tables["calls"], found.call_ids) | ~chosen.ordinals,
         ),
-        "migrations": _migrations(tables["migrations"], fate, own, meta),
-        "paths": paths_of(tables, meta, fate, processes, own),
-        "folios_without_migration": _strays(fate, own),
+        "migrations": _migrations(tables["migrations"], fate, own, out, meta),
+        "paths": paths_of(tables, meta, fate, processes, own, out),
+        "folios_without_migration": _strays(fate, out),
         "callers": callers_of(tables, found, processes),
-        "groups": groups_of(tables, found, processes, own),
+        "groups": groups_of(tables, whole, processes, out),
         "misled": misled_of(tables, meta, found, processes),
-        "stalls": stalls_of(tables, meta, fate, processes, own),
+        "stalls": stalls_of(tables, meta, fate, processes, out, most=selection.top or 0),
         "cost_curve": curves,
         "budget": None if budget_ns is None else within(curves, budget_ns),
         "entries": entries_of(closed, rows, found.beyond_bound),
@@ -134,10 +153,10 @@ def profile(
         ),
         "disagreements": disagreements_of(rows, mappings),
         "folios": folios.summary(),
-        "phases": phases_of(closed, migrations, folios, call_ns, meta),
+        "phases": phases_of(closed, migrations, times, call_ns, meta),
         "blackout": folios.blackout(),
-        "rates": _rates(folios, call_ns, meta),
-        "matrix": folios.matrix(),
+        "rates": _rates(times, call_ns, meta),
+        "matrix": times.matrix(),
         "failures": failures_of(rows, mappings),
         "failure_causes": failure_causes_of(tables, meta, found, mappings),
     }
@@ -145,14 +164,19 @@ def profile(
     if numbers["workload"]:
         pages = tables["folios"]["nr_pages"].astype(np.int64)
         pages[split] = 1
-        slowest = slowest_calls(tables["calls"], found, tables["folios"], outcome, pages)
+        slowest = slowest_calls(
+            tables["calls"], whole, tables["folios"], outcome, pages, most=selection.top or 0
+        )
     summary = summary_of(numbers, slowest, tables)
     timed: Numbers = with_utc(numbers, Clock(said.get("started"), said.get("ended")))
     return {**timed, "summary": summary}
 
 
 def is_clean(numbers: Numbers) -> bool:
-    """Whether nothing was lost and no entry stayed unknown (what ``--strict`` asks)."""
+    """Whether nothing was lost and no entry stayed unknown (what ``--strict`` asks).
+
+    Under a selection also whether it is known of each row if it is selected.
+    """
     return (
         not any(numbers["lost"].values())
         and not numbers["calls"]["lost"]
@@ -161,6 +185,7 @@ def is_clean(numbers: Numbers) -> bool:
         and not any(path["lost"] or path["pages"]["unknown"] for path in numbers["paths"])
         and not numbers["folios_without_migration"]["folios"]
         and numbers["complete"]
+        and not (numbers["selection"] and any(numbers["selection"]["unsure"].values()))
     )
 
 
@@ -170,8 +195,8 @@ def _strays(found: Fates, own: Own) -> Numbers:
     return {"folios": int(lone.sum()), "pages": int(found.pages[lone].sum())}
 
 
-def _migrations(migrations: Table, found: Fates, own: Own, meta: Meta) -> Numbers:
-    others = ~own.migrations
+def _migrations(migrations: Table, found: Fates, own: Own, out: Own, meta: Meta) -> Numbers:
+    others = ~out.migrations
     of_calls = others & (migrations["call_id"] != 0)
     strange = others & (migrations["call_id"] == 0)
     failed = failed_migrations(migrations, found, own.beside(found))
@@ -182,7 +207,7 @@ def _migrations(migrations: Table, found: Fates, own: Own, meta: Meta) -> Number
         theirs = np.zeros(found.row.size, np.bool_)
         known = found.migration >= 0
         theirs[known] = is_member[found.migration[known]]
-        theirs &= ~own.folios[found.row]
+        theirs &= ~out.folios[found.row]
         done = theirs & (found.outcome == MOVED)
         groups.append(
             {

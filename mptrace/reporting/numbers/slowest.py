@@ -20,9 +20,12 @@ def slowest_calls(
     folios: Table,
     outcome: Bytes,
     pages: Ints,
+    *,
+    most: int = 0,
 ) -> list[Numbers]:
     """The calls that took most time, the longest first; times in ns.
 
+    :param most: so many, if that is more than :data:`MAX_CALLS`.
     :param calls: table of calls; queries, and calls without an end, are in no row.
     :param folios: table of folios; ``outcome`` and ``pages`` of each of its rows.
     """
@@ -32,7 +35,7 @@ def slowest_calls(
     known, records = known[ended], records[ended]
     time = (records["exit_ns"] - records["enter_ns"]).astype(np.int64)
     rows = []
-    for at in np.argsort(-time, kind="stable")[:MAX_CALLS].tolist():
+    for at in np.argsort(-time, kind="stable")[: max(MAX_CALLS, most)].tolist():
         record, ordinal = records[at], int(known[at])
         start, end = np.searchsorted(found.rows["call"], [ordinal, ordinal + 1])
         of_call = np.flatnonzero(folios["call_id"] == record["call_id"])

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Threads that waited for a page under migration, each joined with who migrated it.  Pure.
 
-A wait names its holder where the kernel's record of the folio was there.  Where
-it does not, the folio (or the address in the victim's process) that was
-inaccessible when the wait began says who it was: marked ``time``.  What fits
-nothing stays unknown.
+`outcomes.waiting` joins them; what fits nothing stays unknown.
 """
 
 from dataclasses import dataclass
@@ -19,66 +16,18 @@ from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import BY_KEY, PATHS, of_migrations, reason_name
 from mptrace.outcomes.processes import RecordedProcesses, text
-from mptrace.recording.joins import members, pair_ids, ranks, rows_of_ids
-from mptrace.recording.layouts import END_OPEN, MIGRATION_KTHREAD, WAIT, WAIT_NAMES
+from mptrace.outcomes.waiting import MATCHES, Join, join, waits_of
+from mptrace.recording.joins import members, ranks
+from mptrace.recording.layouts import MIGRATION_KTHREAD, WAIT_NAMES
 from mptrace.recording.meta import Meta
 from mptrace.recording.when import first_and_last
 from mptrace.reporting.numbers.sums import Numbers, distribution
 
-#: How a wait was joined with its initiator.
-MATCHES = ("unknown", "holder", "time")
-_UNKNOWN, _HOLDER, _TIME = range(len(MATCHES))
 #: Waits, and threads that waited, named one by one, the longest first.
 MAX_LONGEST = 10
 MAX_THREADS = 50
 _MOVE_PAGES = next(code for code, path in enumerate(PATHS) if path.key == "move_pages")
 _WAIT_PHASES = ("wait_pte", "wait_pmd", "wait_hugetlb", "io_sleep")
-
-
-@dataclass(frozen=True)
-class Join:
-    """For each wait: how it was joined, and with what.
-
-    ``how``: index into :data:`MATCHES`; ``migration``: row in `migrations`, -1;
-    ``call``: row in `calls` where the folio was held by a call, -1.
-    """
-
-    how: Ints
-    migration: Ints
-    call: Ints
-
-
-def join(tables: Tables, meta: Meta) -> Join:
-    """Join every wait with the migration (or the call) that held its page."""
-    page_bytes = meta.kernel.page_size
-    waits, folios = waits_of(tables), tables["folios"]
-    how = np.zeros(waits.size, np.int64)
-    migration = rows_of_ids(tables["migrations"]["migration_id"], waits["holder_id"])
-    call = rows_of_ids(tables["calls"]["call_id"], waits["holder_id"])
-    named = waits["holder_id"] != 0
-    migration[~named], call[~named] = -1, -1
-    how[(migration >= 0) | (call >= 0)] = _HOLDER
-    left = np.flatnonzero(how == _UNKNOWN)
-    if left.size and folios.size:
-        found = _by_time(waits[left], folios, page_bytes)
-        hit = found >= 0
-        of_folio = folios[found[hit]]
-        where = left[hit]
-        migration[where] = rows_of_ids(
-            tables["migrations"]["migration_id"], of_folio["migration_id"]
-        )
-        migration[where[of_folio["migration_id"] == 0]] = -1
-        call[where] = rows_of_ids(tables["calls"]["call_id"], of_folio["call_id"])
-        call[where[of_folio["call_id"] == 0]] = -1
-        known = (migration[where] >= 0) | (call[where] >= 0)
-        how[where[known]] = _TIME
-    return Join(how, migration, call)
-
-
-def waits_of(tables: Tables) -> Table:
-    """The table of waits; empty where a recording has none."""
-    found = tables.get("waits")
-    return np.zeros(0, WAIT) if found is None else found
 
 
 def stalls_of(
@@ -87,11 +36,16 @@ def stalls_of(
     found: Fates,
     processes: RecordedProcesses,
     own: Own,
+    *,
+    most: int = 0,
 ) -> Numbers:
     """Who waited, for how long, for whom: by victim, by initiator, and the longest; ns.
 
     ``blackout`` beside a victim is that of the folios it maps, beside an initiator
     that of the folios it migrated.  Waits and folios of mptrace itself are left out.
+
+    :param own: what is left out, mptrace's own and what was not selected.
+    :param most: threads and longest waits that are named, if more than usual.
     """
     joined, kept = join(tables, meta), np.flatnonzero(~own.waits)
     waits = waits_of(tables)[kept]
@@ -101,7 +55,9 @@ def stalls_of(
     closed = end >= start
     who = _Initiators(tables, meta, joined, processes)
     rows = tables["folios"], tables["calls"]
-    view = _View(kept, waits, end - start, closed, joined, who, *rows, own.folios, found, processes)
+    view = _View(
+        kept, waits, end - start, closed, joined, who, *rows, own.folios, found, processes, most
+    )
     mappings = Mappings(meta.mappings)
     states = [meta.phases[name].state for name in _WAIT_PHASES if name in meta.phases]
     return {
@@ -172,6 +128,7 @@ class _View:
     is_own: Bools  # which of ``folios`` are mptrace's
     found: Fates
     processes: RecordedProcesses
+    most: int
 
     def times(self, rows: Ints) -> Numbers:
         some = self.ns[rows[self.closed[rows]]]
@@ -255,7 +212,7 @@ class _View:
 
     def longest(self, mappings: Mappings, meta: Meta, migrations: Table) -> list[Numbers]:
         rows = np.flatnonzero(self.closed)
-        rows = rows[np.argsort(-self.ns[rows], kind="stable")][:MAX_LONGEST]
+        rows = rows[np.argsort(-self.ns[rows], kind="stable")][: max(MAX_LONGEST, self.most)]
         return [self._wait(row, mappings, meta, migrations) for row in rows.tolist()]
 
     def by_thread(self, mappings: Mappings, meta: Meta, migrations: Table) -> list[Numbers]:
@@ -263,7 +220,7 @@ class _View:
         tids, place = ranks(self.waits["tid"].astype(np.int64))
         total = np.bincount(place, np.where(self.closed, self.ns, 0), tids.size)
         of_thread, found = members(place, tids.size), []
-        for number in np.argsort(-total, kind="stable")[:MAX_THREADS].tolist():
+        for number in np.argsort(-total, kind="stable")[: max(MAX_THREADS, self.most)].tolist():
             rows = of_thread[number]
             ended = rows[self.closed[rows]]
             longest = ended[np.argmax(self.ns[ended])] if ended.size else rows[0]
@@ -327,46 +284,6 @@ class _View:
         target = self.calls["target_tgid"][self.calls["call_id"] == own["call_id"][0]]
         whose = target[0] if target.size else own["owner_tgid"][0]
         return int(own["address"][0]) if whose == wait["tgid"] else 0
-
-
-def _by_time(waits: Table, folios: Table, page_bytes: int) -> Ints:
-    """Folio that was inaccessible when each wait began, by its pointer, else its address; -1."""
-    dark = np.flatnonzero(folios["n_dark"] > 0)
-    found = np.full(waits.size, -1, np.int64)
-    has = np.flatnonzero(waits["folio"] != 0)
-    found[has] = _covering(folios, dark, folios["src"][dark], waits[has], waits["folio"][has])
-    # A large folio lies at a multiple of its size, in the process, too.
-    mapped = dark[(folios["owner_tgid"][dark] != 0) & (folios["address"][dark] != 0)]
-    sizes, of_size = ranks(np.maximum(folios["nr_pages"][mapped], 1))
-    for number, size in enumerate(sizes.tolist()):
-        left = np.flatnonzero((found < 0) & (waits["address"] != 0))
-        own = mapped[of_size == number]
-        some = waits[left]
-        scale = np.uint64(size * page_bytes)
-        place = np.concatenate([folios["address"][own] // scale, some["address"] // scale])
-        tgids = np.concatenate([folios["owner_tgid"][own], some["tgid"]]).astype(np.int64)
-        key = pair_ids(tgids, place)
-        found[left] = _covering(folios, own, key[: own.size], some, key[own.size :])
-    return found
-
-
-def _covering(folios: Table, rows: Ints, keys: Any, waits: Table, wanted: Any) -> Ints:
-    """For each wait the last of these folios with its key whose time has its start, -1: none."""
-    if not rows.size or not waits.size:
-        return np.full(waits.size, -1, np.int64)
-    some = folios[rows]
-    last = np.maximum(some["light_last_ns"], some["end_ns"])
-    last[some["end"] == END_OPEN] = np.iinfo(np.uint64).max
-    _, key = ranks(np.concatenate([keys, wanted]))
-    _, time = ranks(np.concatenate([some["dark_first_ns"], waits["start_ns"]]))
-    whole = (key << 32) + time
-    theirs, ours = whole[: rows.size], whole[rows.size :]
-    order = np.argsort(theirs, kind="stable")
-    place = np.searchsorted(theirs[order], ours, side="right") - 1
-    at = order[np.maximum(place, 0)]
-    fits = (place >= 0) & (key[at] == key[rows.size :]) & (last[at] >= waits["start_ns"])
-    found: Ints = np.where(fits, rows[at], -1)
-    return found
 
 
 def _kinds(kinds: npt.NDArray[Any]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from mptrace.reporting.text.layout import (
     clip,
     item,
     many,
+    most_rows,
     place,
     short,
     table,
@@ -121,7 +122,8 @@ def agreement(profile: Numbers) -> list[str]:
 
 def failures(profile: Numbers) -> list[str]:
     """Pages that stayed, by cause; what to do about each, and where to read on."""
-    groups = profile["failure_causes"]
+    every = profile["failure_causes"]
+    groups = every[: most_rows(len(every))]
     if not groups:
         return []
     rows = [
@@ -150,7 +152,10 @@ def failures(profile: Numbers) -> list[str]:
         if group["remedy"]:
             lines += wrapped("    -> ", group["remedy"])
     told: dict[int | None, int] = {}
-    for group in groups:
+    if rest := every[len(groups) :]:
+        of = many(sum(group["count"] for group in rest), "entry", "entries")
+        lines += wrapped("  ", and_more(len(rest), "cause", "--failures without --top", of=of))
+    for group in every:
         for each in group["statuses"]:
             told[each["status"]] = told.get(each["status"], 0) + each["count"]
     for status, count in sorted(told.items(), key=lambda item: -item[1]):

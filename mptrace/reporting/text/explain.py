@@ -62,8 +62,10 @@ def explanation(one: Explanation, *, width: int = WIDTH) -> str:
         return "\n".join(_block(Block(1, one, (), {})))
 
 
-def nothing(entries: int, unknown: int) -> str:
-    """What is said where no page stayed."""
+def nothing(entries: int, unknown: int, *, is_part: bool = False) -> str:
+    """What is said where no page stayed; ``is_part``: of those that are selected."""
+    if not entries and is_part:
+        return "of these no entry is of a call that asked for a move"
     if not entries:
         return "no entries: the recording has no call that asked for a move"
     count = many(entries, "entry", "entries")
@@ -72,6 +74,8 @@ def nothing(entries: int, unknown: int) -> str:
             f"of {count} none is known to have failed; {format_count(unknown)} unknown: "
             "mptrace report says why"
         )
+    if is_part:
+        return f"of these no page stayed: {count}, none failed"
     return f"no page stayed: {count}, none failed, none left out"
 
 

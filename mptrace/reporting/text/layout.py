@@ -24,12 +24,14 @@ __all__ = [
     "cut",
     "item",
     "many",
+    "most_rows",
     "named",
     "ns_text",
     "place",
     "printable",
     "process_name",
     "quantiles",
+    "rows_of_lists",
     "short",
     "table",
     "unproved",
@@ -54,6 +56,7 @@ Numbers = Mapping[str, Any]
 Cutter = Callable[[str, int], str]
 # Set by columns() for the time of one rendering, so that each piece needn't be handed it.
 _width = ContextVar("width", default=WIDTH)
+_top: ContextVar[int | None] = ContextVar("top", default=None)
 
 
 @contextmanager
@@ -64,6 +67,22 @@ def columns(width: int) -> Iterator[None]:
         yield
     finally:
         _width.reset(token)
+
+
+@contextmanager
+def rows_of_lists(top: int | None) -> Iterator[None]:
+    """Show ``top`` rows of each list of what is rendered inside; None: as many as usual."""
+    token = _top.set(top)
+    try:
+        yield
+    finally:
+        _top.reset(token)
+
+
+def most_rows(usual: int) -> int:
+    """Rows that a list of the text being rendered may have."""
+    top = _top.get()
+    return usual if top is None else top
 
 
 def wide() -> int:
@@ -209,6 +228,7 @@ def cut(
     rows: Sequence[Numbers], most: int, tgid: Callable[[Numbers], Any], asked: frozenset[int]
 ) -> tuple[list[Numbers], list[Numbers]]:
     """The first rows and, of the others, those of processes that were asked for; and the rest."""
+    most = most_rows(most)
     kept = [row for row in rows[most:] if tgid(row) in asked]
     return [*rows[:most], *kept], [row for row in rows[most:] if tgid(row) not in asked]
 

@@ -12,6 +12,7 @@ from mptrace.reporting.text.layout import (
     cut,
     item,
     many,
+    most_rows,
     ns_text,
     process_name,
     short,
@@ -75,11 +76,12 @@ def stalls(profile: Numbers) -> list[str]:
         unproved(profile, *DARK, "owner"),
     )
     lines += wrapped("  ", f"dark: {dark}" + (f", {doubt}" if doubt else ""))
-    for each in found["longest"]:
+    longest = found["longest"][: most_rows(len(found["longest"]))]
+    for each in longest:
         lines += wrapped("  ", _sentence(each), hang="    ")
     # of one that was not seen to end nobody knows how long it was
     more = and_more(
-        found["count"] - found["open"] - len(found["longest"]),
+        found["count"] - found["open"] - len(longest),
         "wait",
         "mptrace dump --table waits",
     )

@@ -10,6 +10,7 @@ from mptrace.reporting.text.layout import (
     clip,
     clip_process,
     many,
+    most_rows,
     ns_text,
     process_name,
     short,
@@ -47,6 +48,10 @@ class _Rows:
 def first_screen(profile: Numbers) -> list[str]:
     """At most :data:`LINES` lines: the list of most rows is cut until they are enough."""
     rows = _Rows()
+    top = most_rows(0)
+    if top:
+        # who asks for so many gets them, however many lines that are
+        rows = _Rows(**dict.fromkeys(_WEIGHTS, top))
     while True:
         sections = _sections(profile, rows)
         lines = [line for _, _, section in sections for line in section]
@@ -55,7 +60,7 @@ def first_screen(profile: Numbers) -> list[str]:
             for name, shown, _ in sections
             if shown > 1
         ]
-        if len(lines) + len(sections) - 1 <= LINES or not cuttable:
+        if len(lines) + len(sections) - 1 <= LINES or not cuttable or top:
             break
         *_, name = max(cuttable)
         shown = next(shown for other, shown, _ in sections if other == name)

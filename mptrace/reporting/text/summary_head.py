@@ -3,8 +3,10 @@
 
 from collections.abc import Iterator
 
+from mptrace.outcomes.said import is_empty, is_filter
 from mptrace.reporting.text.head import filters_text, parts_text, states_of_recording, whose
 from mptrace.reporting.text.layout import Numbers, clip, many, short, wrapped
+from mptrace.reporting.text.selection import selected
 from mptrace.reporting.text.summary_when import clock, day
 from mptrace.reporting.text.summary_words import FORBIDS, NEEDED
 from mptrace.units import format_count, format_ns, times
@@ -18,6 +20,9 @@ def head(profile: Numbers) -> list[str]:
     """What was watched, when and where; and whether all of it was seen."""
     summary = profile["summary"]
     lines = wrapped("", _watched(profile), hang="  ")
+    is_part = bool(profile["selection"]) and is_filter(profile["selection"])
+    if is_part:
+        lines += selected(profile["selection"])
     warnings = list(_warnings(profile))
     proof = _proof(summary["phases"])
     notes = list(_notes(profile))
@@ -25,7 +30,9 @@ def head(profile: Numbers) -> list[str]:
         for number, text in enumerate(warnings):
             lines += wrapped("" if number else "WARNING: ", text, hang="  ")
         return lines + wrapped("", "; ".join([proof, *notes]), hang="  ")
-    return lines + wrapped("", "; ".join([f"complete: nothing lost, {proof}", *notes]), hang="  ")
+    # of what was left out nothing is said
+    whole = "of the whole session nothing was lost" if is_part else "complete: nothing lost"
+    return lines + wrapped("", "; ".join([f"{whole}, {proof}", *notes]), hang="  ")
 
 
 def _watched(profile: Numbers) -> str:
@@ -144,6 +151,8 @@ def totals(profile: Numbers) -> list[str]:
     sums, own = summary["totals"], summary["own_pages"]
     left_out = f"; {many(own, 'page')} of mptrace itself left out" if own else ""
     idle = not summary["who"] and not sums["waits"] and not sums["unknown_pages"]
+    if idle and profile["selection"] and is_empty(profile["selection"]):
+        return []
     if idle:
         seen = "no page was seen to move" if summary["pages_are_least"] else "no page was migrated"
         return wrapped("", f"{seen}, {_waits(summary)}{left_out}")
