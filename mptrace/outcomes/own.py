@@ -5,13 +5,12 @@ The recording says who mptrace was (`own` in its meta.json).  The rows stay wher
 are, so that their numbers stay, too; whoever sums up leaves them out, and says so.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from mptrace.arrays import Bools, Ints, Table, Tables
-from mptrace.outcomes.correlate import Correlation
 from mptrace.outcomes.fates import TRACEPOINTS, Fates
 from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import NO_LOOKUP, NOT_COUNTED, WAIT
@@ -87,22 +86,6 @@ def own_of(tables: Tables, meta: Meta) -> Own:
     of_folio: Bools = mapped | _told(of_call, call) | _told(of_migration, migration)
     whole = _has_only(migrations, folios, migration, of_folio) & (migrations["call_id"] == 0)
     return Own(tgids, of_call, of_migration | whole, of_folio, np.isin(waits["tgid"], tgids))
-
-
-def others_calls(found: Correlation, tables: Tables, meta: Meta, own: Own) -> Correlation:
-    """The entries of everybody else's calls; ordinals of calls stay as they were."""
-    calls = tables["calls"]
-    out = own.of_calls(calls, found.call_ids)
-    if not out.any():
-        return found
-    mine = calls[found.call_row[out & (found.call_row >= 0)]]
-    beyond = sum(max(int(count) - meta.max_entries, 0) for count in mine["nr_pages"])
-    return replace(
-        found,
-        rows=found.rows[~out[found.rows["call"]]],
-        call_row=np.where(out, -1, found.call_row),
-        beyond_bound=max(found.beyond_bound - beyond, 0),
-    )
 
 
 def _rows_of(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:

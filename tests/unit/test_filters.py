@@ -15,7 +15,14 @@ from click.testing import CliRunner, Result
 from plain_reader import Plain
 
 from mptrace.cli import main
+from mptrace.outcomes.chosen import choose
+from mptrace.outcomes.correlate import correlate
+from mptrace.outcomes.fates import fates
+from mptrace.outcomes.left_out import chosen_calls
+from mptrace.outcomes.own import own_of
+from mptrace.outcomes.selection import Selection
 from mptrace.recording.moments import parse_moment, resolve
+from mptrace.recording.reader import Recording
 from mptrace.recording.when import Clock
 
 HERE = Path(__file__).parent
@@ -23,7 +30,7 @@ RECORDINGS = {name: HERE / "recordings" / name for name in ("run", "record", "st
     "conform": HERE.parent / "fixtures" / "conform-6.12" / "recording"
 }
 COMMANDS = ("report", "explain", "dump")
-NONE, OPEN = 0, 1 << 63
+OPEN = 1 << 63
 
 
 def invoke(*arguments: str) -> Result:
@@ -297,6 +304,26 @@ def test_strict_asks_whether_all_is_known() -> None:
     unsure = sum(numbers["selection"]["unsure"].values())
     done = invoke("report", "--strict", "--pid", "178", str(RECORDINGS["record"]))
     assert done.exit_code == (3 if unsure else 0)
+
+
+def test_what_is_told_of_entries_stays_with_them() -> None:
+    """Whether an entry's own lookup queued a folio, also where entries before it are left out."""
+    data = Recording.open(RECORDINGS["conform"])
+    tables, meta = data.tables(), data.meta
+    every, own = correlate(tables, meta), own_of(tables, meta)
+    started = Plain(RECORDINGS["conform"]).meta["started"]["monotonic_ns"]
+    some = Selection(from_ns=started + 30 * 10**9)
+    chosen = choose(tables, meta, some, every, fates(tables, meta), own)
+    left = chosen_calls(every, tables, meta, own, chosen, whole=True)
+    assert 0 < left.rows.size < every.rows.size
+    queued = dict(zip(keys_in(every.rows), every.queued.tolist(), strict=True))
+    assert [queued[key] for key in keys_in(left.rows)] == left.queued.tolist()
+    assert len(set(left.queued.tolist())) == 2
+
+
+def keys_in(rows: Any) -> list[tuple[int, int]]:
+    """Call and index of each entry."""
+    return list(zip(rows["call"].tolist(), rows["entry"].tolist(), strict=True))
 
 
 def test_an_address_and_a_time() -> None:
