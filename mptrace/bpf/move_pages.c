@@ -88,6 +88,7 @@ static long (*const read_kernel)(void *to, u32 size, const void *from) =
 static long (*const read_kernel_string)(void *to, u32 size, const void *from) =
 	(void *)BPF_FUNC_probe_read_kernel_str;
 
+#include "scope.h"
 #include "move_pages/obstacle.h"
 #include "move_pages/records.h"
 #include "move_pages/state.h"

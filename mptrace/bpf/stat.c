@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Counts and sums of page migrations, by reason and process, added up in the
- * kernel: no record leaves it for a page, a folio or a migration.
+ * Counts and sums of page migrations, by reason, process and cgroup, added up in
+ * the kernel: no record leaves it for a page, a folio or a migration.
  *
- * phase      | kernel (rows of mptrace/tracing/counting/plan.py)     | unit
- * -----------+--------------------------------------------------------+-----------
- * begin      | tracepoint mm_migrate_pages_start, or migrate_pages()  | migration
- * end        | tracepoint mm_migrate_pages                            | migration
- * wait       | migration_entry_wait()                                 | wait
- * wait_pmd   | pmd_migration_entry_wait()                             | wait
- * wait_huge  | migration_entry_wait_huge()                            | wait
+ * phase       | kernel (rows of mptrace/tracing/counting/plan.py)     | unit
+ * ------------+--------------------------------------------------------+-----------
+ * begin       | tracepoint mm_migrate_pages_start, or migrate_pages()  | migration
+ * end         | tracepoint mm_migrate_pages                            | migration
+ * wait        | migration_entry_wait()                                 | wait
+ * wait_pmd    | pmd_migration_entry_wait()                             | wait
+ * wait_huge   | migration_entry_wait_huge()                            | wait
+ * fork        | tracepoint sched_process_fork                          | process
+ * end_process | tracepoint sched_process_exit                          | thread
  *
  * No kretprobe times a migration: those run out (maxactive) where more threads
  * sleep in migrate_pages() than the kernel set instances aside, and in silence.
@@ -24,104 +26,8 @@
 static long (*const read_kernel)(void *to, u32 size, const void *from) =
 	(void *)BPF_FUNC_probe_read_kernel;
 
-#define REASONS		16	/* enum migrate_reason has 10 today; the last stands for the rest */
-#define LEVELS		4	/* a migration, one in its allocation's reclaim, and room */
-#define SLOTS		40	/* powers of two of nanoseconds: the last is 9 minutes and more */
-
-#define KIND_MIGRATION	0
-#define KIND_WAIT	1
-
-/* Instead of a reason: what ran when a wait began. */
-#define DURING_SEVERAL	(-1)
-#define DURING_NONE	(-2)
-
-#define ROW_KTHREAD	(1 << 0)
-#define PF_KTHREAD	0x00200000	/* include/linux/sched.h */
-
-/* ---- layouts: mirrored by mptrace/tracing/counting/counts.py, field by field ----- */
-
-struct row_key {
-	u32 tgid;
-	s16 reason;
-	u8 kind;
-	u8 epoch;
-};
-_Static_assert(sizeof(struct row_key) == 8, "counts.KEY");
-
-struct row {
-	u64 count;		/* migrations, or waits */
-	u64 time_ns;		/* of a migration without those nested in it */
-	u64 untimed;		/* of count: without time, as the begin was not seen */
-	u64 nested;		/* of count: inside another migration */
-	u64 succeeded;		/* base pages */
-	u64 failed;		/* base pages */
-	u64 histogram[SLOTS];	/* whole durations: slot n from 2^n ns on */
-	u64 flags;
-	char comm[16];
-};
-_Static_assert(sizeof(struct row) == 392, "counts.ROW");
-
-/* Why something was not counted as it should; names in mptrace/tracing/counting/counts.py. */
-#define LOST_ROW_MAP	0	/* no room for the process: counted among the others */
-#define LOST_THREAD_MAP	1	/* migrations without time: too many threads at once */
-#define LOST_NESTING	2	/* migrations without time: nested too deep */
-#define LOST_WAIT_MAP	3	/* waits not counted: too many threads at once */
-#define LOST_WAIT_EXIT	4	/* waits not counted: their end was not seen */
-#define LOST_CAUSES	5
-
-/* ---- maps ------------------------------------------------------------------ */
-
-/* What user space asks for; key 0.  The gate opens after everything is attached. */
-struct control {
-	u32 gate;
-	u32 filtered;		/* only processes in wanted */
-	u32 epoch;		/* part of every key: older rows are user space's to take away */
-	u32 pad;
-};
-BPF_ARRAY(control, struct control, 1);
-
-/* tgid -> anything */
-BPF_HASH(wanted, u32, u32, MAX_PIDS);
-
-/* LOST_* -> count */
-BPF_PERCPU_ARRAY(lost, u64, LOST_CAUSES);
-
-/* Shared by all CPUs: a row is touched once per migration, not per page. */
-BPF_HASH(rows, struct row_key, struct row, MAX_ROWS);
-
-/* kind * REASONS + reason -> what found no room in rows */
-BPF_ARRAY(others, struct row, 2 * REASONS);
-
-/* Never written: a template for new rows (too large for the stack). */
-BPF_ARRAY(new_row, struct row, 1);
-
-struct level {
-	u64 begin_ns;
-	u64 inner_ns;		/* in migrations nested in this one */
-};
-
-struct thread {
-	u32 depth;
-	u32 pad;
-	struct level levels[LEVELS];
-};
-
-/* tid -> its migrations under way; deleted at the end of the outer one */
-BPF_HASH(threads, u32, struct thread, MAX_THREADS);
-
-struct wait {
-	u64 begin_ns;
-	s64 during;
-};
-
-/* tid -> its wait; deleted at its end */
-BPF_HASH(waits, u32, struct wait, MAX_THREADS);
-
-/* Migrations under way by reason, of all processes; key 0. */
-struct under_way {
-	u64 of[REASONS];
-};
-BPF_ARRAY(under_way, struct under_way, 1);
+#include "scope.h"
+#include "stat/state.h"
 
 /* ---- helpers ----------------------------------------------------------------- */
 
@@ -143,7 +49,7 @@ static __always_inline struct control *open_control(void)
 
 static __always_inline bool is_wanted(struct control *c, u32 tgid)
 {
-	return !c->filtered || wanted.lookup(&tgid);
+	return in_scope(c->scope, c->uid, c->cgroup, bpf_get_current_task(), tgid);
 }
 
 static __always_inline u32 slot_of(u64 ns)
@@ -202,6 +108,9 @@ static __always_inline struct row *row_of(struct control *c, u8 kind, s32 reason
 	key.reason = reason;
 	key.kind = kind;
 	key.epoch = c->epoch;
+#ifdef OFF_TASK_CGROUPS
+	key.cgroup = bpf_get_current_cgroup_id();
+#endif
 	r = rows.lookup(&key);
 	if (!r) {
 		template = new_row.lookup(&zero);
@@ -390,5 +299,28 @@ int exit_wait(void *ctx)
 		return 0;
 	__sync_fetch_and_add(&r->count, 1);
 	add_time(r, ns, ns);
+	return 0;
+}
+
+/* ---- processes that are followed -------------------------------------------------- */
+
+static __always_inline bool follows(void)
+{
+	struct control *c = open_control();
+
+	return c && c->scope == SCOPE_CHOSEN;
+}
+
+int fork(u64 *ctx)
+{
+	if (follows() && !choose_child(ctx[0], ctx[1]))
+		count_lost(LOST_CHOSEN_MAP);
+	return 0;
+}
+
+int end_process(u64 *ctx)
+{
+	if (follows())
+		forget_ended(ctx[0]);
 	return 0;
 }

@@ -15,6 +15,7 @@ from mptrace.cli.types import (
     RING,
     SECONDS,
     flat,
+    whole,
 )
 from mptrace.tracing.plan.request import Request
 
@@ -30,6 +31,18 @@ def pids_option(words: str) -> Decorator[Any]:
 def duration_option(words: str) -> Decorator[Any]:
     """``duration``: seconds or None; ``words`` are its help."""
     return click.option("-d", "--duration", type=SECONDS, help=words)
+
+
+def max_rows_option(command: _Command) -> _Command:
+    """``max_rows``: how many rows a counting program may have."""
+    return click.option(
+        "--max-rows",
+        type=whole(64, 1 << 20),
+        default=4096,
+        show_default=True,
+        help="How many rows (a reason, a process and its cgroup each) the kernel can count: 64 "
+        "to 1,048,576.",
+    )(command)
 
 
 def tier_option(verb: str) -> Decorator[Any]:

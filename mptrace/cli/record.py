@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`mptrace record`: record migrations of programs that know nothing of mptrace."""
 
-import pwd
 import signal
 import sys
 from pathlib import Path
@@ -12,19 +11,18 @@ from mptrace.cli.options import (
     bounds_options,
     duration_option,
     output_options,
-    pids_option,
     tier_option,
 )
 from mptrace.cli.output import progress
+from mptrace.cli.scope import as_option, scope_options, wanted_of
 from mptrace.cli.types import (
     COUNT,
     NIDS,
     SIZE,
-    check_exclusive,
     is_default,
     within,
 )
-from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
+from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT
 from mptrace.host.signals import interrupted_by
 from mptrace.tracing.plan.request import Request
 from mptrace.units import and_more, many
@@ -38,17 +36,8 @@ _MOST_NAMED = 3
     # what follows the command's name is the command's
     context_settings={"max_content_width": 80, "allow_interspersed_args": False},
 )
-@click.option(
-    "-a", "--all", "everybody", is_flag=True, help="Record for every process on this host."
-)
-@pids_option("Record for these processes, and what they fork from now on; repeatable.")
-@click.option("-u", "--user", help="Record for the processes of this user (name or number).")
-@click.option(
-    "--cgroup", default="", help="Record for the processes of this cgroup (v2) and those below it."
-)
-@click.option(
-    "--as", "run_as", help="Run COMMAND as this user.  [default: the user who called sudo]"
-)
+@scope_options("Record")
+@as_option
 @duration_option("Stop recording after this many seconds.")
 @click.option(
     "--reason",
@@ -127,38 +116,24 @@ def command(
     `dump` read the recording.
     """
     from mptrace.recording.rotation import Rotation
-    from mptrace.sessions.command import find_user, invoking_user
     from mptrace.sessions.record import record
-    from mptrace.sessions.request import RecordRequest, Wanted, WantedFilters
+    from mptrace.sessions.request import RecordRequest, WantedFilters
 
-    asked = (
-        ("-a", everybody),
-        ("-p", pids),
-        ("-u", user is not None),
-        ("--cgroup", cgroup),
-        (f"COMMAND ('{command_line[0]}')" if command_line else "", command_line),
+    wanted = wanted_of(
+        everybody=everybody,
+        pids=pids,
+        user=user,
+        cgroup=cgroup,
+        command_line=command_line,
+        run_as=run_as,
+        name="record",
+        must=True,
     )
-    if not check_exclusive(asked, "each says whom to trace: give one of them"):
-        raise UsageError(
-            "say whom to trace, by one of -a, -p PID, -u USER, --cgroup PATH or COMMAND",
-            "mptrace record -a   traces every process",
-        )
-    if run_as is not None and not command_line:
-        raise UsageError("--as needs a COMMAND")
-    runs_as = None
-    if command_line:
-        runs_as = find_user(run_as) if run_as is not None else invoking_user()
     bounds = Request(others=True, folio_ring_bytes=buffer)
     if max_folios:
         bounds = Request(others=True, folio_ring_bytes=buffer, max_folios=max_folios)
     request = RecordRequest(
-        wanted=Wanted(
-            pids=pids,
-            uid=None if user is None else find_user(user).uid,
-            cgroup=cgroup,
-            command=command_line,
-            user=runs_as,
-        ),
+        wanted=wanted,
         output=output,
         filters=WantedFilters(reasons, source, target, round(min_us * 1000), failed),
         force=force,
@@ -170,8 +145,6 @@ def command(
         command_line=tuple(sys.argv[1:]),
     )
     interrupted_by(signal.SIGTERM)
-    if command_line and runs_as is None:
-        progress(f"the command runs as {_me()}; --as USER runs it as somebody else")
     result = record(request, progress)
     rows = result.rows
     progress(
@@ -189,9 +162,3 @@ def command(
     if result.interrupted:
         raise SystemExit(EXIT_INTERRUPTED)
     raise SystemExit(EXIT_STRICT if strict and lost else EXIT_OK)
-
-
-def _me() -> str:
-    import os
-
-    return pwd.getpwuid(os.geteuid()).pw_name

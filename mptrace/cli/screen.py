@@ -9,6 +9,20 @@ from collections.abc import Iterator, Sequence
 
 from mptrace.errors import HostError
 
+#: What curses gives -> what it is called here; other keys that are no letters are none.
+_NAMES: dict[int | str, str] = {
+    curses.KEY_RESIZE: "resize",
+    curses.KEY_BACKSPACE: "backspace",
+    "\x7f": "backspace",
+    "\b": "backspace",
+    curses.KEY_ENTER: "enter",
+    "\n": "enter",
+    "\r": "enter",
+    "\x1b": "escape",
+}
+#: Milliseconds in which a key that sends several letters must have sent them.
+_ESCAPE_MS = 50
+
 
 class Screen:
     """A full-screen terminal; lines go in, keys come out."""
@@ -39,13 +53,18 @@ class Screen:
         self._window.refresh()
 
     def keys(self) -> list[str]:
-        """Keys pressed since the last call; "resize" where the terminal's size changed."""
+        """Keys pressed since the last call: letters, or names of `_NAMES`.
+
+        "resize" stands for a change of the terminal's size.
+        """
         keys = []
-        while (code := self._window.getch()) != -1:
-            if code == curses.KEY_RESIZE:
-                keys.append("resize")
-            elif 0 <= code < 128:
-                keys.append(chr(code))
+        # raises where there is no key
+        with contextlib.suppress(curses.error):
+            while True:
+                key = self._window.get_wch()
+                name = _NAMES.get(key, key)
+                if isinstance(name, str):
+                    keys.append(name)
         return keys
 
 
@@ -65,6 +84,7 @@ def opened() -> Iterator[Screen]:
     try:
         curses.noecho()
         curses.cbreak()
+        curses.set_escdelay(_ESCAPE_MS)
         window.keypad(True)
         yield Screen(window)
     finally:

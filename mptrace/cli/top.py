@@ -6,55 +6,81 @@ import time
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.options import duration_option, pids_option, tier_option
+from mptrace.cli.options import duration_option, max_rows_option, tier_option
 from mptrace.cli.output import progress
+from mptrace.cli.scope import scope_options, wanted_of
 from mptrace.cli.types import SECONDS
 from mptrace.errors import EXIT_INTERRUPTED
-from mptrace.reporting.text.stat import next_sort, render_total, top_lines
+from mptrace.reporting.text.stat import render_total
+from mptrace.reporting.text.top import Look, top_lines
 from mptrace.tracing.counting.counts import SORTS, Interval
 
 
 @click.command(name="top", context_settings={"max_content_width": 80})
 @click.argument("interval", type=SECONDS, default=2.0)
-@pids_option("Count for these processes only; repeatable.")
+@scope_options("Count")
 @duration_option("Stop after this many seconds.")
 @click.option(
     "--sort",
     type=click.Choice(list(SORTS)),
     default="pages",
     show_default=True,
-    help="What to sort the processes by, largest first.",
+    help="What to sort by, largest first.",
 )
+@click.option(
+    "--by",
+    "view",
+    type=click.Choice(("process", "cgroup")),
+    default="process",
+    show_default=True,
+    help="Show one line per process or per cgroup.",
+)
+@max_rows_option
 @tier_option("Count")
 def command(
-    interval: float, pids: tuple[int, ...], duration: float | None, sort: str, tier: str
+    interval: float,
+    everybody: bool,
+    pids: tuple[int, ...],
+    user: str | None,
+    cgroup: str,
+    duration: float | None,
+    sort: str,
+    view: str,
+    max_rows: int,
+    tier: str,
 ) -> None:
     """Show live who migrates pages, why, and at what cost.
 
     The screen is redrawn every INTERVAL seconds (2) with the counts of
-    `mptrace stat`. Press s to sort by pages, time, failed or stalls in turn, and
-    q to quit. The total is printed at the end.
+    `mptrace stat`, of the interval and since the start. Press h for the keys: they
+    sort, show cgroups, and filter by what you type; q quits. The total is printed
+    at the end.
     """
     from mptrace.cli import screen as curses_screen
+    from mptrace.sessions.counted import counted
+    from mptrace.tracing.counting.intervals import Ending, clock
     from mptrace.tracing.counting.plan import StatBounds
-    from mptrace.tracing.counting.sampler import Ending, Sampler, clock
 
+    wanted = wanted_of(everybody=everybody, pids=pids, user=user, cgroup=cgroup, name="top")
     curses_screen.check()
-    with Ending() as ending, Sampler(pids, StatBounds(), progress, tier) as sampler:
-        quit_asked = False
+    look = Look(sort=sort, by=view)
+    with (
+        Ending() as ending,
+        counted(wanted, StatBounds(max_rows=max_rows), tier, progress) as session,
+    ):
+        sampler = session.sampler
         with curses_screen.opened() as screen:
             shown: Interval | None = None
             tick = sampler.start_ns + round(interval * 1e9)
             end = None if duration is None else sampler.start_ns + round(duration * 1e9)
-            screen.draw(["mptrace top: counting; quit (q)"])
-            while not (quit_asked or ending):
+            screen.draw(["mptrace top: counting  help (h)  quit (q)"])
+            while not (look.quit or ending):
                 now = time.monotonic_ns()
                 if end is not None and now >= end:
                     break
                 keys = screen.keys()
-                quit_asked = "q" in keys
-                for _ in range(keys.count("s")):
-                    sort = next_sort(sort)
+                for key in keys:
+                    look = look.after(key)
                 if now >= tick:
                     shown = sampler.sample()
                     tick = now + round(interval * 1e9)
@@ -63,13 +89,20 @@ def command(
                     ending.wait((wake - now) / 1e9, sampler, screen.fd)
                     sampler.poll()
                     continue
-                if shown is not None:
-                    stamp = clock(shown.wall_ns)
-                    lines = top_lines(
-                        shown, sampler.reasons, sort, screen.size, stamp, sampler.unseen
+                since = sampler.so_far()
+                # before the first interval is over, there are the sums only
+                screen.draw(
+                    top_lines(
+                        shown or since,
+                        since,
+                        sampler.reasons,
+                        look,
+                        screen.size,
+                        clock(since.wall_ns),
+                        sampler.unseen,
                     )
-                    screen.draw(lines)
-        click.echo(render_total(sampler.total(), "process", sampler.reasons, terminal.width()))
+                )
+        click.echo(render_total(sampler.total(), view, sampler.reasons, terminal.width()))
         if ending.gone:
             progress("the chosen processes have ended")
     if ending.interrupted:

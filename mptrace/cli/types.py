@@ -181,6 +181,24 @@ class _Moment(_Parsed):
         return parse_moment(text)
 
 
+class _Exposed(_Parsed):
+    """A file (Path), or an address to listen on: (host, port)."""
+
+    def parse(self, text: str) -> Path | tuple[str, int]:
+        if "/" in text or ":" not in text:
+            if not text or text.endswith("/"):
+                raise ValueError(text)
+            return Path(text)
+        host, _, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(text)
+        if not port.isdecimal() or int(port) > 65535:
+            raise ValueError(text)
+        return host or "127.0.0.1", int(port)
+
+
 class _Fraction(_Parsed):
     def parse(self, text: str) -> float:
         fraction = float(text)
@@ -212,6 +230,9 @@ NIDS = _Nids("NID,...", "a list of node numbers such as 1 or 1,2")
 RANGE = _Range("START-END", "a range of hexadecimal addresses such as 7f0000000000-7f0000010000")
 FRACTION = _Fraction("FRACTION", "a fraction between 0 and 1")
 ENTRY = _Entry("CALL:INDEX", "the number of a call and of an entry, such as 0:17")
+EXPOSED = _Exposed(
+    "FILE|[HOST]:PORT", "a FILE ('./' before a name with ':'), :PORT, HOST:PORT or [IPV6]:PORT"
+)
 ADDRESS = _Address("ADDR", "a hexadecimal address such as 0x7f0000011000")
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mptrace.errors import CommandError, UsageError
+from mptrace.errors import CommandError, Progress, UsageError
 
 #: What a shell says of a command that it does not find, and of one that it can't run.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
@@ -120,6 +120,12 @@ class Command:
             self._set(os.waitpid(self.pid, 0)[1])
         assert self._status is not None
         return self._status
+
+    def outlast(self, progress: Progress) -> int:
+        """Wait for the end of one that was released, and say so; returns its exit status."""
+        if self.poll() is None:
+            progress(f"waiting for '{self.argv[0]}' to end")
+        return self.wait()
 
     def close(self) -> None:
         """End it if it was never released; one that runs is left alone."""

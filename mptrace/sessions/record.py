@@ -161,7 +161,5 @@ def _by_tracepoints(
 
 def _wait_for(command: Command, progress: Progress) -> int:
     """The command's exit status; a signal meanwhile is the command's affair."""
-    if command.poll() is None:
-        progress(f"waiting for '{command.argv[0]}' to end")
     with Interrupts():
-        return command.wait()
+        return command.outlast(progress)

@@ -110,11 +110,7 @@ class BpfSession:
         return bool(pids) and not any(map(proc.is_there, self._tracer.followed()))
 
     def _command_status(self) -> int | None:
-        if self._command is None:
-            return None
-        if self._command.poll() is None:
-            self._progress(f"waiting for '{self._command.argv[0]}' to end")
-        return self._command.wait()
+        return None if self._command is None else self._command.outlast(self._progress)
 
     def _last_meta(self) -> dict[str, Any]:
         lost = self._tracer.losses()

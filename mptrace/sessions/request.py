@@ -2,7 +2,7 @@
 """Turns what `mptrace record` was asked for, by names, into a `Scope`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +81,20 @@ def resolve_scope(
     Raises UsageError and TargetError for what is not there.
     """
     chosen = _resolve_filters(filters, reasons, host)
+    return replace(scope_of(wanted), filters=chosen)
+
+
+def scope_of(wanted: Wanted) -> Scope:
+    """Whom a session is about, in numbers, without filters; of a command, no process yet.
+
+    Raises TargetError for what is not there.
+    """
     if wanted.pids:
-        return Scope("pids", tgids=tuple(_tgid(pid) for pid in wanted.pids), filters=chosen)
+        return Scope("pids", tgids=tuple(dict.fromkeys(map(_tgid, wanted.pids))))
     if wanted.command:
-        return Scope("pids", filters=chosen)
+        return Scope("pids")
     if wanted.uid is not None:
-        return Scope("user", uid=wanted.uid, filters=chosen)
+        return Scope("user", uid=wanted.uid)
     if wanted.cgroup:
         try:
             number, _ = cgroup_id(wanted.cgroup)
@@ -95,8 +103,8 @@ def resolve_scope(
                 f"there is no cgroup (v2) '{wanted.cgroup}'",
                 "give a directory below /sys/fs/cgroup, or its path below that",
             ) from None
-        return Scope("cgroup", cgroup_id=number, filters=chosen)
-    return Scope("all", filters=chosen)
+        return Scope("cgroup", cgroup_id=number)
+    return Scope("all")
 
 
 def _tgid(pid: int) -> int:

@@ -18,6 +18,7 @@ from mptrace.reporting.text.stat import render_total
 from mptrace.tracing.counting.counts import by_process, total
 from mptrace.tracing.counting.plan import StatBounds
 from mptrace.tracing.counting.sampler import Sampler
+from mptrace.tracing.plan.scope import Scope
 
 COMPACT = Path("/proc/sys/vm/compact_memory")
 
@@ -77,7 +78,7 @@ def test_compaction_is_counted_as_vmstat_does(tier: str) -> None:
 @pytest.mark.parametrize("tier", ["auto", "tracepoints"])
 def test_what_the_counting_process_migrates_is_counted_apart(tier: str) -> None:
     """It compacts itself here: its pages are in no row, and in the kernel's count."""
-    with Sampler((), StatBounds(), lambda _: None, tier) as sampler:
+    with Sampler(Scope("all"), StatBounds(), lambda _: None, tier) as sampler:
         deadline = time.monotonic() + 30
         while not sampler.sample().own["succeeded"].sum() and time.monotonic() < deadline:
             COMPACT.write_text("1")

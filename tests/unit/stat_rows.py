@@ -21,11 +21,12 @@ SECOND = 10**9
 
 
 def entry(
-    kind: int, reason: int, tgid: int, comm: str, *, epoch: int = 0, **values: int
+    kind: int, reason: int, tgid: int, comm: str, *, epoch: int = 0, cgroup: int = 0, **values: int
 ) -> tuple[bytes, bytes]:
     """Key and value of one row; ``values`` by field, ``slot`` gets the whole count."""
     key = np.zeros(1, KEY)
     key["kind"], key["reason"], key["tgid"], key["epoch"] = kind, reason, tgid, epoch
+    key["cgroup"] = cgroup
     row = np.zeros(1, ROW)
     row["comm"] = comm.encode()
     for name, value in values.items():

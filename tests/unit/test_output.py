@@ -40,7 +40,7 @@ class Sampler:
     unseen, reasons, tier = (), stat_rows.REASONS, "bpf"
     start_ns, poll_seconds = 0, 0.1
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         self.total = lambda: stat_rows.interval(stat_rows.busy())
 
     def __enter__(self) -> "Sampler":
@@ -63,7 +63,7 @@ def _record(request: Any, progress: Callable[[str], None]) -> RecordResult:
 def _count(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("mptrace.tracing.counting.sampler.Sampler", Sampler)
     each = iter([stat_rows.interval(stat_rows.busy())])
-    patch.setattr("mptrace.tracing.counting.sampler.intervals", lambda *_: each)
+    patch.setattr("mptrace.tracing.counting.intervals.intervals", lambda *_: each)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 """The maps of bpf/stat.c parsed, summed, subtracted and grouped."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,8 +26,10 @@ from mptrace.tracing.counting.counts import (
     split,
     total,
 )
+from mptrace.tracing.counting.tracer import CONTROL
+from mptrace.tracing.program.source import source_of
 
-SOURCE = (Path(stat_counts.__file__).parents[2] / "bpf" / "stat.c").read_text()
+SOURCE = source_of("stat.c")
 
 
 def test_epochs_of_one_row_are_summed() -> None:
@@ -137,9 +138,9 @@ def test_the_bound_of_a_fraction() -> None:
 
 def test_layouts_are_those_of_the_program() -> None:
     """Sizes, the number of slots and of causes are the same in bpf/stat.c."""
-    found = re.findall(r"sizeof\(struct \w+\) == (\d+), \"counts\.(\w+)\"", SOURCE)
+    found = re.findall(r"sizeof\(struct \w+\) == (\d+), \"\w+\.(\w+)\"", SOURCE)
     sizes = {name: int(size) for size, name in found}
-    assert sizes == {"KEY": KEY.itemsize, "ROW": ROW.itemsize}
+    assert sizes == {"KEY": KEY.itemsize, "ROW": ROW.itemsize, "CONTROL": CONTROL.size}
     number = {name: int(n) for name, n in re.findall(r"#define (\w+)\s+(\d+)", SOURCE)}
     assert (number["SLOTS"], number["REASONS"]) == (stat_counts.SLOTS, stat_counts.REASONS)
     assert number["LOST_CAUSES"] == PROGRAM_CAUSES < len(LOST_CAUSES)

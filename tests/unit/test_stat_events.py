@@ -34,7 +34,7 @@ def events(*rows: Event) -> np.ndarray:
 
 def test_pairs_of_threads_that_interleave() -> None:
     """Two threads of one process and a kernel thread migrate at once; the order given is free."""
-    counts = EventCounts((), 64)
+    counts = EventCounts(64)
     counts.add(
         events(
             event(END, 1900, 9, 7, pages=(11, 1)),
@@ -57,7 +57,7 @@ def test_pairs_of_threads_that_interleave() -> None:
 
 def test_the_time_of_a_nested_migration_counts_once() -> None:
     """Compaction inside the allocation of a migration: each has its own, their sum is the whole."""
-    counts = EventCounts((), 64)
+    counts = EventCounts(64)
     counts.add(
         events(
             event(START, 1000, 8, 7),
@@ -76,7 +76,7 @@ def test_the_time_of_a_nested_migration_counts_once() -> None:
 @pytest.mark.parametrize("has_begin", [True, False])
 def test_an_end_without_a_begin_is_counted_without_time(has_begin: bool) -> None:
     """Begun before the session, or on a kernel without that tracepoint: the pages count."""
-    counts = EventCounts((), 64)
+    counts = EventCounts(64)
     counts.add(events(event(END, 2000, 8, 7, pages=(9, 2))), has_begin=has_begin)
     group = by_process(counts.rows(NAMES), REASONS)[0]
     assert (group.succeeded, group.failed, group.untimed, group.time_ns) == (9, 2, 1, None)
@@ -84,7 +84,7 @@ def test_an_end_without_a_begin_is_counted_without_time(has_begin: bool) -> None
 
 def test_after_a_loss_no_time_is_made_up() -> None:
     """A begin whose end may have been lost is not paired with a later end."""
-    counts = EventCounts((), 64)
+    counts = EventCounts(64)
     counts.add(events(event(START, 1000, 8, 7)))
     counts.forget_open()
     counts.add(events(event(END, 9000, 8, 7, pages=(9, 0))))
@@ -95,13 +95,13 @@ def test_after_a_loss_no_time_is_made_up() -> None:
 def test_others_and_chosen_processes() -> None:
     """Beyond the rows there is room for, a migration is the others'; who isn't chosen, nobody's."""
     rows = events(*(event(END, 1000 + n, n, n, pages=(n, 0)) for n in range(1, 6)))
-    counts = EventCounts((), 2)
+    counts = EventCounts(2)
     counts.add(rows)
     groups = {group.tgid: group for group in by_process(counts.rows({}), REASONS)}
     assert {tgid: group.succeeded for tgid, group in groups.items()} == {1: 1, 2: 2, None: 12}
     assert counts.beyond == 3
     assert counts.tgids() == {1, 2}
     assert OTHERS not in counts.tgids()
-    chosen = EventCounts({4}, 64)
+    chosen = EventCounts(64, {4}.__contains__)
     chosen.add(rows)
     assert [g.tgid for g in by_process(chosen.rows({}), REASONS)] == [4]

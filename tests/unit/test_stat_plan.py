@@ -39,7 +39,10 @@ def kernel(series: str) -> KernelFacts:
         ),
     }
     assert set(functions) == set(stat_functions())
-    offsets = dict(zip(stat_offsets(), (2976, 2480, 44, 12, 0, 0, 0), strict=True))
+    offsets = {
+        **dict.fromkeys(stat_offsets(), 0),
+        "trace_event_raw_mm_migrate_pages_start.reason": 12,
+    }
     offsets |= {
         "trace_event_raw_mm_migrate_pages.succeeded": 8,
         "trace_event_raw_mm_migrate_pages.failed": 16,
@@ -74,7 +77,7 @@ def test_a_perf_tracepoint_has_offsets(series: str, reason: int) -> None:
     """Where raw tracepoints are refused, the fields are at their offsets in the record."""
     refused = {
         (phase, name, "raw_tracepoint"): "EPERM"
-        for phase, name in zip(("begin", "end"), stat_tracepoints(), strict=True)
+        for phase, name in zip(("begin", "end"), stat_tracepoints(), strict=False)
     }
     plan = make_stat_plan(kernel(series), excluded=refused)
     assert plan.phase("end").method == "tracepoint"

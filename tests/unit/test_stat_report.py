@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from stat_rows import MIGRATION, REASONS, WAIT, busy, entry, interval, table
 
-from mptrace.reporting.text.stat import VIEWS, Lines, next_sort, short, short_ns, to_json, top_lines
-from mptrace.tracing.counting.counts import LOST_CAUSES, SORTS, split
+from mptrace.reporting.text.stat import VIEWS, Lines, short, short_ns, to_json
+from mptrace.tracing.counting.counts import LOST_CAUSES, split
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_stat_report.py -k golden"
@@ -78,7 +78,7 @@ def test_a_name_cannot_write_to_the_terminal() -> None:
 
 def test_json_has_units_and_adds_up() -> None:
     """The values of groups sum to the total's; rates are of the interval's length."""
-    for view, key in (("reason", "reasons"), ("process", "processes")):
+    for view, key in (("reason", "reasons"), ("process", "processes"), ("cgroup", "cgroups")):
         value = json.loads(
             json.dumps(to_json(interval(busy(), lost=LOST), REASONS, "interval", view))
         )
@@ -90,6 +90,7 @@ def test_json_has_units_and_adds_up() -> None:
         for name in ("migrations", "moved_pages", "failed_pages", "time_ns", "waits", "wait_ns"):
             assert sum(group[name] for group in value[key]) == everything[name]
         assert everything["wait_histogram_ns"] == [[1 << 19, 125]]
+    value = to_json(interval(busy()), REASONS, "interval", "process")
     postgres = value["processes"][-1]
     assert (postgres["tgid"], postgres["comm"], postgres["kernel_thread"]) == (
         901,
@@ -108,45 +109,6 @@ def test_json_of_a_total_has_the_kernels_own_counts() -> None:
     assert (value["vmstat_moved_pages"], value["vmstat_failed_pages"]) == (6833, 28)
     value = to_json(interval(busy()), REASONS, "total", "reason")
     assert value["vmstat_moved_pages"] is None
-
-
-def test_top_sorts_and_fits() -> None:
-    """The first process by the sort comes first; never more lines or columns than there are."""
-    lines = top_lines(interval(busy()), REASONS, "stalls", (24, 80), "01:02:03")
-    assert "sorted by stalls" in lines[0]
-    processes = [line.split()[1] for line in lines[lines.index("") + 2 :]]
-    assert processes == ["postgres", "mover", "[kcompactd0]"]
-    for height, width in ((24, 80), (10, 40), (1, 5)):
-        lines = top_lines(interval(busy(), lost=LOST), REASONS, "time", (height, width), "01:02:03")
-        assert len(lines) <= height
-        assert max(map(len, lines)) <= width
-    lines = top_lines(interval(busy(), lost=LOST), REASONS, "time", (10, 80), "01:02:03")
-    whole = top_lines(interval(busy(), lost=LOST), REASONS, "time", (12, 80), "01:02:03")
-    assert lines[:9] == whole[:9]
-    assert lines[9] == "and 3 more lines: a taller terminal"
-    assert "more lines" not in whole[-1]
-
-
-def test_top_says_how_many_it_does_not_show() -> None:
-    """Processes beyond the screen are counted in its last line."""
-    rows = table(
-        *(
-            entry(MIGRATION, 3, 100 + n, f"p{n}", count=1, succeeded=n, time_ns=1, slot=0)
-            for n in range(1, 48)
-        )
-    )
-    lines = top_lines(interval(rows), REASONS, "pages", (24, 80), "01:02:03")
-    assert len(lines) == 24
-    shown = sum("syscall" in line for line in lines[lines.index("") :])
-    assert lines[-1].strip() == f"and {47 - shown} more processes: mptrace stat --by process"
-
-
-def test_s_goes_through_all_sorts() -> None:
-    """Each comes once before the first comes again."""
-    names = ["pages"]
-    while (following := next_sort(names[-1])) != "pages":
-        names.append(following)
-    assert names == list(SORTS)
 
 
 @pytest.mark.parametrize(

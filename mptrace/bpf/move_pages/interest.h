@@ -3,37 +3,11 @@
 #ifndef MPTRACE_INTEREST_H
 #define MPTRACE_INTEREST_H
 
-#define CGROUP_LEVELS 16
-
-/* Whether a task's cgroup is the one asked for, or below it. */
-static __always_inline bool in_cgroup(u64 task, u64 wanted)
-{
-#ifdef OFF_TASK_CGROUPS
-	u64 group = read_word(read_word(task + OFF_TASK_CGROUPS) + OFF_CSS_SET_CGROUP);
-	int i;
-
-	for (i = 0; i < CGROUP_LEVELS && group; i++) {
-		if (read_word(read_word(group + OFF_CGROUP_KN) + OFF_KN_ID) == wanted)
-			return true;
-		group = read_word(group + OFF_CGROUP_PARENT);
-	}
-#endif
-	return false;
-}
-
 static __always_inline bool is_chosen(struct control *c, u64 task, u32 tgid)
 {
-	if (c->scope == SCOPE_ALL)
-		return true;
 	if (c->scope == SCOPE_CALLER)
 		return !c->tgid || c->tgid == tgid;
-	if (c->scope == SCOPE_CHOSEN)
-		return chosen.lookup(&tgid) != NULL;
-#ifdef OFF_TASK_CRED
-	if (c->scope == SCOPE_USER)
-		return read_half(read_word(task + OFF_TASK_CRED) + OFF_CRED_UID) == c->uid;
-#endif
-	return c->scope == SCOPE_CGROUP && in_cgroup(task, c->cgroup);
+	return in_scope(c->scope, c->uid, c->cgroup, task, tgid);
 }
 
 /* The task that a mapping's address space belongs to, 0 where the kernel keeps none. */
@@ -43,15 +17,6 @@ static __always_inline u64 owner_of(u64 vma)
 	u64 mm = read_word(vma + OFF_VMA_MM);
 
 	return mm ? read_word(mm + OFF_MM_OWNER) : 0;
-#else
-	return 0;
-#endif
-}
-
-static __always_inline u32 tgid_of(u64 task)
-{
-#ifdef OFF_TASK_TGID
-	return read_half(task + OFF_TASK_TGID);
 #else
 	return 0;
 #endif

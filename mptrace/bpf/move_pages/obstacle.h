@@ -103,22 +103,6 @@ static __always_inline s32 image_half(struct page_image *image, int offset)
 	return image_word(image, offset) >> (offset & 4 ? 32 : 0);
 }
 
-static __always_inline u64 read_word(u64 address)
-{
-	u64 word = 0;
-
-	read_kernel(&word, 8, (void *)address);
-	return word;
-}
-
-static __always_inline u32 read_half(u64 address)
-{
-	u32 half = 0;
-
-	read_kernel(&half, 4, (void *)address);
-	return half;
-}
-
 /* Counts of a folio beyond its first 64 bytes; -1 based ones become counts. */
 static __always_inline void read_large(struct obstacle_record *o, u64 folio)
 {

@@ -13,20 +13,14 @@ static __always_inline bool follows(void)
 
 int fork(u64 *ctx)
 {
-	u32 parent = tgid_of(ctx[0]), child = tgid_of(ctx[1]);
-	u8 one = 1;
-
-	if (!follows() || parent == child || !chosen.lookup(&parent))
-		return 0;
-	if (chosen.update(&child, &one))
+	if (follows() && !choose_child(ctx[0], ctx[1]))
 		count_lost(NULL, LOST_CHOSEN_MAP);
 	return 0;
 }
 
 /*
  * The end of a thread, which is in no call, migration or wait: of what is still there the
- * return was missed.  Its process's number may be given to somebody else: it is forgotten
- * when the last thread ends.
+ * return was missed.
  */
 int end_process(u64 *ctx)
 {
@@ -36,13 +30,8 @@ int end_process(u64 *ctx)
 		count_lost(NULL, LOST_RETURN);
 	if (!waiting.delete(&tid))
 		count_lost(NULL, LOST_RETURN);
-#ifdef OFF_TASK_SIGNAL
-	u64 task = ctx[0];
-	u32 tgid = tgid_of(task);
-
-	if (follows() && !read_half(read_word(task + OFF_TASK_SIGNAL) + OFF_SIGNAL_LIVE))
-		chosen.delete(&tgid);
-#endif
+	if (follows())
+		forget_ended(ctx[0]);
 	return 0;
 }
 

@@ -24,15 +24,6 @@ struct control {
 };
 BPF_ARRAY(control, struct control, 1);
 
-#define SCOPE_CALLER	0	/* calls of one process */
-#define SCOPE_ALL	1
-#define SCOPE_CHOSEN	2	/* processes of the map `chosen`, and what they fork */
-#define SCOPE_USER	3
-#define SCOPE_CGROUP	4
-
-/* tgid -> 1: initiators and owners of interest under SCOPE_CHOSEN */
-BPF_HASH(chosen, u32, u8, MAX_CHOSEN);
-
 /* LOST_* -> count */
 BPF_PERCPU_ARRAY(lost, u64, LOST_CAUSES);
 

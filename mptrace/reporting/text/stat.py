@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Counts of `mptrace stat` and `mptrace top` as text and as values for JSON."""
+"""Counts of `mptrace stat` as text and as values for JSON."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mptrace.reporting.text.layout import WIDTH, clip, printable, wrapped
 from mptrace.tracing.counting.counts import (
     LOST_CAUSES,
-    SORTS,
     Group,
     Interval,
     bound_ns,
+    by_cgroup,
     by_process,
     by_reason,
     combined,
     ranked,
     total,
 )
-from mptrace.units import and_more, many
+from mptrace.units import many
 
-VIEWS = ("reason", "process")
+VIEWS = ("reason", "process", "cgroup")
 #: Lines after which the heading is printed again: one screen's.
 _HEADING_EVERY = 20
 # docs/stat.md says what the columns are.  The longest reason of any kernel has 17
@@ -30,8 +30,11 @@ _REASON_HEADING = (
     f" {'99%<':>6} {'waits':>6} {'waited':>6}"
 )
 _PROCESS_HEADING = f"{'pid':>7} {'command':<15} migr moved/s failed spent waits waited why"
+_CGROUP_HEADING = _PROCESS_HEADING.replace(f"{'pid':>7} {'command':<15}", f"{'cgroup':<23}")
 #: Columns before the reason of a process, which gets the rest.
 _BEFORE_WHY = _PROCESS_HEADING.index("why")
+#: Letters of a cgroup's path, where there are 80 columns; what more there are it gets.
+_PATH = 23
 #: Letters of a command; in brackets two more, where there are more than 80 columns.
 _COMMAND, _BRACKETS = 15, 2
 
@@ -52,7 +55,7 @@ class Lines:
             lines.append(_heading(self._view, "moved/s", self._width))
             self._since_heading = 0
         body = _table(interval, self._view, self._reasons, stamp, self._width)
-        body += _notes(interval)
+        body += notes(interval)
         self._since_heading += len(body)
         return "\n".join(lines + body)
 
@@ -72,9 +75,9 @@ def render_total(
     lines = [f"total of {_seconds(interval.seconds)} s", _heading(view, "moved", width, time="")]
     lines += _table(interval, view, reasons, None, width)
     groups = by_reason(interval.rows, reasons)
-    if len(groups) > 1 or view == "process":
+    if len(groups) > 1 or view != "reason":
         lines.append(_line(total(interval.rows), view, None, width, stamp=""))
-    lines += _notes(interval)
+    lines += notes(interval)
     if interval.kernel_pages is not None:
         moved, failed = interval.kernel_pages
         everything = total(combined(interval.rows, interval.own))
@@ -86,8 +89,10 @@ def render_total(
 
 
 def _heading(view: str, moved: str, width: int, time: str = "time") -> str:
-    text = _REASON_HEADING if view == "reason" else _PROCESS_HEADING
+    heads = {"reason": _REASON_HEADING, "process": _PROCESS_HEADING, "cgroup": _CGROUP_HEADING}
+    text = heads[view]
     text = text.replace("command", "command" + " " * (_command_width(width) - _COMMAND))
+    text = text.replace("cgroup", "cgroup" + " " * (width - WIDTH))
     return text.replace("moved/s", f"{moved:>7}").replace("time", f"{time:4}")
 
 
@@ -104,13 +109,21 @@ def _table(
             _line(group, view, seconds, width, stamp="" if number else stamp or "")
             for number, group in enumerate(groups)
         ]
-    groups = ranked(by_process(interval.rows, reasons), "pages")
+    groups = ranked(groups_of(interval, view, reasons), "pages")
     lines = [_line(group, view, seconds, width, stamp="") for group in groups]
-    return lines if stamp is None else [f"{stamp} {_processes(len(groups))}", *lines]
+    return lines if stamp is None else [f"{stamp} {how_many(len(groups), view)}", *lines]
 
 
-def _processes(count: int) -> str:
-    return many(count, "process", "processes")
+def groups_of(interval: Interval, view: str, reasons: Mapping[int, str]) -> list[Group]:
+    """The groups of a view, each by its name or number."""
+    if view == "cgroup":
+        return by_cgroup(interval.rows, reasons, interval.cgroups)
+    return (by_reason if view == "reason" else by_process)(interval.rows, reasons)
+
+
+def how_many(count: int, view: str) -> str:
+    """So many processes, or cgroups."""
+    return many(count, view, "processes" if view == "process" else "")
 
 
 def _line(group: Group, view: str, seconds: float | None, width: int, *, stamp: str) -> str:
@@ -132,15 +145,20 @@ def _line(group: Group, view: str, seconds: float | None, width: int, *, stamp: 
         ]
         return " ".join(cells)
     letters = _command_width(width)
+    why = width - _BEFORE_WHY - letters + _COMMAND
+    who = f"{'' if group.tgid is None else group.tgid:>7} {command(group, letters):<{letters}}"
+    if view == "cgroup":
+        letters, why = _PATH + width - WIDTH, WIDTH - _BEFORE_WHY
+        who = f"{path(group.name, letters):<{letters}}"
     cells = [
-        f"{'' if group.tgid is None else group.tgid:>7} {_command(group, letters):<{letters}}",
+        who,
         f"{short(group.migrations, 5) if migrations else '-':>5}",
         f"{short(moved, 6) if migrations else '-':>6}",
         f"{short(group.failed, 5) if migrations else '-':>5}",
         f"{spent if migrations else '-':>6}",
         f"{short(group.waits, 5) if group.waits else '-':>5}",
         f"{short_ns(group.wait_ns) if group.waits else '-':>6}",
-        _why(group, width - _BEFORE_WHY - letters + _COMMAND),
+        why_of(group, why),
     ]
     return " ".join(cells).rstrip()
 
@@ -149,13 +167,19 @@ def _command_width(width: int) -> int:
     return _COMMAND + min(max(width - WIDTH, 0), _BRACKETS)
 
 
-def _command(group: Group, letters: int) -> str:
+def command(group: Group, letters: int) -> str:
     """A process's name as it can be shown on a terminal; kernel threads in brackets, as by ps."""
     name = printable(group.name)
     return (f"[{name}]" if group.is_kthread else name)[:letters]
 
 
-def _why(group: Group, room: int) -> str:
+def path(name: str, letters: int) -> str:
+    """A cgroup's path as it can be shown; its end says most, and stays."""
+    name = printable(name)
+    return name if len(name) <= letters else "~" + name[1 - letters :]
+
+
+def why_of(group: Group, room: int) -> str:
     """The reason of most of a process's pages, and how many more there are."""
     if not group.reasons:
         return ""
@@ -165,29 +189,29 @@ def _why(group: Group, room: int) -> str:
     return clip(name, room - len(more)) + gap + more
 
 
-def _notes(interval: Interval) -> list[str]:
+def notes(interval: Interval) -> list[str]:
     """What is not in the numbers, or not where it belongs; a line each."""
     groups = by_reason(interval.rows, {})
     untimed = sum(group.untimed for group in groups)
     nested = sum(group.nested for group in groups)
-    notes = []
+    said = []
     if untimed:
-        notes.append(f"migrations without their time, as their begin was not seen: {untimed:,}")
+        said.append(f"migrations without their time, as their begin was not seen: {untimed:,}")
     if nested:
-        notes.append(f"migrations inside another, whose time is not the outer one's: {nested:,}")
-    notes += [f"{LOST_CAUSES[cause]}: {n:,}" for cause, n in interval.lost.items() if n]
-    notes += [
+        said.append(f"migrations inside another, whose time is not the outer one's: {nested:,}")
+    said += [f"{LOST_CAUSES[cause]}: {n:,}" for cause, n in interval.lost.items() if n]
+    said += [
         f"{what} under way at the end, not counted: {n:,}"
         for what, n in interval.unfinished.items()
         if n
     ]
     own = total(interval.own)
     if own.migrations or own.waits:
-        notes.append(
+        said.append(
             f"of mptrace itself, not counted: {many(own.migrations, 'migration')}, "
             f"{many(own.succeeded, 'page')} moved, {many(own.waits, 'wait')}"
         )
-    return [line for note in notes for line in wrapped("  ! ", note)]
+    return [line for note in said for line in wrapped("  ! ", note)]
 
 
 # ---- numbers that fit ---------------------------------------------------------------
@@ -221,59 +245,6 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f}"
 
 
-# ---- top ------------------------------------------------------------------------------
-
-
-def top_lines(
-    interval: Interval,
-    reasons: Mapping[int, str],
-    sort: str,
-    size: tuple[int, int],
-    stamp: str,
-    notes: Sequence[str] = (),
-) -> list[str]:
-    """The screen of `mptrace top`: at most size[0] lines of at most size[1] characters.
-
-    Line 0 is the state, then come the reasons, a heading and as many processes
-    as there is room for, the first by ``sort``.
-    """
-    height, width = size
-    everything = total(interval.rows)
-    lines = [
-        f"mptrace top  {stamp}  over {_seconds(interval.seconds)} s"
-        f"  sorted by {sort} (s)  quit (q)",
-        _heading("reason", "moved/s", width),
-        *_table(interval, "reason", reasons, stamp, width),
-        *_notes(interval),
-        *(f"  ! {note}" for note in notes),
-        "",
-        _heading("process", "moved/s", width),
-    ]
-    groups = ranked(by_process(interval.rows, reasons), sort)
-    room = max(0, height - len(lines))
-    shown = groups if len(groups) <= room else groups[: max(0, room - 1)]
-    lines += [
-        _line(group, "process", interval.seconds, max(width, WIDTH), stamp="") for group in shown
-    ]
-    if len(shown) < len(groups):
-        more = and_more(
-            len(groups) - len(shown), "process", "mptrace stat --by process", plural="processes"
-        )
-        lines.append(f"{'':7} {more}")
-    if not everything.migrations and not everything.waits:
-        lines.append(f"{'':7} no migrations")
-    if len(lines) > height:
-        hidden = and_more(len(lines) - height + 1, "line", "a taller terminal")
-        lines[height - 1 :] = [hidden]
-    return [line[:width] for line in lines]
-
-
-def next_sort(sort: str) -> str:
-    """The sort that comes after one."""
-    names = list(SORTS)
-    return names[(names.index(sort) + 1) % len(names)]
-
-
 # ---- values ------------------------------------------------------------------------------
 
 
@@ -293,16 +264,23 @@ def to_json(interval: Interval, reasons: Mapping[int, str], kind: str, view: str
             {"reason": group.name, **_values(group, interval.seconds)}
             for group in by_reason(interval.rows, reasons)
         ]
+    elif view == "cgroup":
+        value["cgroups"] = [
+            {
+                "cgroup": group.name,
+                "cgroup_id": group.cgroup,
+                "reasons": _reasons(group),
+                **_values(group, interval.seconds),
+            }
+            for group in groups_of(interval, view, reasons)
+        ]
     else:
         value["processes"] = [
             {
                 "tgid": group.tgid,
                 "comm": group.name,
                 "kernel_thread": group.is_kthread,
-                "reasons": [
-                    {"reason": name, "moved_pages": pages, "migrations": n}
-                    for name, pages, n in group.reasons
-                ],
+                "reasons": _reasons(group),
                 **_values(group, interval.seconds),
             }
             for group in by_process(interval.rows, reasons)
@@ -314,6 +292,12 @@ def to_json(interval: Interval, reasons: Mapping[int, str], kind: str, view: str
         value["vmstat_moved_pages"] = None if pages is None else pages[0]
         value["vmstat_failed_pages"] = None if pages is None else pages[1]
     return value
+
+
+def _reasons(group: Group) -> list[dict[str, Any]]:
+    return [
+        {"reason": name, "moved_pages": pages, "migrations": n} for name, pages, n in group.reasons
+    ]
 
 
 def _values(group: Group, seconds: float) -> dict[str, Any]:

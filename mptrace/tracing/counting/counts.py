@@ -18,11 +18,12 @@ LOST_CAUSES = {
     "nested_too_deep": "migrations without their time, nested deeper than four",
     "wait_map_full": "waits not counted, too many threads at once",
     "wait_end_missed": "waits not counted, their end was not seen",
+    "chosen_map_full": "processes not followed, too many of them",
     "handler_skipped": "migrations or waits not counted, the kernel skipped our handler",
     "event_ring_full": "migrations not counted, or without time: events were lost",
 }
 #: Of these the program counts so many.
-PROGRAM_CAUSES = 5
+PROGRAM_CAUSES = 6
 
 SLOTS = 40  # powers of two of nanoseconds; the last has all above
 REASONS = 16
@@ -33,7 +34,9 @@ DURING_SEVERAL, DURING_NONE = -1, -2
 OTHERS = 0xFFFFFFFF
 _ROW_KTHREAD = 1
 
-KEY = np.dtype([("tgid", "u4"), ("reason", "i2"), ("kind", "u1"), ("epoch", "u1")])
+KEY = np.dtype(
+    [("tgid", "u4"), ("reason", "i2"), ("kind", "u1"), ("epoch", "u1"), ("cgroup", "u8")]
+)
 _SUMS = ("count", "time_ns", "untimed", "nested", "succeeded", "failed", "histogram")
 _FIELDS = [
     *((name, "i8") for name in _SUMS[:-1]),
@@ -42,8 +45,8 @@ _FIELDS = [
     ("comm", "S16"),
 ]
 ROW = np.dtype(_FIELDS)
-#: A row per kind, reason and process.
-COUNTS = np.dtype([("tgid", "u4"), ("reason", "i2"), ("kind", "u1"), *_FIELDS])
+#: A row per kind, reason, process and the id of its cgroup (v2; 0 where that is unknown).
+COUNTS = np.dtype([("tgid", "u4"), ("reason", "i2"), ("kind", "u1"), ("cgroup", "u8"), *_FIELDS])
 
 Counts = NDArray[np.void]
 
@@ -52,7 +55,7 @@ Counts = NDArray[np.void]
 class Interval:
     """What was counted from one moment to another.
 
-    ``rows`` has shape (n,), dtype COUNTS, each (kind, reason, tgid) once.
+    ``rows`` has shape (n,), dtype COUNTS, each (kind, reason, tgid, cgroup) once.
     ``kernel_pages`` is what /proc/vmstat added to pgmigrate_success and
     pgmigrate_fail meanwhile, None where that was not compared.  ``wall_ns`` is
     the time of day at its end.
@@ -66,6 +69,8 @@ class Interval:
     #: Of the whole time: migrations and waits that had not ended.
     unfinished: Mapping[str, int] = field(default_factory=dict)
     kernel_pages: tuple[int, int] | None = None
+    #: Paths of cgroups by their ids, as far as they are known.
+    cgroups: Mapping[int, str] = field(default_factory=dict)
     #: What mptrace itself did meanwhile; in ``rows`` there is nothing of it.
     own: Counts = field(default_factory=lambda: np.zeros(0, COUNTS))
 
@@ -77,7 +82,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Group:
-    """The counts of a reason, of a process, or of all.
+    """The counts of a reason, of a process, of a cgroup, or of all.
 
     ``reasons`` are (name, pages moved, migrations) of what a process
     migrated, the most pages first.  ``time_ns`` is None where no migration's
@@ -98,6 +103,8 @@ class Group:
     waits: int
     wait_ns: int
     wait_histogram: tuple[int, ...]
+    #: Of a group that is a cgroup: its id, 0 where it is unknown.
+    cgroup: int | None = None
 
 
 # ---- tables ---------------------------------------------------------------------
@@ -107,7 +114,7 @@ def counts_of(keys: bytes, values: bytes) -> Counts:
     """Rows of the map `rows` from its keys and values, in the same order; epochs left out."""
     key, row = np.frombuffer(keys, KEY), np.frombuffer(values, ROW)
     table = np.zeros(len(key), COUNTS)
-    for name in ("tgid", "reason", "kind"):
+    for name in ("tgid", "reason", "kind", "cgroup"):
         table[name] = key[name]
     for name in ROW.names or ():
         table[name] = row[name]
@@ -129,13 +136,16 @@ def others_of(values: bytes) -> Counts:
 
 
 def combined(*tables: Counts) -> Counts:
-    """The sum of tables, each (kind, reason, tgid) once, in that order; rows of nothing go."""
+    """The sum of tables, each (kind, reason, tgid, cgroup) once, in that order.
+
+    Rows of nothing go.
+    """
     table = np.concatenate(tables) if tables else np.zeros(0, COUNTS)
     if not len(table):
         return table
-    order = np.lexsort((table["tgid"], table["reason"], table["kind"]))
+    order = np.lexsort((table["cgroup"], table["tgid"], table["reason"], table["kind"]))
     table = table[order]
-    keys = table[["kind", "reason", "tgid"]]
+    keys = table[["kind", "reason", "tgid", "cgroup"]]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     ends = np.append(starts[1:], len(table)) - 1
     # a name as it was last, lexsort being stable
@@ -190,6 +200,32 @@ def by_process(rows: Counts, names: Mapping[int, str]) -> list[Group]:
         comm = bytes(mine["comm"][-1]).decode(errors="replace")
         groups.append(_group(mine, "(others)" if tgid == OTHERS else comm, tgid, names))
     return groups
+
+
+def by_cgroup(rows: Counts, names: Mapping[int, str], cgroups: Mapping[int, str]) -> list[Group]:
+    """A group for each cgroup that had members migrate or wait; by its path.
+
+    ``cgroups`` are paths by id.  Processes that found no room are one group, and
+    so are those whose cgroup is unknown.
+    """
+    found: dict[tuple[str, int], Counts] = {}
+    others = rows["tgid"] == OTHERS
+    if others.any():
+        found["(others)", 0] = rows[others]
+    rest = rows[~others]
+    for number in sorted({int(n) for n in rest["cgroup"]}):
+        found[cgroup_name(number, cgroups), number] = rest[rest["cgroup"] == number]
+    return [
+        replace(_group(mine, name, None, names), cgroup=number, is_kthread=False)
+        for (name, number), mine in sorted(found.items())
+    ]
+
+
+def cgroup_name(number: int, cgroups: Mapping[int, str]) -> str:
+    """A cgroup's path, or why it has none: it was removed before it could be asked for."""
+    if not number:
+        return "(unknown)"
+    return cgroups.get(number, f"(gone: id {number})")
 
 
 def total(rows: Counts) -> Group:

@@ -4,7 +4,7 @@
 One step per migration, none per page; the sums are those of `bpf/stat.c`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,17 +13,32 @@ from mptrace.tracing.counting.counts import COUNTS, KIND_MIGRATION, OTHERS, SLOT
 from mptrace.tracing.tracepoints.formats import END, START
 
 
+def _everybody(_tgid: int) -> bool:
+    return True
+
+
+def _unknown(_tgid: int) -> int:
+    return 0
+
+
 class EventCounts:
     """Adds up START and END events of `tracepoints.EVENT`, as they come.
 
-    :param tgids: count what these processes do; of all, where there is none.
     :param max_rows: rows beyond are of nobody in particular, and counted in ``beyond``.
+    :param wants: whether to count what a process does.
+    :param cgroup: the id of a process's cgroup, 0 where it is unknown.
     """
 
-    def __init__(self, tgids: Collection[int], max_rows: int) -> None:
-        self._tgids = frozenset(tgids)
+    def __init__(
+        self,
+        max_rows: int,
+        wants: Callable[[int], bool] = _everybody,
+        cgroup: Callable[[int], int] = _unknown,
+    ) -> None:
+        self._wants = wants
+        self._cgroup = cgroup
         self._max_rows = max_rows
-        self._rows: dict[tuple[int, int], Counts] = {}
+        self._rows: dict[tuple[int, int, int], Counts] = {}
         # tid -> [begin, time of those nested in it] of its migrations under way
         self._open: dict[int, list[list[int]]] = {}
         self.beyond = 0
@@ -57,7 +72,7 @@ class EventCounts:
 
     def tgids(self) -> set[int]:
         """The processes that have a row."""
-        return {tgid for _, tgid in self._rows if tgid != OTHERS}
+        return {tgid for _, tgid, _ in self._rows if tgid != OTHERS}
 
     def _left(self, tid: int, now: int) -> tuple[int, int, bool] | None:
         """Own and whole duration of the innermost migration, whether nested; None if not begun."""
@@ -73,7 +88,7 @@ class EventCounts:
 
     def _end(self, event: np.void, duration: tuple[int, int, bool] | None) -> None:
         tgid = int(event["tgid"])
-        if self._tgids and tgid not in self._tgids:
+        if not self._wants(tgid):
             return
         row = self._row(int(event["reason"]), tgid)
         row["count"] += 1
@@ -88,12 +103,12 @@ class EventCounts:
         row["histogram"][0, min(max(whole, 1).bit_length() - 1, SLOTS - 1)] += 1
 
     def _row(self, reason: int, tgid: int) -> Counts:
-        key = reason, tgid
+        key = reason, tgid, self._cgroup(tgid)
         if key not in self._rows and len(self._rows) >= self._max_rows:
             self.beyond += 1
-            key = reason, OTHERS
+            key = reason, OTHERS, 0
         if key not in self._rows:
             row = np.zeros(1, COUNTS)
-            row["kind"], row["reason"], row["tgid"] = KIND_MIGRATION, reason, key[1]
+            row["kind"], row["reason"], row["tgid"], row["cgroup"] = KIND_MIGRATION, *key
             self._rows[key] = row
         return self._rows[key]

@@ -6,11 +6,13 @@ and 6.12; the source of mm/migrate.c.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mptrace.host.facts import KernelFacts
-from mptrace.tracing.counting.counts import LOST_CAUSES, ROW
+from mptrace.tracing.counting.counts import KEY, LOST_CAUSES, ROW
 from mptrace.tracing.plan.candidate import Candidate
+from mptrace.tracing.plan.macros import add_groups
+from mptrace.tracing.plan.members import INITIATORS
 from mptrace.tracing.plan.plan import PhasePlan, plan_phases
 
 CANDIDATES: tuple[Candidate, ...] = (
@@ -31,6 +33,23 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("wait", "migration_entry_wait", "wait", "enter_wait", "exit_wait"),
     Candidate("wait_pmd", "pmd_migration_entry_wait", "wait", "enter_wait", "exit_wait"),
     Candidate("wait_huge", "migration_entry_wait_huge", "wait", "enter_wait", "exit_wait"),
+    # what a process that is followed forks
+    Candidate(
+        "fork",
+        "sched:sched_process_fork",
+        "process",
+        enter="fork",
+        methods=("raw_tracepoint",),
+        for_others=True,
+    ),
+    Candidate(
+        "end_process",
+        "sched:sched_process_exit",
+        "thread",
+        enter="end_process",
+        methods=("raw_tracepoint",),
+        for_others=True,
+    ),
 )
 #: Without it nothing can be counted.
 ESSENTIAL = "end"
@@ -48,6 +67,8 @@ _TASK = {
     "OFF_TASK_GROUP_LEADER": "task_struct.group_leader",
     "OFF_TASK_FLAGS": "task_struct.flags",
 }
+# Groups of `INITIATORS` by which a scope is decided.
+_GROUPS = ("fork", "user", "cgroup")
 # Bytes of a hash's element beside its key and value, generously.
 _ELEMENT_BYTES = 80
 _THREAD_BYTES = 72
@@ -55,15 +76,17 @@ _THREAD_BYTES = 72
 
 @dataclass(frozen=True)
 class StatBounds:
-    """How much is kept at once: rows (a reason and a process each), threads, chosen processes.
+    """How much is kept at once: rows (a reason, a process, its cgroup), threads, chosen processes.
 
     A row is one of a process in the last seconds: what older ones counted is
-    taken away by user space (`tracer`).
+    taken away by user space (`tracer`).  ``follows``: what chosen processes
+    fork is chosen, too.
     """
 
     max_rows: int = 4096
     max_threads: int = 4096
-    max_pids: int = 1024
+    max_chosen: int = 16384
+    follows: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +97,8 @@ class StatPlan:
     defines: Mapping[str, int | str]
     bounds: StatBounds
     memory_bound_bytes: int
+    #: Kind of a scope, or "fork" -> why this kernel can't decide by it.
+    undecided: Mapping[str, str] = field(default_factory=dict)
 
     def phase(self, name: str) -> PhasePlan:
         """The phase of that name."""
@@ -92,6 +117,8 @@ class StatPlan:
         if gone:
             some = "" if len(gone) == len(WAIT_PHASES) else f" for {_listed(gone)}"
             sentences.append(f"waits{some} can't be seen; 'mptrace doctor' says why")
+        if self.bounds.follows and ("fork" in self.undecided or not self.phase("fork").method):
+            sentences.append("what the chosen processes fork is not counted: it can't be followed")
         return tuple(sentences)
 
 
@@ -104,8 +131,8 @@ def make_stat_plan(
     bounds = bounds or StatBounds()
     refused = dict(excluded or {})
     while True:
-        phases, defines = plan_phases(CANDIDATES, facts, refused)
-        places = {p: _places(p, facts) for p in phases if ":" in p.attach}
+        phases, defines = plan_phases(_candidates(bounds), facts, refused)
+        places = {p: _places(p, facts) for p in phases if p.phase in _ARGUMENTS and ":" in p.attach}
         unplaced = [p for p, found in places.items() if found is None]
         if not unplaced:
             break
@@ -117,10 +144,16 @@ def make_stat_plan(
         defines[f"{p.phase.upper()}_METHOD"] = p.method.upper()
     if all(name in facts.offsets for name in _TASK.values()):
         defines.update({macro: facts.offsets[name] for macro, name in _TASK.items()})
+    undecided = add_groups(facts, defines, _GROUPS)
     defines["MAX_ROWS"] = bounds.max_rows
     defines["MAX_THREADS"] = bounds.max_threads
-    defines["MAX_PIDS"] = bounds.max_pids
-    return StatPlan(phases, defines, bounds, _memory_bound(bounds))
+    defines["MAX_CHOSEN"] = bounds.max_chosen
+    return StatPlan(phases, defines, bounds, _memory_bound(bounds), undecided)
+
+
+def _candidates(bounds: StatBounds) -> tuple[Candidate, ...]:
+    """The rows of the table that a session needs: every fork of the host has its price."""
+    return tuple(c for c in CANDIDATES if bounds.follows or not c.for_others)
 
 
 def _listed(waits: Sequence[str]) -> str:
@@ -155,10 +188,10 @@ def _places(phase: PhasePlan, facts: KernelFacts) -> dict[str, int] | None:
 
 def _memory_bound(bounds: StatBounds) -> int:
     """Bytes that the maps can take at the most."""
-    rows = bounds.max_rows * (8 + ROW.itemsize + _ELEMENT_BYTES)
+    rows = bounds.max_rows * (KEY.itemsize + ROW.itemsize + _ELEMENT_BYTES)
     threads = bounds.max_threads * (4 + _THREAD_BYTES + 4 + 16 + 2 * _ELEMENT_BYTES)
     others = 2 * 16 * ROW.itemsize
-    return rows + threads + others + bounds.max_pids * (8 + _ELEMENT_BYTES) + 8 * len(LOST_CAUSES)
+    return rows + threads + others + bounds.max_chosen * (5 + _ELEMENT_BYTES) + 8 * len(LOST_CAUSES)
 
 
 # ---- what must be known of a kernel ---------------------------------------------
@@ -171,7 +204,7 @@ def stat_tracepoints() -> tuple[str, ...]:
 
 def stat_functions() -> tuple[str, ...]:
     """Kernel functions whose prototypes the plan asks for."""
-    stubs = [f"__bpf_trace_{name.partition(':')[2]}" for name in stat_tracepoints()]
+    stubs = [f"__bpf_trace_{c.function.partition(':')[2]}" for c in _with_arguments()]
     return (*(c.function for c in CANDIDATES if not c.is_tracepoint), *stubs)
 
 
@@ -179,8 +212,12 @@ def stat_offsets() -> tuple[str, ...]:
     """Struct members whose offsets the plan asks for."""
     records = [
         f"trace_event_raw_{c.function.partition(':')[2]}.{field}"
-        for c in CANDIDATES
-        if c.is_tracepoint
+        for c in _with_arguments()
         for field in _ARGUMENTS[c.phase].values()
     ]
-    return (*_TASK.values(), *records)
+    groups = [member for name in _GROUPS for member in INITIATORS[name].values()]
+    return tuple(dict.fromkeys([*_TASK.values(), *records, *groups]))
+
+
+def _with_arguments() -> list[Candidate]:
+    return [c for c in CANDIDATES if c.is_tracepoint and c.phase in _ARGUMENTS]

@@ -3,10 +3,9 @@
 
 import contextlib
 import os
-import select
-import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,9 +16,13 @@ from mptrace.errors import HostError, Progress, TargetError, UsageError
 from mptrace.host import proc
 from mptrace.host.facts import KernelFacts
 from mptrace.host.privileges import check_privileges
-from mptrace.host.processes import NOT_TOLD_APART, in_initial_namespace, own_tgids
+from mptrace.host.processes import (
+    NOT_TOLD_APART,
+    Processes,
+    in_initial_namespace,
+    own_tgids,
+)
 from mptrace.host.read import read_kernel_facts
-from mptrace.host.signals import Interrupts
 from mptrace.tracing.counting.counts import COUNTS, Counts, Interval, difference, split
 from mptrace.tracing.counting.plan import (
     ESSENTIAL,
@@ -33,7 +36,10 @@ from mptrace.tracing.counting.plan import (
 from mptrace.tracing.counting.tracepoints import StatTracepoints
 from mptrace.tracing.counting.tracer import StatTracer
 from mptrace.tracing.plan.attaching import Excluded, attached
+from mptrace.tracing.plan.scope import Scope
 
+#: Processes that may be chosen by their numbers.
+MOST_CHOSEN = 1024
 #: After the gate has closed: for handlers that were under way.
 _SETTLE_SECONDS = 0.01
 
@@ -41,21 +47,34 @@ _SETTLE_SECONDS = 0.01
 class Sampler:
     """Counts from its beginning as a context to `finish`.
 
+    ``scope`` is of kind "all", "pids", "user" or "cgroup"; it has no filters.
+    Chosen processes are followed when they fork.  ``is_command``: they are a
+    command, with whose end the session ends, whatever it has left behind.
     ``tier`` "auto" counts by tracepoints alone where BPF can't be had.  Raises
-    HostError where this host can't count migrations, TargetError and UsageError
-    for a ``pids`` that is no process.
+    HostError where this host can't count migrations, or can't tell by the scope,
+    TargetError and UsageError for processes that are not there or too many.
     """
 
     def __init__(
-        self, pids: Collection[int], bounds: StatBounds, progress: Progress, tier: str = "auto"
+        self,
+        scope: Scope,
+        bounds: StatBounds,
+        progress: Progress,
+        tier: str = "auto",
+        *,
+        is_command: bool = False,
     ) -> None:
         self._wanted_tier = tier
-        self._pids = tuple(dict.fromkeys(pids))
-        self._bounds = bounds
+        self._scope = scope
+        self._is_command = is_command
+        self._bounds = replace(bounds, follows=scope.kind == "pids")
         self._progress = progress
         self._stack = contextlib.ExitStack()
-        self._pidfds: set[int] = set()
+        self._pidfds: dict[int, int] = {}  # descriptor -> process
+        self._ended: set[int] = set()
+        self._processes = Processes()
         self._last: Counts = np.zeros(0, COUNTS)
+        self._latest: Counts = self._last
         self._finished: Counts | None = None
         self._unfinished: dict[str, int] = {}
         #: Reasons by number, what can't be seen here, and whether by "bpf" or "tracepoints".
@@ -65,27 +84,29 @@ class Sampler:
 
     def __enter__(self) -> Self:
         check_privileges()
-        for pid in self._pids:
-            _check_process(pid)
+        if len(self._scope.tgids) > MOST_CHOSEN:
+            raise UsageError(f"-p takes at most {MOST_CHOSEN:,} processes")
         facts = read_kernel_facts(
             stat_functions(), stat_offsets(), tracepoints=stat_tracepoints(), variables=()
         )
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_pidfds)
-            for pid in self._pids:
-                self._pidfds.add(_watched(pid))
+            for pid in self._scope.tgids:
+                self._pidfds[_watched(pid)] = pid
             self._tracer = self._open(facts)
+            stack.callback(self._tracer.close)
             # perf tells process numbers as they are in this process's namespace
             own = [os.getpid()] if self.tier == "tracepoints" else own_tgids()
             self._own = frozenset(own or ())
-            stack.callback(self._tracer.close)
+            if self._scope.kind == "pids" and self.tier != "tracepoints":
+                _check_namespace()
             self.unseen = self._tracer.unseen()
             if own is None:
                 self.unseen += (NOT_TOLD_APART,)
-            self._tracer.choose(self._pids)
+            self._tracer.choose(self._scope)
             self._kernel_before = _kernel_pages()
             self._tracer.open_gate()
-            self.start_ns = self._last_ns = time.monotonic_ns()
+            self.start_ns = self._last_ns = self._now_ns = time.monotonic_ns()
             self._last_lost = self._tracer.losses()
             self._stack = stack.pop_all()
         return self
@@ -110,9 +131,19 @@ class Sampler:
                     raise
                 self._progress("no BPF here ('mptrace doctor' says why): counting with tracepoints")
         self.tier = "tracepoints"
-        tracer = StatTracepoints(self._bounds)
+        tracer = StatTracepoints(self._bounds, self._processes)
         self.reasons = self.reasons or tracer.reasons
         return tracer
+
+    @property
+    def sees_time(self) -> bool:
+        """Whether the time of migrations can be seen here."""
+        return self._tracer.sees_time
+
+    @property
+    def sees_waits(self) -> bool:
+        """Whether waits can be seen here, of some kind of page at least."""
+        return self._tracer.sees_waits
 
     @property
     def poll_seconds(self) -> float:
@@ -120,28 +151,48 @@ class Sampler:
         return self._tracer.poll_seconds
 
     def _close_pidfds(self) -> None:
-        while self._pidfds:
-            os.close(self._pidfds.pop())
+        for fd in self._pidfds:
+            os.close(fd)
+        self._pidfds.clear()
 
     @property
     def alive(self) -> set[int]:
         """Descriptors of the chosen processes, readable when one has ended."""
-        return self._pidfds
+        return set(self._pidfds)
 
-    def ended(self, fd: int) -> bool:
-        """Note that the process of a descriptor has ended; whether it was the last."""
-        self._pidfds.discard(fd)
+    def ended(self, fd: int) -> None:
+        """Note that the process of a descriptor has ended."""
+        self._ended.add(self._pidfds.pop(fd))
         os.close(fd)
-        return not self._pidfds
+
+    def is_left_alone(self) -> bool:
+        """Whether all chosen processes have ended, and all that they forked; never of others."""
+        if not self._scope.tgids or self._pidfds:
+            return False
+        forked = self._tracer.followed() - self._ended
+        return self._is_command or not any(map(proc.is_there, forked))
 
     def poll(self) -> None:
         """Take what has come, lest it becomes too much."""
-        if self._finished is None:
-            self._tracer.read()
+        self._latest = self._read()
+
+    def so_far(self) -> Interval:
+        """What was counted from the start until the counts were last looked at."""
+        rows, own = split(self._latest, self._own)
+        return Interval(
+            start_ns=self.start_ns,
+            end_ns=self._now_ns,
+            wall_ns=time.time_ns(),
+            rows=rows,
+            own=own,
+            cgroups=self._processes.cgroups,
+            lost=self._tracer.losses(),
+        )
 
     def sample(self) -> Interval:
         """What was counted since the last sample."""
         now, lost = self._read(), self._tracer.losses()
+        self._latest = now
         rows, own = split(difference(now, self._last), self._own)
         interval = Interval(
             start_ns=self._last_ns,
@@ -149,6 +200,7 @@ class Sampler:
             wall_ns=time.time_ns(),
             rows=rows,
             own=own,
+            cgroups=self._processes.cgroups,
             lost={cause: lost[cause] - self._last_lost[cause] for cause in lost},
         )
         self._last, self._last_ns, self._last_lost = now, self._now_ns, lost
@@ -163,7 +215,7 @@ class Sampler:
         after = _kernel_pages()
         time.sleep(_SETTLE_SECONDS)
         self._unfinished = self._tracer.unfinished()
-        self._finished = self._tracer.read()
+        self._finished = self._latest = self._named(self._tracer.read())
         self._kernel_pages = (
             None
             if self._kernel_before is None or after is None
@@ -173,17 +225,11 @@ class Sampler:
     def total(self) -> Interval:
         """Everything from the start to `finish`."""
         self.finish()
-        rows, own = split(self._read(), self._own)
-        return Interval(
-            start_ns=self.start_ns,
-            end_ns=self._now_ns,
-            wall_ns=time.time_ns(),
-            rows=rows,
-            own=own,
-            lost=self._tracer.losses(),
+        return replace(
+            self.so_far(),
             unfinished=self._unfinished,
             # the kernel counts for all
-            kernel_pages=None if self._pids else self._kernel_pages,
+            kernel_pages=self._kernel_pages if self._scope.kind == "all" else None,
         )
 
     def _read(self) -> Counts:
@@ -191,94 +237,12 @@ class Sampler:
             return self._finished
         rows = self._tracer.read()
         self._now_ns = time.monotonic_ns()
+        return self._named(rows)
+
+    def _named(self, rows: Counts) -> Counts:
+        # at once, while its cgroups are there
+        self._processes.learn(np.unique(rows["cgroup"]).tolist())
         return rows
-
-
-class Ending:
-    """What ends a session early: SIGINT, SIGTERM, or the end of all chosen processes.
-
-    The first signal ends it in order, a second one at once (KeyboardInterrupt).
-    """
-
-    def __init__(self) -> None:
-        self.gone = False
-        self._signals = Interrupts()
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._stack.callback(os.close, reader)
-        self._stack.callback(os.close, writer)
-        self._reader = reader
-        previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self._stack.callback(signal.set_wakeup_fd, previous)
-        self._stack.enter_context(self._signals)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a signal came."""
-        return self._signals.noted
-
-    def __bool__(self) -> bool:
-        return self.interrupted or self.gone
-
-    def wait(self, seconds: float, sampler: Sampler, *others: int) -> set[int]:
-        """Wait that long or for an end; returns those of ``others`` that are readable."""
-        poll = select.poll()
-        for fd in (self._reader, *sampler.alive, *others):
-            poll.register(fd, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
-        if self._reader in ready:
-            os.read(self._reader, 4096)
-        for fd in ready & sampler.alive:
-            self.gone = sampler.ended(fd) or self.gone
-        return ready & set(others)
-
-
-def intervals(
-    sampler: Sampler,
-    ending: Ending,
-    interval_s: float | None,
-    count: int | None,
-    duration_s: float | None,
-) -> Iterator[Interval]:
-    """An interval every ``interval_s``, until there were ``count``, or ``duration_s`` is over.
-
-    When it is exhausted, by ``ending`` too, the sampler is finished; the last
-    interval may be shorter.  Without ``interval_s`` there is none.
-    """
-    start = sampler.start_ns
-    end = None if duration_s is None else start + round(duration_s * 1e9)
-    step = None if interval_s is None else round(interval_s * 1e9)
-    number = 0
-    tick = None if step is None else start + step
-    while not ending:
-        now = time.monotonic_ns()
-        if end is not None and now >= end:
-            break
-        if tick is not None and step is not None and now >= tick:
-            number += 1
-            if number == count:
-                break
-            yield sampler.sample()
-            # what was missed is not made up for
-            tick += max(1, -(-(now - tick + 1) // step)) * step
-            continue
-        wake = min(t for t in (tick, end, now + round(sampler.poll_seconds * 1e9)) if t is not None)
-        ending.wait((wake - now) / 1e9, sampler)
-        sampler.poll()
-    sampler.finish()
-    if step is not None:
-        yield sampler.sample()
-
-
-def clock(wall_ns: int) -> str:
-    """The time of day, HH:MM:SS in the local time zone."""
-    return time.strftime("%H:%M:%S", time.localtime(wall_ns / 1e9))
 
 
 # ---- the start -------------------------------------------------------------------
@@ -305,20 +269,17 @@ def _check(plan: StatPlan) -> None:
         )
 
 
-def _check_process(pid: int) -> None:
-    """Raise where ``pid`` is no process that the kernel's side could know by that number."""
+def _check_namespace() -> None:
+    """Raise where the kernel does not know processes by the numbers that they have here."""
     try:
-        tgid = proc.tgid(pid)
         is_initial = in_initial_namespace()
-    except OSError as error:
-        raise TargetError(f"there is no process {pid}") from error
-    if tgid != pid:
-        raise UsageError(f"{pid} is a thread of process {tgid}", f"use -p {tgid}")
+    except OSError:
+        is_initial = False
     if not is_initial:
         raise HostError(
-            "-p needs the kernel's process numbers, and this is another PID namespace",
+            "-p and COMMAND need the kernel's process numbers, and this is another PID namespace",
             "run mptrace in the initial PID namespace (a container needs the host's), "
-            "or without -p",
+            "with --tier tracepoints, or for everybody",
         )
 
 

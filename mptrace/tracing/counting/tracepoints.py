@@ -2,18 +2,23 @@
 """The counts of `mptrace stat` by tracepoints alone, where the kernel refuses BPF."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mptrace.arrays import Table
 from mptrace.errors import HostError
 from mptrace.host import proc, tracefs
+from mptrace.host.processes import Processes
 from mptrace.tracing.counting.counts import LOST_CAUSES, Counts
 from mptrace.tracing.counting.events import EventCounts
 from mptrace.tracing.counting.plan import StatBounds
+from mptrace.tracing.plan.scope import Scope
 from mptrace.tracing.tracepoints.formats import END, EVENT, START, Decoder, Format, Point
 from mptrace.tracing.tracepoints.perf_events import PerfEvents, Probe
 from mptrace.tracing.tracepoints.perf_records import record_bytes
+from mptrace.tracing.tracepoints.threads import Threads, children
 
 # What is asked of them; the rest of `tracepoints.POINTS` comes once per page.
 _POINTS = {
@@ -21,6 +26,8 @@ _POINTS = {
     END: Point("migrate:mm_migrate_pages", END, ("succeeded", "failed", "mode", "reason"), ""),
 }
 _MAX_NAMES = 1 << 16
+#: Seconds after which processes are asked anew for their user and cgroup.
+_VALID_SECONDS = 1.0
 
 
 class StatTracepoints:
@@ -32,14 +39,19 @@ class StatTracepoints:
     #: Seconds after which the rings must be looked at again.
     poll_seconds = 0.1
 
-    def __init__(self, bounds: StatBounds) -> None:
-        self._bounds = bounds
+    def __init__(self, bounds: StatBounds, processes: Processes) -> None:
+        self._processes = processes
+        self._threads = Threads(processes)
+        self._asked = time.monotonic()
+        self._scope = Scope("all")
+        self._chosen: set[int] = set()
+        self._gone: set[int] = set()
         formats = _formats()
         self._has_begin = _POINTS[START].name in formats
         #: Names of the reasons by number, as the tracepoint has them.
         self.reasons: Mapping[int, str] = formats[_POINTS[END].name].symbols("reason")
         self._decoder = Decoder(formats)
-        self._counts = EventCounts((), bounds.max_rows)
+        self._counts = EventCounts(bounds.max_rows, self._wants, self._cgroup)
         self._held = np.empty(0, EVENT)
         self._names: dict[int, tuple[bytes, bool]] = {}
         self._lost = 0
@@ -52,14 +64,44 @@ class StatTracepoints:
 
     def unseen(self) -> tuple[str, ...]:
         """What can't be counted this way, a sentence each."""
-        waits = "waits are not seen: there is no tracepoint for them"
-        if self._has_begin:
-            return (waits,)
-        return (waits, f"the time of migrations is unknown: no {_POINTS[START].name}")
+        sentences = ["waits are not seen: there is no tracepoint for them"]
+        if not self._has_begin:
+            sentences.append(f"the time of migrations is unknown: no {_POINTS[START].name}")
+        sentences.append(
+            "the cgroup and user of a process that ends at once is unknown: /proc is asked later"
+        )
+        return tuple(sentences)
 
-    def choose(self, tgids: Collection[int]) -> None:
-        """Count what these processes do, not all; to be called before the gate opens."""
-        self._counts = EventCounts(tgids, self._bounds.max_rows)
+    @property
+    def sees_time(self) -> bool:
+        """Whether the time of migrations can be seen."""
+        return self._has_begin
+
+    @property
+    def sees_waits(self) -> bool:
+        """No: there is no tracepoint."""
+        return False
+
+    def choose(self, scope: Scope) -> None:
+        """Count what these do, not all; to be called before the gate opens."""
+        self._scope = scope
+        self._chosen = set(scope.tgids)
+
+    def followed(self) -> set[int]:
+        """The chosen processes and what they forked, some of which may have ended."""
+        return set(self._chosen)
+
+    def _wants(self, tgid: int) -> bool:
+        if self._scope.kind == "pids":
+            return tgid in self._chosen
+        if self._scope.kind == "user":
+            return self._threads.uids.get(tgid) == self._scope.uid
+        if self._scope.kind == "cgroup":
+            return self._scope.cgroup_id in self._threads.cgroups_of(tgid)
+        return True
+
+    def _cgroup(self, tgid: int) -> int:
+        return self._threads.cgroup_ids.get(tgid, 0)
 
     def open_gate(self) -> None:
         """Count from now on."""
@@ -81,7 +123,9 @@ class StatTracepoints:
         if lost := int(drained.losses["count"].sum()):
             self._lost += lost
             self._counts.forget_open()
+        self._meet(events["tgid"], drained.tasks)
         self._counts.add(events[now], has_begin=self._has_begin)
+        self._threads.forget(drained.tasks)
         for task in drained.tasks[drained.tasks["kind"] == b"comm"]:
             if task["tid"] == task["tgid"]:
                 self._name(int(task["tgid"]), bytes(task["comm"]))
@@ -104,6 +148,19 @@ class StatTracepoints:
     def close(self) -> None:
         """Give everything back; harmless when called again."""
         self._events.close()
+
+    def _meet(self, tgids: NDArray[np.uint32], tasks: Table) -> None:
+        """Learn of user, cgroup and descent at once: who did this may be gone soon."""
+        if time.monotonic() - self._asked >= _VALID_SECONDS:
+            self._asked = time.monotonic()
+            self._processes.forget()
+            # those gone the last time, too: of others there may be events to come
+            gone = {tgid for tgid in self._chosen if not proc.is_there(tgid)}
+            self._chosen -= gone & self._gone
+            self._gone = gone
+        self._threads.note(tasks)
+        self._threads.meet(tgids)
+        self._chosen |= children(tasks, self._chosen)
 
     def _name(self, tgid: int, told: bytes) -> None:
         """Remember a process's name: as it is, or as an event told it."""

@@ -2,10 +2,10 @@
 """The BPF side of `mptrace stat`: maps that count, read and emptied from here."""
 
 import struct
-from collections.abc import Collection
 
 import numpy as np
 
+from mptrace.errors import HostError
 from mptrace.tracing.counting.counts import (
     COUNTS,
     KEY,
@@ -17,9 +17,12 @@ from mptrace.tracing.counting.counts import (
     counts_of,
     others_of,
 )
-from mptrace.tracing.counting.plan import StatPlan
+from mptrace.tracing.counting.plan import WAIT_PHASES, StatPlan
+from mptrace.tracing.plan.scope import KINDS, Scope
 from mptrace.tracing.program.program import Program
 
+#: struct control of bpf/stat/state.h.
+CONTROL = struct.Struct("IIIIQ")
 #: Beyond this share of the rows, those of now are taken away and new ones begun.
 _FULL = 0.5
 
@@ -27,8 +30,8 @@ _FULL = 0.5
 class StatTracer(Program):
     """Counts as `plan` says; nothing is counted before `open_gate`.
 
-    Rows are for reasons and processes, and processes come and go: where they
-    become many, a new epoch begins, and the rows of the old one, which nobody
+    Rows are for reasons, processes and cgroups, and processes come and go: where
+    they become many, a new epoch begins, and the rows of the old one, which nobody
     counts in any more, are added up here and deleted in the kernel.
     """
 
@@ -41,7 +44,7 @@ class StatTracer(Program):
         self._epoch = 0
         self._old: int | None = None
         self._taken: Counts = np.zeros(0, COUNTS)
-        self._filtered = False
+        self._scope = Scope("all")
         self._is_open = False
         self._skipped_before = 0
 
@@ -49,11 +52,33 @@ class StatTracer(Program):
         """What can't be counted here, a sentence each."""
         return self.plan.unseen()
 
-    def choose(self, tgids: Collection[int]) -> None:
-        """Count what these processes do, not all; to be called before the gate opens."""
-        for tgid in tgids:
-            self._maps["wanted"].put(struct.pack("I", tgid), struct.pack("I", 1))
-        self._filtered = bool(tgids)
+    @property
+    def sees_time(self) -> bool:
+        """Whether the time of migrations can be seen."""
+        return bool(self.plan.phase("begin").method)
+
+    @property
+    def sees_waits(self) -> bool:
+        """Whether waits can be seen, of some kind of page at least."""
+        return any(self.plan.phase(name).method for name in WAIT_PHASES)
+
+    def choose(self, scope: Scope) -> None:
+        """Count what these do, not all; to be called before the gate opens.
+
+        Raises HostError where this kernel can't decide by it.
+        """
+        if why := self.plan.undecided.get(scope.kind):
+            raise HostError(
+                f"{why}: this kernel's BTF lacks what tells them",
+                "count for everybody, or with --tier tracepoints",
+            )
+        for tgid in scope.tgids:
+            self._maps["chosen"].put(struct.pack("I", tgid), b"\1")
+        self._scope = scope
+
+    def followed(self) -> set[int]:
+        """The chosen processes and what they forked, as far as they have not ended."""
+        return {struct.unpack("I", key)[0] for key in self._maps["chosen"].keys()}  # noqa: SIM118
 
     def open_gate(self) -> None:
         """Count from now on."""
@@ -67,8 +92,10 @@ class StatTracer(Program):
         self._control()
 
     def _control(self) -> None:
-        # struct control
-        control = struct.pack("IIII", self._is_open, self._filtered, self._epoch, 0)
+        scope = self._scope
+        control = CONTROL.pack(
+            self._is_open, KINDS.index(scope.kind), self._epoch, scope.uid, scope.cgroup_id
+        )
         self._maps["control"].put(struct.pack("I", 0), control)
 
     def read(self) -> Counts:

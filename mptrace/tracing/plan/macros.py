@@ -4,6 +4,8 @@
 For each thing that this kernel lacks there is a note: what can't be seen without it.
 """
 
+from collections.abc import Collection
+
 from mptrace.host.facts import KernelFacts
 from mptrace.recording.layouts import (
     FOLIO,
@@ -102,13 +104,9 @@ def add_initiator_macros(facts: KernelFacts, defines: dict[str, int | str]) -> t
     defines["PAGE_STRUCT_BYTES"] = facts.sizes.get("page", 64)
     # only x86-64 is known to keep the registers of a system call where they are looked for
     stack = facts.machine == "x86_64"
-    for name, members in INITIATORS.items():
-        offsets = {macro: facts.offsets.get(member) for macro, member in members.items()}
-        found = {macro: offset for macro, offset in offsets.items() if offset is not None}
-        if len(found) < len(members) or (name == "syscall" and not stack):
-            notes.append(_WITHOUT[name])
-            continue
-        defines.update(found)
+    groups = [name for name in INITIATORS if name != "syscall" or stack]
+    lacking = add_groups(facts, defines, groups)
+    notes += [_WITHOUT[name] for name in INITIATORS if name in lacking or name not in groups]
     if "OFF_TASK_STACK" in defines:
         defines["THREAD_SIZE"] = _THREAD_SIZE
         # TOP_OF_KERNEL_STACK_PADDING in arch/x86/include/asm/thread_info.h: room for the end
@@ -119,16 +117,31 @@ def add_initiator_macros(facts: KernelFacts, defines: dict[str, int | str]) -> t
         defines["OFF_TASK_STATUS"] = (
             facts.offsets["task_struct.thread_info"] + (facts.offsets["thread_info.status"])
         )
-    if "OFF_CGROUP_SELF" in defines:
-        defines["OFF_CGROUP_PARENT"] = (
-            facts.offsets["cgroup.self"] + (facts.offsets["cgroup_subsys_state.parent"])
-        )
     addresses = {macro: facts.variables.get(name) for macro, name in WAIT_VARIABLES.items()}
     if all(addresses.values()) and "PGDIR_SHIFT" in defines:
         defines.update({macro: f"{address:#x}ULL" for macro, address in addresses.items()})
     else:
         notes.append("only timing tells who migrates the page that a thread waits for")
     return tuple(notes)
+
+
+def add_groups(
+    facts: KernelFacts, defines: dict[str, int | str], names: Collection[str]
+) -> dict[str, str]:
+    """Offsets of these groups of `INITIATORS`; of each that can't be had whole what that means."""
+    lacking = {}
+    for name in names:
+        offsets = {macro: facts.offsets.get(member) for macro, member in INITIATORS[name].items()}
+        found = {macro: offset for macro, offset in offsets.items() if offset is not None}
+        if len(found) < len(offsets):
+            lacking[name] = _WITHOUT[name]
+        else:
+            defines.update(found)
+    if "OFF_CGROUP_SELF" in defines:
+        defines["OFF_CGROUP_PARENT"] = (
+            facts.offsets["cgroup.self"] + (facts.offsets["cgroup_subsys_state.parent"])
+        )
+    return lacking
 
 
 #: Bytes of a kernel stack of x86-64 (16 KiB unless built with KASAN).

@@ -7,7 +7,7 @@ import numpy as np
 
 from mptrace.arrays import Table
 
-#: Kinds in the order of SCOPE_* in bpf/move_pages/state.h.
+#: Kinds in the order of SCOPE_* in bpf/scope.h.
 KINDS = ("caller", "all", "pids", "user", "cgroup")
 #: Longs of a node mask: as many nodes as any kernel has.
 NODE_WORDS = 16

@@ -84,6 +84,9 @@ class Threads:
         for row in rows:
             tgid = int(row["tgid"])
             self.uids[tgid], self.cgroup_ids[tgid] = int(row["uid"]), int(row["cgroup_id"])
+            # the real one, as BPF decides by it; the other is of who may look at it
+            with contextlib.suppress(OSError, KeyError, IndexError, ValueError):
+                self.uids[tgid] = int(proc.status(tgid, self._root)["Uid"].split()[0])
             if not row["comm"]:
                 row["comm"] = self._comms.get(tgid, "").encode()
             if row["comm"] or tgid not in self._met:
