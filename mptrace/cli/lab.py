@@ -16,7 +16,13 @@ from ..lab.topology import MOST_CPUS, parse_nodes
 from .types import whole, within
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(
+    context_settings={
+        "allow_interspersed_args": False,
+        # as it was called before: with `run`, it is how many threads call at once
+        "token_normalize_func": lambda name: "host-threads" if name == "threads" else name,
+    }
+)
 @click.option(
     "--kernel",
     default=next(iter(SERIES)),
@@ -41,9 +47,8 @@ from .types import whole, within
 @click.option("--memory", metavar="SIZE", help="Memory of all nodes together.  [default: 1G each]")
 @click.option(
     "--timeout",
-    type=within("S", "seconds", 0.001, 1e9),
-    metavar="S",
-    help="Kill COMMAND after S seconds.  [default: never]",
+    type=within("SECONDS", "seconds", 0.001, 1e9),
+    help="Kill COMMAND after this many seconds.  [default: never]",
 )
 @click.option(
     "--bring",
@@ -55,7 +60,7 @@ from .types import whole, within
 )
 @click.option("--no-bring", is_flag=True, help="Copy no changes back.")
 @click.option(
-    "--threads",
+    "--host-threads",
     type=click.Choice(["single", "multi"]),
     default="single",
     show_default=True,
@@ -83,7 +88,7 @@ def command(
     timeout: float | None,
     bring: tuple[Path, ...],
     no_bring: bool,
-    threads: str,
+    host_threads: str,
     append: tuple[str, ...],
     prepare: bool,
     verbose: bool,
@@ -113,7 +118,7 @@ def command(
         timeout=timeout,
         stdin=stdin,
         bring=[] if no_bring else (list(bring) or None),
-        threads=threads,
+        threads=host_threads,
         kernel_arguments=append,
         verbose=verbose,
         say=_say,

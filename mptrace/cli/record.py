@@ -48,13 +48,13 @@ _MOST_NAMED = 3
 @click.option(
     "--from-node",
     "--from",
-    "source",
+    "from_nids",
     type=NIDS,
     default=(),
     help="Keep only folios from these nodes; in commands that read, --from is a time.",
 )
 @click.option(
-    "--to-node", "--to", "target", type=NIDS, default=(), help="Keep only folios to these nodes."
+    "--to-node", "--to", "to_nids", type=NIDS, default=(), help="Keep only folios to these nodes."
 )
 @click.option(
     "--min-us",
@@ -87,8 +87,8 @@ def command(
     run_as: str | None,
     duration: float | None,
     reasons: tuple[str, ...],
-    source: tuple[int, ...],
-    target: tuple[int, ...],
+    from_nids: tuple[int, ...],
+    to_nids: tuple[int, ...],
     min_us: float,
     failed: bool,
     output: Path,
@@ -135,7 +135,7 @@ def command(
     request = RecordRequest(
         wanted=wanted,
         output=output,
-        filters=WantedFilters(reasons, source, target, round(min_us * 1000), failed),
+        filters=WantedFilters(reasons, from_nids, to_nids, round(min_us * 1000), failed),
         force=force,
         aside=is_default(ctx, "output") and not force,
         duration_s=duration or 0.0,

@@ -76,7 +76,10 @@ from mptrace.units import many
     "--child", is_flag=True, help="Move the pages of a child process, not the caller's own."
 )
 @click.option(
-    "--pid", type=PID, help="Move the pages of this process; without --yes, only show them."
+    "-p",
+    "--pid",
+    type=PID,
+    help="Move the pages of this process; without --yes, only show them.",
 )
 @click.option(
     "--range",

@@ -2,6 +2,7 @@
 """What the command line takes, and in which words it refuses the rest."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -231,3 +232,133 @@ def test_what_may_not_be_read_is_said_in_a_line(tmp_path: Path, command: str, wh
     assert hint == (
         f"  read it with sudo, or make it yours: sudo chown -R \"$USER\" '{tmp_path / 'r'}'"
     )
+
+
+def options() -> Iterator[tuple[str, click.Option]]:
+    """Each option of each command."""
+    for name in COMMANDS:
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        yield from ((name, each) for each in command.params if isinstance(each, click.Option))
+
+
+#: Names that stand for one thing in all commands, and a word that the help has in each.
+TOPICS = {
+    "--pid": "process",
+    "--uid": "user",
+    "--cgroup": "cgroup",
+    "--as": "COMMAND",
+    "--output": "recording|directory",
+    "--force": "existing",
+    "--json": "JSON",
+    "--duration": "seconds",
+    "--tier": "BPF",
+    "--strict": "status 3",
+    "--failed": "failed|succeed|stayed",
+    "--buffer": "ring",
+    "--max-folios": "folios",
+    "--max-rows": "rows",
+    "--by": "line per",
+    "--all": "every|all|each",
+    "--histogram": "histogram",
+    "--from": "from",
+    "--to": "to",
+}
+#: Letters of these: everybody, of whom a command is about; of report and explain, all there is.
+LETTERS = {"-a": "--all", "-p": "--pid", "-u": "--uid", "-o": "--output", "-d": "--duration"}
+#: The one option of several names: who writes scripts for perf knows it as --uid.
+TWO_NAMES = {"--uid", "--user"}
+
+
+def shape(option: click.Option) -> tuple[object, ...]:
+    """What an option takes: nothing, or values of a type; one process or several are the same."""
+    names = {"PID,...": "PID", "path": "Path"}
+    kind = names.get(option.type.name, option.type.name)
+    return option.is_flag, None if option.is_flag else kind
+
+
+def test_a_name_takes_the_same_in_all_commands() -> None:
+    """A flag is one everywhere, a value has one type; choices are a command's own."""
+    found: dict[str, set[tuple[object, ...]]] = {}
+    for _, option in options():
+        for name in (*option.opts, *option.secondary_opts):
+            found.setdefault(name, set()).add(shape(option))
+    assert {name: shapes for name, shapes in found.items() if len(shapes) > 1} == {}
+
+
+def test_a_name_means_the_same_in_all_commands() -> None:
+    """A name that several commands have has a topic, which the help of each is about."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for command, option in options():
+        names = {"--uid"} if set(option.opts) & TWO_NAMES else set(option.opts)
+        for name in names:
+            if name.startswith("--"):
+                found.setdefault(name, []).append((command, option.help or ""))
+    shared = {name for name, uses in found.items() if len(uses) > 1}
+    assert shared <= set(TOPICS)
+    for name in shared:
+        for command, words in found[name]:
+            assert re.search(TOPICS[name], words), (command, name)
+
+
+def test_a_meaning_has_one_name() -> None:
+    """What the code calls by one name, the command line does; types of one use have one option."""
+    by_variable: dict[str, set[tuple[str, ...]]] = {}
+    for _, option in options():
+        by_variable.setdefault(str(option.name), set()).add(tuple(option.opts))
+        kind = option.type.name
+        if kind in ("PID", "PID,..."):
+            assert option.opts == ["-p", "--pid"]
+        if option.name == "as_json":
+            assert option.opts == ["--json"]
+    assert {name: names for name, names in by_variable.items() if len(names) > 1} == {}
+
+
+def test_letters_and_names_come_together() -> None:
+    """-p never without --pid, --pid never without -p; --all of a report has no letter."""
+    for command, option in options():
+        letters = [name for name in option.opts if not name.startswith("--")]
+        names = [name for name in option.opts if name.startswith("--")]
+        for letter in letters:
+            assert LETTERS.get(letter) in names, (command, option.opts)
+        for letter, name in LETTERS.items():
+            if name in names and command not in ("report", "explain"):
+                assert letter in letters, (command, option.opts)
+
+
+def test_an_old_name_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the guest's threads, which `run --threads` has nothing to do with; not in COMMAND."""
+    ran: list[tuple[Any, Any]] = []
+
+    def run(command: Any, **more: Any) -> int:
+        ran.append((command, more["threads"]))
+        return 0
+
+    monkeypatch.setattr("mptrace.cli.lab.run_in_guest", run)
+    for name in ("--threads", "--host-threads"):
+        assert call("lab", name, "multi", "ls", "--threads").exit_code == 0
+    assert ran == [(("ls", "--threads"), "multi")] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "interval", "count", "command"),
+    [
+        (["1", "3", "--by", "process"], 1.0, 3, ()),
+        (["--by", "process", "1", "ls", "-l", "2"], 1.0, None, ("ls", "-l", "2")),
+        (["ls", "1", "--json"], None, None, ("ls", "1", "--json")),
+        (["1", "--", "2", "3"], 1.0, None, ("2", "3")),
+        (["1", "2", "3"], 1.0, 2, ("3",)),
+    ],
+)
+def test_numbers_and_a_command(
+    arguments: list[str],
+    interval: float | None,
+    count: int | None,
+    command: tuple[str, ...],
+) -> None:
+    """Options anywhere before COMMAND, INTERVAL and COUNT among them; the rest is COMMAND's."""
+    stat = main.get_command(click.Context(main), "stat")
+    assert stat is not None
+    context = stat.make_context("stat", list(arguments))
+    found = [context.params[name] for name in ("interval", "count", "command_line")]
+    assert found == [interval, count, command]
