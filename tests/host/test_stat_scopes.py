@@ -64,13 +64,21 @@ def compact():
         if moved() > before:
             return
 compact()
+# the child stays, too: tracepoints alone do not tell the user of who has ended
+ready, done = os.pipe()
+wait, go = os.pipe()
 child = os.fork()
 if not child:
+    os.close(go)
     compact()
+    os.write(done, b"d")
+    os.read(wait, 1)
     os._exit(0)
-os.waitpid(child, 0)
+os.read(ready, 1)
 print(os.getpid(), child, flush=True)
 sys.stdin.readline()
+os.close(go)
+os.waitpid(child, 0)
 """
 _LINE = re.compile(
     r"^\s*\S.*?-(\d+)\s+\[.* mm_migrate_pages: nr_succeeded=(\d+) nr_failed=(\d+)", re.MULTILINE
