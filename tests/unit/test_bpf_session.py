@@ -141,7 +141,7 @@ class PlayedCommand:
     def poll(self) -> int | None:
         return 0 if self._parts.metas else None
 
-    def wait(self) -> int:
+    def outlast(self, _progress: object) -> int:
         return 0
 
 
