@@ -33,8 +33,13 @@ _MOST_NAMED = 3
 
 @click.command(
     name="record",
-    # what follows the command's name is the command's
-    context_settings={"max_content_width": 80, "allow_interspersed_args": False},
+    context_settings={
+        "max_content_width": 80,
+        # what follows the command's name is the command's
+        "allow_interspersed_args": False,
+        # as they were called before: in commands that read a recording, these are times
+        "token_normalize_func": lambda name: f"{name}-node" if name in ("from", "to") else name,
+    },
 )
 @scope_options("Record")
 @as_option
@@ -47,14 +52,13 @@ _MOST_NAMED = 3
 )
 @click.option(
     "--from-node",
-    "--from",
     "from_nids",
     type=NIDS,
     default=(),
-    help="Keep only folios from these nodes; in commands that read, --from is a time.",
+    help="Keep only folios from these nodes.",
 )
 @click.option(
-    "--to-node", "--to", "to_nids", type=NIDS, default=(), help="Keep only folios to these nodes."
+    "--to-node", "to_nids", type=NIDS, default=(), help="Keep only folios to these nodes."
 )
 @click.option(
     "--min-us",

@@ -261,8 +261,11 @@ TOPICS = {
     "--by": "line per",
     "--all": "every|all|each",
     "--histogram": "histogram",
-    "--from": "from",
-    "--to": "to",
+    "--from": "or later",
+    "--to": "before this time",
+    "--path": "path",
+    "--node": "node",
+    "--top": "rows",
 }
 #: Letters of these: everybody, of whom a command is about; of report and explain, all there is.
 LETTERS = {"-a": "--all", "-p": "--pid", "-u": "--uid", "-o": "--output", "-d": "--duration"}
@@ -338,6 +341,14 @@ def test_an_old_name_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("--threads", "--host-threads"):
         assert call("lab", name, "multi", "ls", "--threads").exit_code == 0
     assert ran == [(("ls", "--threads"), "multi")] * 2
+
+
+def test_old_names_of_nodes_still_work() -> None:
+    """`record --from 999` is refused for the node, as --from-node is; what follows is COMMAND's."""
+    for name in ("--from", "--from-node", "--to", "--to-node"):
+        result = call("record", name, "999", "ls", "--from", "1")
+        assert result.exit_code == 2
+        assert "no node 999" in result.stderr
 
 
 @pytest.mark.parametrize(
