@@ -13,6 +13,7 @@ import click
 from mptrace.cli import terminal
 from mptrace.cli.options import recording_argument
 from mptrace.cli.output import progress
+from mptrace.cli.patience import reading
 from mptrace.cli.selecting import selection_options
 from mptrace.cli.types import opened
 from mptrace.units import many
@@ -79,7 +80,8 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
 
     data = opened(recording)
     selection = selected(data.meta, **options)
-    rows = dumped_table(table, data.tables(), data.meta, selection=selection)
+    with reading(recording):
+        rows = dumped_table(table, data.tables(), data.meta, selection=selection)
     if selection.is_about and rows.said is not None:
         _say_what(rows.said, is_text=form == "table")
     if not rows.count:

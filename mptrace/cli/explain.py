@@ -13,6 +13,7 @@ import click
 from mptrace.cli import terminal
 from mptrace.cli.options import recording_argument
 from mptrace.cli.output import progress
+from mptrace.cli.patience import reading
 from mptrace.cli.selecting import selection_options
 from mptrace.cli.types import ADDRESS, ENTRY, opened
 from mptrace.errors import UsageError
@@ -90,16 +91,17 @@ def command(
     pids = selection.pids if address is not None else ()
     # of an address the processes say whose page it is
     about = replace(selection, pids=()) if pids else selection
-    tables = data.tables()
-    found = correlate(tables, data.meta)
-    chosen, said = None, None
-    if about.is_about:
-        mine, fate = own_of(tables, data.meta), fates(tables, data.meta)
-        chosen = choose(tables, data.meta, about, found, fate, mine)
-        said = said_of(about, chosen, tables, data.meta, found, mine)
-    explainer = Explainer(tables, data.meta, found, chosen)
-    # an entry is a call's; pages of others have none
-    others = None if entry is not None else FolioExplainer(tables, data.meta, chosen)
+    with reading(recording):
+        tables = data.tables()
+        found = correlate(tables, data.meta)
+        chosen, said = None, None
+        if about.is_about:
+            mine, fate = own_of(tables, data.meta), fates(tables, data.meta)
+            chosen = choose(tables, data.meta, about, found, fate, mine)
+            said = said_of(about, chosen, tables, data.meta, found, mine)
+        explainer = Explainer(tables, data.meta, found, chosen)
+        # an entry is a call's; pages of others have none
+        others = None if entry is not None else FolioExplainer(tables, data.meta, chosen)
     folios = None if others is None else others.select(address, *pids)
     unrecorded = others.unrecorded_pages if others and address is None else 0
     own = 0

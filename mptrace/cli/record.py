@@ -15,6 +15,7 @@ from mptrace.cli.options import (
 )
 from mptrace.cli.output import progress
 from mptrace.cli.scope import as_option, scope_options, wanted_of
+from mptrace.cli.starting import will_watch
 from mptrace.cli.types import (
     COUNT,
     NIDS,
@@ -119,10 +120,6 @@ def command(
     mptrace's own options come before COMMAND. `mptrace report`, `explain` and
     `dump` read the recording.
     """
-    from mptrace.recording.rotation import Rotation
-    from mptrace.sessions.record import record
-    from mptrace.sessions.request import RecordRequest, WantedFilters
-
     wanted = wanted_of(
         everybody=everybody,
         pids=pids,
@@ -133,6 +130,12 @@ def command(
         name="record",
         must=True,
     )
+    # before what takes long to load
+    progress(will_watch("record", wanted, duration))
+    from mptrace.recording.rotation import Rotation
+    from mptrace.sessions.record import record
+    from mptrace.sessions.request import RecordRequest, WantedFilters
+
     bounds = Request(others=True, folio_ring_bytes=buffer)
     if max_folios:
         bounds = Request(others=True, folio_ring_bytes=buffer, max_folios=max_folios)

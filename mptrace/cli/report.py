@@ -10,6 +10,7 @@ import click
 
 from mptrace.cli import terminal
 from mptrace.cli.options import recording_argument
+from mptrace.cli.patience import reading
 from mptrace.cli.selecting import selected, selection_options
 from mptrace.cli.types import TIME, opened
 from mptrace.errors import EXIT_OK, EXIT_STRICT
@@ -100,13 +101,14 @@ def print_report(
 
     data = opened(recording)
     selection = selected(data.meta, **options) if options else EVERYTHING
-    numbers = profile(
-        data.tables(),
-        data.meta,
-        missing_parts=data.missing_parts,
-        budget_ns=budget_ns,
-        selection=selection,
-    )
+    with reading(recording):
+        numbers = profile(
+            data.tables(),
+            data.meta,
+            missing_parts=data.missing_parts,
+            budget_ns=budget_ns,
+            selection=selection,
+        )
     if as_json:
         click.echo(json.dumps(shortened(numbers, selection.top), indent=2))
     else:

@@ -11,6 +11,7 @@ from mptrace.cli import terminal
 from mptrace.cli.options import bounds_options, output_options
 from mptrace.cli.output import progress
 from mptrace.cli.report import print_report
+from mptrace.cli.starting import will_move
 from mptrace.cli.types import (
     COUNT,
     FRACTION,
@@ -215,6 +216,8 @@ def command(
     if pid is not None and not yes:
         _show_what_would_move(workload)
         raise SystemExit(EXIT_USAGE)
+    # before what takes long to load
+    progress(will_move(workload))
     from mptrace.sessions.run import RunRequest, run
 
     interrupted_by(signal.SIGTERM)

@@ -11,6 +11,7 @@ from mptrace.cli.exporter import Publisher, check_library
 from mptrace.cli.options import duration_option, max_rows_option, tier_option
 from mptrace.cli.output import progress
 from mptrace.cli.scope import as_option, scope_options, wanted_of
+from mptrace.cli.starting import will_watch
 from mptrace.cli.types import COUNT, EXPOSED, SECONDS
 from mptrace.errors import EXIT_FAILURE, EXIT_INTERRUPTED
 from mptrace.reporting.text.stat import VIEWS, Lines, to_json
@@ -110,10 +111,6 @@ def command(
     its status. It runs as the user who called sudo. Write -- before a command
     whose name is a number or begins with -.
     """
-    from mptrace.sessions.counted import counted
-    from mptrace.tracing.counting.intervals import Ending, clock, intervals
-    from mptrace.tracing.counting.plan import StatBounds
-
     if exposed is not None:
         check_library()
     wanted = wanted_of(
@@ -125,6 +122,13 @@ def command(
         run_as=run_as,
         name="stat",
     )
+    if not as_json:
+        # before what takes long to load
+        progress(will_watch("count for", wanted, duration, interval, count))
+    from mptrace.sessions.counted import counted
+    from mptrace.tracing.counting.intervals import Ending, clock, intervals
+    from mptrace.tracing.counting.plan import StatBounds
+
     # signals from the start: what is being attached is taken down in order
     with (
         Ending() as ending,
@@ -136,9 +140,8 @@ def command(
         with Publisher(exposed, view, sampler) as publisher:
             if session.command is not None:
                 session.command.release()
-            is_endless = duration is None and count is None and session.command is None
             if not as_json:
-                progress("counting; Ctrl-C ends it" if is_endless else "counting")
+                progress("counting")
             lines = Lines(view, sampler.reasons, terminal.width())
             for each in intervals(sampler, ending, interval, count, duration, publisher.publish):
                 publisher.publish(is_due=True)

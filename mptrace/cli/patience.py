@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a user sees on a terminal while a long recording is read."""
+
+import glob
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mptrace.reporting.text.layout import printable
+
+#: Seconds until something is said, and between two times.
+FIRST_S, EVERY_S = 1.0, 0.5
+_ERASE = "\r\x1b[K"
+
+
+@contextmanager
+def reading(recording: Path) -> Iterator[None]:
+    """Say on a terminal that ``recording`` is being read, and for how long, while inside.
+
+    Nothing is written where standard error is no terminal, or reading takes less than
+    FIRST_S seconds; nothing of it stays on the screen.
+    """
+    if not _is_terminal():
+        yield
+        return
+    ended = threading.Event()
+    teller = threading.Thread(target=_tell, args=(recording, ended), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+def _tell(recording: Path, ended: threading.Event) -> None:
+    began = time.monotonic()
+    if ended.wait(FIRST_S):
+        return
+    # a terminal may go away meanwhile
+    with suppress(OSError, ValueError):
+        name = printable(str(recording))
+        size = sum(path.stat().st_size for path in _files(recording))
+        what = f"mptrace: reading '{name}' ({size / 1e6:,.0f} MB)"
+        while True:
+            sys.stderr.write(f"{_ERASE}{what}: {time.monotonic() - began:.0f} s")
+            sys.stderr.flush()
+            if ended.wait(EVERY_S):
+                break
+        sys.stderr.write(_ERASE)
+        sys.stderr.flush()
+
+
+def _files(recording: Path) -> Iterator[Path]:
+    """Those of a recording, or of all recordings of a session that rotated."""
+    if recording.is_dir():
+        yield from recording.iterdir()
+        return
+    for part in recording.parent.glob(f"{glob.escape(recording.name)}.*"):
+        if part.is_dir():
+            yield from part.iterdir()
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):
+        # closed, or none
+        return False
