@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection
 from mptrace.reporting.text import calls as report_calls
 from mptrace.reporting.text import groups as report_groups
 from mptrace.reporting.text import head as report_head
+from mptrace.reporting.text import lying as report_lying
 from mptrace.reporting.text import paths as report_paths
+from mptrace.reporting.text import sizes as report_sizes
 from mptrace.reporting.text import stalls as report_stalls
 from mptrace.reporting.text import summary as report_summary
 from mptrace.reporting.text import time as report_time
@@ -25,7 +27,7 @@ def _has_calls(profile: Numbers) -> bool:
     return bool(profile["calls"]["count"] or profile["entries"]["asked"])
 
 
-_HEAD: tuple[_Section, ...] = (report_head.head, report_head.coverage)
+_HEAD: tuple[_Section, ...] = (report_head.head, report_head.coverage, report_lying.read)
 _OF_CALLS: tuple[_Section, ...] = (
     report_calls.counts,
     report_calls.agreement,
@@ -36,7 +38,12 @@ _OF_CALLS: tuple[_Section, ...] = (
     report_time.movement,
     report_calls.failures,
 )
-_OF_ALL: tuple[_Section, ...] = (report_paths.paths, report_stalls.stalls, report_stalls.budget)
+_OF_ALL: tuple[_Section, ...] = (
+    report_paths.paths,
+    report_sizes.sizes,
+    report_stalls.stalls,
+    report_stalls.budget,
+)
 #: Part of a report -> its sections; all of them together are the whole report.
 PARTS: dict[str, tuple[_Section, ...]] = {
     "calls": (
@@ -47,7 +54,7 @@ PARTS: dict[str, tuple[_Section, ...]] = {
         report_paths.misled,
         report_paths.paths,
     ),
-    "phases": (report_time.time, report_time.movement),
+    "phases": (report_time.time, report_time.movement, report_sizes.sizes),
     "stalls": (report_stalls.stalls,),
     "failures": (report_calls.failures, report_paths.paths),
     "coverage": _HEAD,

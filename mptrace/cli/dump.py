@@ -31,6 +31,7 @@ TABLES = (
     "mappers",
     "waits",
     "processes",
+    "mappings",
 )
 
 
@@ -40,7 +41,8 @@ TABLES = (
     type=click.Choice(TABLES),
     default="entries",
     show_default=True,
-    help="The table to print.",
+    metavar="TABLE",
+    help="The table to print, one of those above.",
 )
 @click.option(
     "--format",
@@ -68,6 +70,7 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
     mappers     a process that maps a page which was refused as shared
     waits       a thread that had to wait for a page under migration
     processes   a process that mptrace met
+    mappings    a mapping of a process that mptrace met, or why none is known
 
     The status of an entry is empty if the kernel left it untouched. `own` is true
     for mptrace's own pages, whoever moved them, and for its own waits.
@@ -112,6 +115,7 @@ _NONE = {
     "mappers": "no mappings were recorded of a page that was refused as shared",
     "waits": "no thread waited for a page in this recording",
     "processes": "the recording does not describe processes",
+    "mappings": "the recording has no mappings of processes",
 }
 # Of the tables whose rows may fail.
 _SINGULAR = {

@@ -34,8 +34,10 @@ from mptrace.outcomes.correlate import (
     correlate,
 )
 from mptrace.outcomes.history import Histories, History, Step
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import own_of
+from mptrace.outcomes.places import Place
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import OUTCOMES, READ_NODES, READ_PAGES, WITNESSES
 from mptrace.recording.meta import Meta
@@ -77,6 +79,7 @@ class Explanation:
     mapping: str | None
     start_ns: int | None
     start_utc: str | None
+    lies_in: Place
     target_nid: int | None
     source_nid: int | None
     outcome: str
@@ -99,6 +102,7 @@ class Explanation:
         """For JSON: the address in hexadecimal, as everywhere."""
         plain = asdict(self)
         plain["address"] = None if self.address is None else hex(self.address)
+        plain["lies_in"] = self.lies_in.as_dict()
         return plain
 
 
@@ -155,7 +159,7 @@ class Explainer:
             self._is_in, self._folios_in = chosen.masks["entries"], chosen.masks["folios"]
             self._beyond = chosen.beyond_bound
         self._evidence = Evidence(tables, meta)
-        self._mappings = Mappings(meta.mappings)
+        self._mappings, self._lying = Mappings(meta.mappings), Lying(tables, meta)
         self._page = meta.kernel.page_size
         self._stories = Stories(tables, self._found)
         self._clock = Clock(meta.raw.get("started"), meta.raw.get("ended"))
@@ -210,7 +214,7 @@ class Explainer:
             raise UsageError(f"no entry is for a page{whose} that contains '{address:#x}'", hint)
         return found
 
-    @property
+    @functools.cached_property
     def _targets(self) -> Ints:
         """The process that each call is about, 0: unknown."""
         known = self._found.call_row >= 0
@@ -339,6 +343,7 @@ class Explainer:
             mapping=None if address is None else self._mappings.name(address),
             start_ns=start or None,
             start_utc=self._clock.utc(start),
+            lies_in=self._place(int(row["call"]), address),
             target_nid=None if row["unread"] & READ_NODES else int(row["target_nid"]),
             source_nid=nid if nid >= 0 else None,
             outcome=OUTCOMES[row["outcome"]],
@@ -364,6 +369,11 @@ class Explainer:
             return int(folio["start_ns"])
         record = int(self._found.call_row[int(row["call"])])
         return int(self._tables["calls"]["enter_ns"][record]) if record >= 0 else 0
+
+    def _place(self, call: int, address: int | None) -> Place:
+        record = int(self._found.call_row[call])
+        began = int(self._tables["calls"]["enter_ns"][record]) if record >= 0 else 0
+        return self._lying.at(int(self._targets[call]), address or 0, began)
 
     def _of_the_call(self, row: Any, cause: str) -> tuple[Finding, ...]:
         """Evidence that is no state of a folio, of causes that rest on none."""

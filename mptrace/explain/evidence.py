@@ -33,6 +33,7 @@ from mptrace.explain.findings import (
 from mptrace.explain.phases import Phases, phase_of, stage_of
 from mptrace.outcomes.causes import obstacles
 from mptrace.outcomes.causes.obstacles import MAPPING_KINDS, PTE_KINDS
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.recording.layouts import (
     FOLIO_HUGETLB,
@@ -113,6 +114,7 @@ class Evidence:
         self._phases = Phases(meta)
         self._symbols = meta.symbols
         self._bits = meta.page_flags
+        self._lying = Lying(tables, meta)
         self._mappers: dict[tuple[int, int], list[Mapper]] | None = None
 
     @property
@@ -333,7 +335,9 @@ class Evidence:
             operations = self._symbol(o["a_ops"])
             operation = self._symbol(o["migrate_op"]) if o["migrate_op"] else None
         fs = o["fs"].decode("utf-8", "replace")
-        return File(fs, o["dev"] >> 20, o["dev"] & 0xFFFFF, o["inode"], operations, operation)
+        path = self._lying.path(o["dev"], o["inode"])
+        device = o["dev"] >> 20, o["dev"] & 0xFFFFF
+        return File(fs, *device, o["inode"], operations, operation, path)
 
     def _symbol(self, address: int) -> str:
         return self._symbols.get(address) or f"{address:#x}"

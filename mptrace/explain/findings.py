@@ -196,6 +196,7 @@ class File:
     inode: int
     a_ops: str | None
     migrate_folio: str | None
+    path: str | None  # as a process maps it, None where none that was read does
 
     @property
     def value(self) -> dict[str, Any]:

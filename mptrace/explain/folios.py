@@ -18,8 +18,10 @@ from mptrace.outcomes.causes.table import Cause
 from mptrace.outcomes.chosen import Chosen
 from mptrace.outcomes.fates import Fates, fates
 from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.own import own_of
 from mptrace.outcomes.paths import PATHS, Path, mode_name, of_migrations, reason_name
+from mptrace.outcomes.places import Place
 from mptrace.outcomes.processes import Initiator, RecordedProcesses, initiator_of
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES
@@ -52,6 +54,7 @@ class FolioExplanation:
     address: int | None
     owner_tgid: int
     owner_comm: str
+    lies_in: Place
     nr_pages: int
     path: Path | None
     reason: str
@@ -72,6 +75,7 @@ class FolioExplanation:
         """For JSON: the address in hexadecimal, as everywhere."""
         plain = asdict(self)
         plain["address"] = None if self.address is None else hex(self.address)
+        plain["lies_in"] = self.lies_in.as_dict()
         return plain
 
 
@@ -114,6 +118,7 @@ class FolioExplainer:
         self._processes = RecordedProcesses(tables, meta)
         self._page = meta.kernel.page_size
         self._clock = Clock(meta.raw.get("started"), meta.raw.get("ended"))
+        self._lying = Lying(tables, meta)
 
     @property
     def count(self) -> int:
@@ -239,6 +244,7 @@ class FolioExplainer:
             address=int(folio["address"]) or None,
             owner_tgid=owner,
             owner_comm=self._processes.comm(owner) if owner else "",
+            lies_in=self._lying.at(owner, int(folio["address"]), int(folio["start_ns"])),
             nr_pages=int(self._fates.pages[at]),
             path=path,
             reason="" if migration is None else reason_name(self._meta, int(migration["reason"])),

@@ -226,7 +226,8 @@ def _size(found: Size) -> str:
 
 def _file(found: File) -> str:
     device = f"{found.major}:{found.minor}"
-    words = f"file: inode {found.inode} on device {device} ({found.fs or 'no name'})"
+    path = "" if found.path is None else f"{found.path}, "
+    words = f"file: {path}inode {found.inode} on device {device} ({found.fs or 'no name'})"
     if found.a_ops is None:
         return words
     operation = found.migrate_folio

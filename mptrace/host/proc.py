@@ -33,6 +33,18 @@ class Stat(NamedTuple):
     is_kthread: bool
 
 
+class Image(NamedTuple):
+    """What tells a process from another of its number, and its memory from that before an exec.
+
+    Addresses are 0 where they may not be seen, and of a kernel thread or zombie.
+    """
+
+    start_ticks: int  # since boot, in ticks of sysconf(SC_CLK_TCK)
+    code: int  # where its program's code begins
+    stack: int  # where its stack does
+    is_kthread: bool
+
+
 class Mapped(NamedTuple):
     """A line of maps: a mapping from ``start`` to ``end``, which is exclusive."""
 
@@ -72,10 +84,15 @@ def owner(pid: int | str, root: Path = _SLASH) -> int:
 def stat(pid: int, tid: int | None = None, root: Path = _SLASH) -> Stat:
     """Name and kind of a process, or of its thread ``tid``."""
     place = _of(pid, root) if tid is None else _of(pid, root) / "task" / str(tid)
-    # the name may have parentheses and blanks itself
-    _, _, rest = (place / "stat").read_bytes().partition(b" (")
-    name, _, fields = rest.rpartition(b") ")
-    return Stat(name, bool(int(fields.split()[6]) & _PF_KTHREAD))
+    name, fields = _stat(place)
+    return Stat(name, bool(int(fields[6]) & _PF_KTHREAD))
+
+
+def image(pid: int, root: Path = _SLASH) -> Image:
+    """Which process this is, and with which program."""
+    _, fields = _stat(_of(pid, root))
+    start, code, stack = (int(fields[at]) for at in (19, 23, 25))
+    return Image(start, code, stack, bool(int(fields[6]) & _PF_KTHREAD))
 
 
 def status(pid: int | str, root: Path = _SLASH) -> Fields:
@@ -120,6 +137,24 @@ def maps(pid: int | str, root: Path = _SLASH) -> bytes:
     return (_of(pid, root) / "maps").read_bytes()
 
 
+def maps_begin(pid: int, most: int, root: Path = _SLASH) -> tuple[bytes, bool]:
+    """The text of the first ``most`` mappings, and whether there are more.
+
+    The kernel gives some 4 KiB at once, and has the process's lock no longer than that takes.
+    """
+    text, lines = bytearray(), 0
+    with (_of(pid, root) / "maps").open("rb", buffering=0) as file:
+        while piece := file.read(1 << 16):
+            text += piece
+            lines += piece.count(b"\n")
+            if lines > most:
+                end = 0
+                for _ in range(most):
+                    end = text.index(b"\n", end) + 1
+                return bytes(text[:end]), True
+    return bytes(text), False
+
+
 def mapped(text: bytes) -> Iterator[Mapped]:
     """The mappings in the text of maps, in order of addresses."""
     return map(_mapped_of, _MAPPED.finditer(text))
@@ -143,6 +178,14 @@ def smaps_bytes(fields: Fields, name: str) -> int:
 
 def _of(pid: int | str, root: Path) -> Path:
     return root / "proc" / str(pid)
+
+
+def _stat(place: Path) -> tuple[bytes, list[bytes]]:
+    """The name in a stat, and the fields behind it: the third one of proc(5) is the first."""
+    # the name may have parentheses and blanks itself
+    _, _, rest = (place / "stat").read_bytes().partition(b" (")
+    name, _, fields = rest.rpartition(b") ")
+    return name, fields.split()
 
 
 def _fields(text: str) -> dict[str, str]:

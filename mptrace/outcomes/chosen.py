@@ -23,6 +23,7 @@ from mptrace.outcomes.told import Told, every, known, none
 from mptrace.outcomes.waiting import join, waits_of
 from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import MAPPER, NO_LOOKUP, PROCESS, READ_NODES
+from mptrace.recording.mapping import MAPPING
 from mptrace.recording.meta import Meta
 
 _LAST = np.iinfo(np.int64).max
@@ -112,7 +113,7 @@ class _Chooser:
 
     def _everything(self) -> dict[str, Told]:
         sizes = {"entries": self._found.rows.size, "waits": self._waits.size}
-        for table in ("calls", "migrations", "folios", "mappers", "processes"):
+        for table in ("calls", "migrations", "folios", "mappers", "processes", "mappings"):
             some = self._tables.get(table)
             sizes[table] = 0 if some is None else some.size
         sizes["obstacles"] = obstacles.of(self._tables).size
@@ -148,7 +149,8 @@ class _Chooser:
             "obstacles": refused,
             "mappers": self._of_mappers(calls),
         }
-        return {**told, "processes": self._of_processes(told)}
+        told["processes"] = self._of_processes(told)
+        return {**told, "mappings": self._of_mappings(told)}
 
     def _of_ordinals(self, told: dict[str, Told], rows: Table) -> Bools:
         chosen = np.zeros(self._found.call_ids.size, np.bool_)
@@ -353,6 +355,16 @@ class _Chooser:
         """Those that take part in what is chosen."""
         found = self._tables.get("processes")
         rows = np.zeros(0, PROCESS) if found is None else found
+        return known(np.isin(rows["tgid"], self._taking_part(told)))
+
+    def _of_mappings(self, told: dict[str, Told]) -> Told:
+        """Of processes that were asked for; without such, of those that take part."""
+        found = self._tables.get("mappings")
+        rows = np.zeros(0, MAPPING) if found is None else found
+        whose = self._wanted.pids or self._taking_part(told)
+        return known(np.isin(rows["tgid"], whose))
+
+    def _taking_part(self, told: dict[str, Told]) -> npt.NDArray[np.uint32]:
         calls = self._calls[told["calls"].yes]
         waits = self._waits[told["waits"].yes]
         parts = [
@@ -365,7 +377,7 @@ class _Chooser:
         mappers = self._tables.get("mappers")
         if mappers is not None:
             parts.append(mappers["pid"][told["mappers"].yes])
-        return known(np.isin(rows["tgid"], np.unique(np.concatenate(parts))))
+        return np.unique(np.concatenate(parts))
 
 
 def _rows(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:

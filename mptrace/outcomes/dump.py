@@ -56,6 +56,7 @@ _SHORT = {
         "dst_nid",
         "outcome",
         "cause",
+        "lies_in",
     ),
     "obstacles": (
         "obstacle",
@@ -79,8 +80,10 @@ _SHORT = {
         "kind",
         "migration",
         "holder_tid",
+        "lies_in",
     ),
     "processes": ("tgid", "comm", "uid", "cgroup"),
+    "mappings": ("tgid", "comm", "start", "end", "perms", "state", "name"),
 }
 
 
@@ -95,11 +98,11 @@ def dumped_table(
     """One table of a recording, joined with what became of its rows.
 
     :param table: ``entries``, ``calls``, ``migrations``, ``folios``, ``obstacles``,
-        ``mappers``, ``waits`` or ``processes``.
+        ``mappers``, ``waits``, ``processes`` or ``mappings``.
     :param failed: only what did not succeed, as ``selection.failed``: entries whose page
         stayed or was never attempted, calls with such an entry or an error, migrations
-        that left something behind, folios that stayed, obstacles of such.  Waits and
-        processes do not fail: all of them.
+        that left something behind, folios that stayed, obstacles of such.  Waits,
+        processes and mappings do not fail: all of them.
     :param selection: which rows; numbers of rows and verdicts stay those of the recording.
     """
     if failed:
@@ -114,14 +117,16 @@ def dumped_table(
         "mappers": found.mappers,
         "waits": found.waits,
         "processes": found.processes,
+        "mappings": found.mappings,
     }
     columns = make[table]()
     # behind what a row is about
     is_own, _ = columns["own"] = columns.pop("own")
+    short = [name for name in _SHORT[table] if name != "lies_in" or columns[name][1].any()]
     return PlainTable(
         columns,
         # where a row is mptrace's own, that it is
-        short=(*_SHORT[table], "own") if is_own.any() else _SHORT[table],
+        short=(*short, *(["own"] if is_own.any() else [])),
         total=found.total(table),
         selected=int(found.chosen.masks[table].sum()),
         unknown=found.unsure(table),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.arrays import Table
+from mptrace.arrays import Ints, Table
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.chosen import choose
 from mptrace.outcomes.correlate import (
@@ -17,6 +17,7 @@ from mptrace.outcomes.correlate import (
 )
 from mptrace.outcomes.failed import Failed
 from mptrace.outcomes.fates import fates
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.own import own_of
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.outcomes.plain_table import Column, Columns, flags_at, hexadecimal, named, places_in
@@ -42,6 +43,7 @@ from mptrace.recording.layouts import (
     WAIT_NAMES,
     WITNESSES,
 )
+from mptrace.recording.mapping import MAPPED, MAPPING, STATE_NAMES
 from mptrace.recording.meta import Meta
 from mptrace.recording.when import TIMES, UTC, Clock
 
@@ -62,6 +64,7 @@ class DumpColumns:
         self._failed = Failed(tables, meta, self._found, self._fates, self._own)
         self.chosen = choose(tables, meta, selection, self._found, self._fates, self._own)
         self._clock = Clock(meta.raw.get("started"), meta.raw.get("ended"))
+        self._lying = Lying(tables, meta)
 
     def total(self, table: str) -> int:
         """Rows of a table, those that ``failed`` leaves out among them."""
@@ -108,6 +111,12 @@ class DumpColumns:
             "status_expected": (rows["status_expected"], rows["written"] == WRITTEN),
             "folio": (rows["folio"], rows["folio"] >= 0),
             **self._times_of_calls(rows["call"]),
+            **self._places(
+                self._lying.of_entries(
+                    self._tables, self._found.call_ids[rows["call"]], rows["address"]
+                ),
+                rows["address"],
+            ),
             "own": (self._of_own_calls(self._found.call_ids)[rows["call"]], known),
         }
         return columns
@@ -169,6 +178,8 @@ class DumpColumns:
         columns["lookup_seq"] = (seq, seq != NO_LOOKUP)
         columns["outcome"] = (np.array(OUTCOMES, object)[outcome[where]], is_told[where])
         columns["cause"] = (named(cause[where], rules.cause_name)[0], is_told[where])
+        lies = self._lying.of_folios(self._tables)[where]
+        columns |= self._places(lies, rows["address"][where])
         return columns
 
     def obstacles(self) -> Columns:
@@ -226,6 +237,7 @@ class DumpColumns:
         columns["address"] = (rows["address"], rows["address"] != 0)
         columns["folio"] = (hexadecimal(rows["folio"]), rows["folio"] != 0)
         columns["holder_id"] = (hexadecimal(rows["holder_id"]), rows["holder_id"] != 0)
+        columns |= self._places(self._lying.of_waits(rows), rows["address"])
         return columns
 
     def processes(self) -> Columns:
@@ -250,6 +262,34 @@ class DumpColumns:
         return {
             "enter_ns": (enter, enter != 0),
             "enter_utc": self._clock.wall(enter),
+        }
+
+    def mappings(self) -> Columns:
+        found = self._tables.get("mappings")
+        rows = np.zeros(0, MAPPING) if found is None else found
+        is_own = np.isin(rows["tgid"], self._own.tgids or ())
+        where = self._where("mappings")
+        columns = self._raw(rows, where, {"own": (is_own, np.ones(rows.size, np.bool_))})
+        rows, yes = rows[where], np.ones(where.size, np.bool_)
+        names = np.array([*STATE_NAMES, "?"], object)
+        columns["state"] = (names[np.minimum(rows["state"], len(STATE_NAMES))], yes)
+        is_mapping = rows["state"] == MAPPED
+        for name in ("start", "end"):
+            columns[name] = (hexadecimal(rows[name]), is_mapping | (rows[name] != 0))
+        for name in ("offset", "inode", "dev"):
+            columns[name] = (rows[name], is_mapping & (rows["inode"] != 0))
+        columns["comm"] = named(rows["tgid"], lambda tgid: self._people.comm(tgid) or None)
+        return columns
+
+    def _places(self, lies: Ints, address: npt.NDArray[np.uint64]) -> Columns:
+        """What lies at addresses, at which offset of a file, and why that is unknown."""
+        words, why, shift = self._lying.names(lies)
+        is_known = lies >= 0
+        offset = address.astype(np.int64) + shift
+        return {
+            "lies_in": (words, is_known),
+            "lies_at": (offset, self._lying.has_file(lies)),
+            "lies_gap": (why, ~is_known),
         }
 
     def _cgroups(self, rows: Table) -> Column:

@@ -16,7 +16,9 @@ from mptrace.outcomes.correlate import ALREADY_THERE, NOT_ATTEMPTED, Correlation
 from mptrace.outcomes.fates import fates
 from mptrace.outcomes.joined import MOVED, UNKNOWN
 from mptrace.outcomes.later import owners, tail_row
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.paths import BY_KEY, PATHS, Path, of_migrations
+from mptrace.outcomes.places import Place
 from mptrace.outcomes.processes import Initiator, RecordedProcesses, initiator_of
 from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import OUTCOMES
@@ -59,11 +61,14 @@ class History:
     owner_tgid: int
     owner_comm: str
     steps: tuple[Step, ...]
+    #: At the first of them.
+    lies_in: Place
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: addresses in hexadecimal, as everywhere."""
         plain = {"kind": "history", **asdict(self)}
         plain["address"] = hex(self.address)
+        plain["lies_in"] = self.lies_in.as_dict()
         for step in plain["steps"]:
             step["address"] = hex(step["address"])
         return plain
@@ -86,7 +91,7 @@ class Histories:
         self._page = meta.kernel.page_size
         self._processes = RecordedProcesses(tables, meta)
         self._paths = of_migrations(tables["migrations"], meta)
-        self._owners = owners(tables)
+        self._owners, self._lying = owners(tables), Lying(tables, meta)
 
     def of(self, address: int, *pids: int) -> list[History]:
         """A history for each process that has a page of the recording there, by its number.
@@ -106,7 +111,9 @@ class Histories:
                 self._step(int(row[at]), int(outcome[at]), int(cause[at]), int(pages[at]))
                 for at in mine
             )
-            found.append(History(page, tgid, self._processes.comm(tgid) if tgid else "", steps))
+            comm = self._processes.comm(tgid) if tgid else ""
+            place = self._lying.at(tgid, page, steps[0].start_ns)
+            found.append(History(page, tgid, comm, steps, place))
         return found
 
     def step(self, folio: int) -> Step:

@@ -34,6 +34,7 @@ _ADDRESSES = frozenset(
         "vm_start",
         "vm_end",
         "vm_flags",
+        "lies_at",
     }
 )
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mptrace.recording.mapping import MAPPING
+
 #: Number of entries in a chunk of the user arrays, by chunk class.
 SMALL_CHUNK = 64
 MEDIUM_CHUNK = 1024
@@ -367,6 +369,7 @@ TABLES = {
     "mappers": MAPPER,
     "waits": WAIT,
     "processes": PROCESS,
+    "mappings": MAPPING,
     "entries": ENTRY,
     "driver_calls": DRIVER_CALL,
     "locations": LOCATION,
@@ -379,8 +382,7 @@ OUTCOMES = ("unknown", "moved", "already_there", "failed", "not_attempted")
 # `not_asked`: status and events don't contradict each other; nobody asked for the location.
 WITNESSES = ("unknown", "agree", "silent", "disagree", "not_asked")
 
-# enum migrate_reason and migrate_mode: names as the kernel's tracepoints print
-# them.  The numbers are ABI of no kind; `plan` checks them against BTF where it can.
+# As the tracepoints print them.  `plan` checks the numbers against BTF where it can.
 MODES = ("async", "sync_light", "sync")
 
 

@@ -18,6 +18,8 @@ from mptrace.recording.layouts import MAX_ENTRIES
 
 #: Of a recording that does not say what its kernel's base pages are.
 DEFAULT_PAGE_SIZE = 4096
+#: Of a recording of an mptrace that did not read the mappings of processes.
+NO_MAPPINGS = "the mptrace that recorded it read no mappings"
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ class Meta:
     cgroups: Mapping[int, str]
     #: Start, end and name of each mapping of the driver's target; () without a driver.
     mappings: tuple[tuple[int, int, str], ...]
+    #: Why the table `mappings` was not filled, "" where it was.
+    mappings_gap: str
     #: Entries per call that BPF reads, MAX_ENTRIES by default.
     max_entries: int
     #: None where it was not measured; then ``cost_reason`` says why.
@@ -216,6 +220,7 @@ class Meta:
             symbols=_by_number(raw.get("symbols", {}), 16),
             cgroups=_by_number(raw.get("cgroups", {})),
             mappings=tuple((start, end, name) for start, end, name in raw.get("mappings", ())),
+            mappings_gap=raw.get("mappings_gap", NO_MAPPINGS) or "",
             max_entries=raw.get("max_entries", MAX_ENTRIES),
             cost=_cost(cost) if cost else None,
             cost_reason=raw.get("cost_reason") or "not measured",

@@ -256,6 +256,7 @@ SHAPES: Mapping[str, Shape] = {
     "reasons": _mapping(_text, **_DECIMAL),
     "modes": _mapping(_text, **_DECIMAL),
     "mappings": _list_of(_row(_ADDRESS, _ADDRESS, _text)),
+    "mappings_gap": _or_none(_text),
     "lost": _mapping(_or_none(_COUNT)),
     "parts": _mapping(_whole(0, 999_999)),
     "cost": _or_none(

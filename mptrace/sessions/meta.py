@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mptrace import __version__
+from mptrace.host import maps_reader
 from mptrace.host.facts import HostFacts, KernelFacts
 from mptrace.host.processes import own_tgids
 from mptrace.host.symbols import names_at
@@ -40,6 +41,7 @@ def first_meta(
         "started": now(),
         "workload": None,
         "mappings": [],
+        "mappings_gap": maps_reader.gap(),
         "reasons": {str(number): name for number, name in facts.migrate_reasons.items()},
         "modes": {str(number): name for number, name in facts.migrate_modes.items()},
         "coverage": [c.to_dict() for c in coverage],

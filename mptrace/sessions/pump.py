@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.host.maps_reader import MapsReader, met_in
 from mptrace.host.processes import Processes
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions import mappers
@@ -19,6 +20,8 @@ from mptrace.tracer import Drained, Tracer
 
 #: Longest wait for searches that are under way: what they may take, and a little.
 _SEARCH_SECONDS = mappers.SESSION_NS / 1e9 + 1
+#: Longest wait for mappings that are still to be read at the end.
+_MAPS_SECONDS = 1.0
 #: Seconds between two looks at the rings.
 _DRAIN_SECONDS = 0.02
 
@@ -40,11 +43,14 @@ class Pump:
         writer: RecordingWriter,
         finder: mappers.Finder | None = None,
         processes: Processes | None = None,
+        maps: MapsReader | None = None,
     ) -> None:
         self._tracer = tracer
         self._writer = writer
         #: Who is asked about processes that are met; None where all are known.
         self._processes = processes
+        #: Who reads mappings of processes that are met, and the pace; None: nobody.
+        self._maps = maps
         self._assembler = Assembler()
         self._lock = threading.Lock()
         self._keep = False
@@ -64,6 +70,8 @@ class Pump:
         """Start taking; what comes is dropped until `keeping`."""
         self._thread.start()
         self._searcher.start()
+        if self._maps is not None:
+            self._maps.start()
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
@@ -79,6 +87,7 @@ class Pump:
                 self._keep = False
             # while the workload's memory is there
             self._await_searches()
+            self._settle()
             self._raise()
 
     @property
@@ -98,6 +107,7 @@ class Pump:
         Of a call or migration that is under way a part is in either: it counts as
         lost in the second, so that nothing is judged by what is missing there.
         """
+        self._settle()
         with self._lock:
             self._take()
             before, self._writer = self._writer, writer
@@ -106,6 +116,8 @@ class Pump:
             writer.meta["boundary_ns"] = self._assembler.boundary_ns
             if self._processes is not None:
                 self._processes.forget()
+            if self._maps is not None:
+                self._maps.forget()
         return before
 
     def finish(self) -> None:
@@ -117,6 +129,7 @@ class Pump:
             self._ask(rest["folios"]["owner_tgid"])
             for name, rows in rest.items():
                 self._writer.append(name, rows)
+            self._take_maps()
         self._raise()
 
     def stop(self) -> None:
@@ -125,6 +138,8 @@ class Pump:
         self._thread.join()
         self._refused.put(None)
         self._searcher.join(_SEARCH_SECONDS)
+        if self._maps is not None:
+            self._maps.stop(_MAPS_SECONDS)
         with self._lock:
             self._given_up = True
 
@@ -156,6 +171,8 @@ class Pump:
                     if not self._given_up:
                         self._writer.append("mappers", found)
                         self._ask(found["pid"])
+                        if self._maps is not None:
+                            self._maps.meet(found["pid"], found["address"])
             except BaseException as error:  # carried to the session's thread
                 self._error = error
             finally:
@@ -167,6 +184,19 @@ class Pump:
             self._append(drained)
         elif self._keep:
             self._writer.tick()
+        if self._keep:
+            self._take_maps()
+
+    def _settle(self) -> None:
+        """Have what is to be read of processes read now; they may end, or be another part's."""
+        if self._maps is not None:
+            self._maps.settle(_MAPS_SECONDS)
+            with self._lock:
+                self._take_maps()
+
+    def _take_maps(self) -> None:
+        if self._maps is not None and (rows := self._maps.take()).size:
+            self._writer.append("mappings", rows)
 
     def _append(self, drained: Drained) -> None:
         tables = self._assembler.add(drained)
@@ -191,6 +221,8 @@ class Pump:
             )
         ]
         self._ask(np.concatenate(met))
+        if self._maps is not None:
+            self._maps.meet(*met_in(tables))
         if self._processes is not None:
             self._processes.learn(np.unique(tables["migrations"]["cgroup_id"]).tolist())
 

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from mptrace.errors import Progress, RecordingError
-from mptrace.host import proc
+from mptrace.host import maps_reader, proc
 from mptrace.host.processes import Processes
 from mptrace.host.signals import Interrupts
 from mptrace.recording.clock import now
@@ -41,7 +41,7 @@ class BpfSession:
         self._tracer = tracer
         self._command = command
         self._progress = progress
-        self._pump = Pump(tracer, parts.writer, processes=Processes())
+        self._pump = Pump(tracer, parts.writer, processes=Processes(), maps=maps_reader.reader())
         self._lost_first = self._lost_before = tracer.losses()
 
     def run(self) -> RecordResult:

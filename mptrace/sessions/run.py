@@ -14,7 +14,7 @@ from mptrace.driving.protocol import SetupReply
 from mptrace.driving.worker_client import RoundReply, TargetGone, Worker
 from mptrace.driving.workloads import Workload, resolve
 from mptrace.errors import HostError, Progress, TargetError
-from mptrace.host import proc
+from mptrace.host import maps_reader, proc
 from mptrace.host.privileges import check_privileges
 from mptrace.host.read import read_host_facts
 from mptrace.host.signals import Interrupts
@@ -127,7 +127,7 @@ class _Session:
         self._worker = worker
         self._tracer = tracer
         self._progress = progress
-        self._pump = Pump(tracer, writer)
+        self._pump = Pump(tracer, writer, maps=maps_reader.reader())
         self._open_ns: list[int] = []
         self._closed_ns: list[int] = []
         self._bpf: list[dict[str, Any]] = []

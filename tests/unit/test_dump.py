@@ -172,6 +172,7 @@ NO_ROWS = {
     "folios": "the recording has no folios",
     "obstacles": "nothing refused or delayed a page in this recording",
     "mappers": "no mappings were recorded of a page that was refused as shared",
+    "mappings": "the recording has no mappings of processes",
     "waits": "no thread waited for a page in this recording",
     "processes": "the recording does not describe processes",
 }

@@ -37,6 +37,7 @@ WHOLE: dict[str, Any] = {
     "rotation": {"number": 3, "of": "night.data"},
     "session": {"wall_ns": 1, "monotonic_ns": 2},
     "boundary_ns": 3,
+    "mappings_gap": "",
     "last_part": True,
     "end_reason": "the disk is full",
     "tier": "tracepoints",

@@ -85,7 +85,11 @@ def test_it_fits_80_columns() -> None:
             "statuses": [{"status": status, "count": 10**9} for status in (-14, -16, None)],
             "count": 10**9,
             "evidence": "a_function_with_a_long_name() returned something; " * 5,
-            "example": {"address": hex(2**64 - 1), "mapping": "/a/long/path" * 9},
+            "example": {
+                "address": hex(2**64 - 1),
+                "mapping": None,
+                "lies_in": {"what": "/a/long/path" * 9, "why_unknown": ""},
+            },
         }
         for name, cause in BY_NAME.items()
         if name

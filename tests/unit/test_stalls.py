@@ -9,6 +9,7 @@ from others import META, MOVER, OTHER, VICTIM, WRITER, Others
 from simulated_kernel import PAGE
 
 from mptrace.outcomes.fates import fates
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.own import own_of
 from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.outcomes.waiting import MATCHES, join
@@ -34,7 +35,8 @@ def stalls(others: Others, **meta: Any) -> dict[str, Any]:
     """Numbers of the stalls."""
     tables, known = others.tables(), Meta.of({**META, **meta})
     found, own = fates(tables, known), own_of(tables, known)
-    return stalls_of(tables, known, found, RecordedProcesses(tables, known), own)
+    people = RecordedProcesses(tables, known)
+    return stalls_of(tables, known, found, people, own, Lying(tables, known))
 
 
 def two_movers() -> tuple[Others, Any, Any]:

@@ -21,9 +21,10 @@ from mptrace.outcomes.correlate import (
     UNKNOWN,
     Correlation,
 )
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.mappings import Mappings
 from mptrace.recording.joins import ranks
-from mptrace.recording.layouts import OUTCOMES, WITNESSES
+from mptrace.recording.layouts import OUTCOMES, READ_PAGES, WITNESSES
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, nonzero
 
@@ -141,6 +142,7 @@ def failure_causes_of(
     meta: Meta,
     found: Correlation,
     mappings: Mappings,
+    lying: Lying,
 ) -> list[Numbers]:
     """The same by cause, most frequent first, with its remedy and one line of evidence."""
     rows = found.rows
@@ -167,18 +169,24 @@ def failure_causes_of(
                 "outcomes": nonzero(count_codes(some["outcome"], OUTCOMES)),
                 "statuses": status_counts(some),
                 "evidence": explainer.evidence_line(members),
-                "example": name_entry(some[0], mappings) | _whose(tables, found, some[0]),
+                "example": name_entry(some[0], mappings) | _whose(tables, found, some[0], lying),
             }
         )
     return sorted(groups, key=lambda group: -int(group["count"]))
 
 
-def _whose(tables: Mapping[str, Table], found: Correlation, row: Any) -> Numbers:
-    """Whose page an entry names, and where it was: null where that is not known."""
+def _whose(tables: Mapping[str, Table], found: Correlation, row: Any, lying: Lying) -> Numbers:
+    """Whose page an entry names, where it was and what lies there: null where that is not known."""
     record, folio = int(found.call_row[row["call"]]), int(row["folio"])
     nid = int(tables["folios"]["src_nid"][folio]) if folio >= 0 else -1
+    target, began = 0, 0
+    if record >= 0:
+        call = tables["calls"][record]
+        target, began = int(call["target_tgid"]), int(call["enter_ns"])
+    address = 0 if row["unread"] & READ_PAGES else int(row["address"])
     return {
-        "target_tgid": int(tables["calls"]["target_tgid"][record]) if record >= 0 else 0,
+        "target_tgid": target,
+        "lies_in": lying.at(target, address, began).as_dict(),
         "nid": nid if nid >= 0 else None,
         "folio": folio if folio >= 0 else None,
         "start_ns": _start(tables, record, folio),

@@ -6,15 +6,17 @@ import numpy as np
 from mptrace.arrays import Tables
 from mptrace.outcomes.causes import obstacles
 from mptrace.outcomes.causes.obstacles import MAPPING_KINDS
+from mptrace.outcomes.lying import Lying
 from mptrace.recording.layouts import NO_LOOKUP, SEEN_FILE, SEEN_STATE, STAGE_VMA
 from mptrace.reporting.numbers.sums import Numbers
 
 
-def lies_there(tables: Tables, folio: int | None) -> Numbers:
+def lies_there(tables: Tables, lying: Lying, folio: int | None) -> Numbers:
     """``kind`` and ``file`` of the page of a row of `folios`, from what its refusal left.
 
     ``kind``: one of ``obstacles.MAPPING_KINDS``, None where it was not read or the page has
-    no mapping; ``file``: {``fs``, ``device``, ``inode``}, None where it is none, or not read.
+    no mapping; ``file``: {``fs``, ``device``, ``inode``, ``path``}, None where it is none, or not
+    read; ``path`` is None where no process whose mappings were read maps that file.
     """
     table = obstacles.of(tables)
     if folio is None or not table.size:
@@ -40,5 +42,6 @@ def lies_there(tables: Tables, folio: int | None) -> Numbers:
             "fs": row["fs"][0].decode("utf-8", "replace"),
             "device": f"{device >> 20}:{device & 0xFFFFF}",
             "inode": int(row["inode"][0]),
+            "path": lying.path(device, int(row["inode"][0])),
         }
     return {"kind": kind, "file": file}

@@ -17,6 +17,8 @@ from mptrace.explain.entries import cause_of
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.fates import Fates, failed_migrations
 from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
+from mptrace.outcomes.later import owners
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.outcomes.processes import RecordedProcesses, text
@@ -26,6 +28,7 @@ from mptrace.recording.layouts import FOLIO_CHOSEN, MIGRATION_COMPAT, MIGRATION_
 from mptrace.recording.meta import Meta
 from mptrace.recording.when import first_and_last
 from mptrace.reporting.numbers.path_phases import phases_of_folios
+from mptrace.reporting.numbers.sizes import sizes_of
 from mptrace.reporting.numbers.sums import Numbers, distribution, span, summed_over_folios
 
 #: Processes named as owners of one row's pages, beside those that were asked for; the rest
@@ -40,6 +43,7 @@ def paths_of(
     processes: RecordedProcesses,
     own: Own,
     out: Own,
+    lying: Lying,
 ) -> list[Numbers]:
     """One dict for each path and initiator, the most time first; all times in ns.
 
@@ -61,7 +65,7 @@ def paths_of(
     of_group, folios_of = members(group, first.size), members(of_folio, first.size)
     codes = of_migrations(migrations[kept[first]], meta)
     failed = failed_migrations(migrations, found, own.beside(found))
-    rows, asked = [], _asked_for(folios, meta)
+    rows, asked, whose = [], _asked_for(folios, meta), owners(tables)
     for number, code in enumerate(codes.tolist()):
         mine = migrations[of_group[number]]
         part = found.select(folios_of[number])
@@ -74,6 +78,8 @@ def paths_of(
                 "failed_migrations": int(failed[of_group[number]].sum()),
                 **_of_migrations(mine, meta),
                 **_of_folios(mine, folios, part, processes, own, out, asked),
+                "failures": _failures(folios, part.select(~out.folios[part.row]), whose, lying),
+                "sizes": sizes_of(folios, part.select(~out.folios[part.row]), meta),
                 "phases": phases_of_folios(
                     folios,
                     part.row[~out.folios[part.row]],
@@ -188,7 +194,6 @@ def _of_folios(
             **summed_over_folios(blackout[whole]),
             **distribution(blackout[whole]),
         },
-        "failures": _failures(folios, part),
     }
 
 
@@ -261,7 +266,7 @@ def _owners(
     return found
 
 
-def _failures(folios: Table, part: Fates) -> list[Numbers]:
+def _failures(folios: Table, part: Fates, whose: Ints, lying: Lying) -> list[Numbers]:
     """Folios that stayed, and those unknown, by cause; most pages first."""
     where = np.flatnonzero(part.outcome != MOVED)
     codes, place = ranks(part.cause[where].astype(np.int64) * 2 + (part.outcome[where] == UNKNOWN))
@@ -269,7 +274,9 @@ def _failures(folios: Table, part: Fates) -> list[Numbers]:
     for number, code in enumerate(codes.tolist()):
         members = where[place == number]
         cause = cause_of(cause_name(code >> 1))
-        example = folios[part.row[members[0]]]
+        row = int(part.row[members[0]])
+        example = folios[row]
+        address, start_ns = int(example["address"]), int(example["start_ns"])
         groups.append(
             {
                 "outcome": "unknown" if code & 1 else "failed",
@@ -280,9 +287,10 @@ def _failures(folios: Table, part: Fates) -> list[Numbers]:
                 "folios": int(members.size),
                 "pages": int(part.pages[members].sum()),
                 "example": {
-                    "folio": int(part.row[members[0]]),
+                    "folio": row,
                     "migration": int(part.migration[members[0]]),
-                    "address": hex(int(example["address"])) if example["address"] else None,
+                    "address": hex(address) if address else None,
+                    "lies_in": lying.at(int(whose[row]), address, start_ns).as_dict(),
                     "owner_tgid": int(example["owner_tgid"]),
                     "nid": int(example["src_nid"]) if example["src_nid"] >= 0 else None,
                     "start_ns": int(example["start_ns"]) or None,

@@ -16,6 +16,7 @@ from mptrace.outcomes.correlate import ENTRY_REASONS, MOVED, Correlation, correl
 from mptrace.outcomes.fates import Fates, failed_migrations, fates
 from mptrace.outcomes.fates import outcomes as outcomes_of
 from mptrace.outcomes.left_out import chosen_calls, left_out
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import Own, own_of
 from mptrace.outcomes.processes import RecordedProcesses
@@ -85,7 +86,7 @@ def profile(
     calls = tables["calls"][~out.calls]
     migrations = tables["migrations"][~own.migrations]
     closed = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0)]
-    mappings = Mappings(meta.mappings)
+    mappings, lying = Mappings(meta.mappings), Lying(tables, meta)
     outcomes = count_codes(rows["outcome"], OUTCOMES)
     outcomes["unknown"] += found.beyond_bound
     call_ns = span(closed, "enter_ns", "exit_ns")
@@ -128,6 +129,7 @@ def profile(
         "cost": _cost(meta),
         "memory_bound_bytes": said.get("memory_bound_bytes"),
         "own": numbers_of(own, fate, chosen),
+        "mappings": {**lying.seen, "gap": meta.mappings_gap},
         "calls": calls_of(
             calls,
             closed,
@@ -136,12 +138,12 @@ def profile(
             own.of_calls(tables["calls"], found.call_ids) | ~chosen.ordinals,
         ),
         "migrations": _migrations(tables["migrations"], fate, own, out, meta),
-        "paths": paths_of(tables, meta, fate, processes, own, out),
+        "paths": paths_of(tables, meta, fate, processes, own, out, lying),
         "folios_without_migration": _strays(fate, out),
         "callers": callers_of(tables, found, processes),
         "groups": groups_of(tables, whole, processes, out),
         "misled": misled_of(tables, meta, found, processes),
-        "stalls": stalls_of(tables, meta, fate, processes, out, most=selection.top or 0),
+        "stalls": stalls_of(tables, meta, fate, processes, out, lying, most=selection.top or 0),
         "cost_curve": curves,
         "budget": None if budget_ns is None else within(curves, budget_ns),
         "entries": entries_of(closed, rows, found.beyond_bound),
@@ -158,7 +160,7 @@ def profile(
         "rates": _rates(times, call_ns, meta),
         "matrix": times.matrix(),
         "failures": failures_of(rows, mappings),
-        "failure_causes": failure_causes_of(tables, meta, found, mappings),
+        "failure_causes": failure_causes_of(tables, meta, found, mappings, lying),
     }
     slowest: list[Numbers] = []
     if numbers["workload"]:
@@ -167,7 +169,7 @@ def profile(
         slowest = slowest_calls(
             tables["calls"], whole, tables["folios"], outcome, pages, most=selection.top or 0
         )
-    summary = summary_of(numbers, slowest, tables)
+    summary = summary_of(numbers, slowest, tables, lying)
     timed: Numbers = with_utc(numbers, Clock(said.get("started"), said.get("ended")))
     return {**timed, "summary": summary}
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.fates import Fates
+from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import BY_KEY, PATHS, of_migrations, reason_name
@@ -36,6 +37,7 @@ def stalls_of(
     found: Fates,
     processes: RecordedProcesses,
     own: Own,
+    lying: Lying,
     *,
     most: int = 0,
 ) -> Numbers:
@@ -55,10 +57,9 @@ def stalls_of(
     closed = end >= start
     who = _Initiators(tables, meta, joined, processes)
     rows = tables["folios"], tables["calls"]
-    view = _View(
-        kept, waits, end - start, closed, joined, who, *rows, own.folios, found, processes, most
-    )
-    mappings = Mappings(meta.mappings)
+    names = Mappings(meta.mappings)
+    some = kept, waits, end - start, closed, joined, who, *rows
+    view = _View(*some, own.folios, found, processes, names, lying, most)
     states = [meta.phases[name].state for name in _WAIT_PHASES if name in meta.phases]
     return {
         "traced": any(state != "missing" for state in states),
@@ -69,8 +70,8 @@ def stalls_of(
         "matches": {name: int((joined.how == code).sum()) for code, name in enumerate(MATCHES)},
         "by_victim": view.by_victim(),
         "by_initiator": view.by_initiator(),
-        "by_thread": view.by_thread(mappings, meta, tables["migrations"]),
-        "longest": view.longest(mappings, meta, tables["migrations"]),
+        "by_thread": view.by_thread(meta, tables["migrations"]),
+        "longest": view.longest(meta, tables["migrations"]),
     }
 
 
@@ -128,6 +129,8 @@ class _View:
     is_own: Bools  # which of ``folios`` are mptrace's
     found: Fates
     processes: RecordedProcesses
+    mappings: Mappings
+    lying: Lying
     most: int
 
     def times(self, rows: Ints) -> Numbers:
@@ -210,12 +213,12 @@ class _View:
         of_migration[most] = -1
         return members(of_migration[self.found.migration], count)
 
-    def longest(self, mappings: Mappings, meta: Meta, migrations: Table) -> list[Numbers]:
+    def longest(self, meta: Meta, migrations: Table) -> list[Numbers]:
         rows = np.flatnonzero(self.closed)
         rows = rows[np.argsort(-self.ns[rows], kind="stable")][: max(MAX_LONGEST, self.most)]
-        return [self._wait(row, mappings, meta, migrations) for row in rows.tolist()]
+        return [self._wait(row, meta, migrations) for row in rows.tolist()]
 
-    def by_thread(self, mappings: Mappings, meta: Meta, migrations: Table) -> list[Numbers]:
+    def by_thread(self, meta: Meta, migrations: Table) -> list[Numbers]:
         """Each thread with its longest wait; of more than MAX_THREADS those of most time."""
         tids, place = ranks(self.waits["tid"].astype(np.int64))
         total = np.bincount(place, np.where(self.closed, self.ns, 0), tids.size)
@@ -224,7 +227,7 @@ class _View:
             rows = of_thread[number]
             ended = rows[self.closed[rows]]
             longest = ended[np.argmax(self.ns[ended])] if ended.size else rows[0]
-            wait = self._wait(int(longest), mappings, meta, migrations)
+            wait = self._wait(int(longest), meta, migrations)
             found.append(
                 {
                     **{name: wait.pop(name) for name in ("tid", "tgid", "comm", "process")},
@@ -238,7 +241,7 @@ class _View:
             )
         return found
 
-    def _wait(self, row: int, mappings: Mappings, meta: Meta, migrations: Table) -> Numbers:
+    def _wait(self, row: int, meta: Meta, migrations: Table) -> Numbers:
         wait = self.waits[row]
         address, migration = int(wait["address"]), int(self.joined.migration[row])
         mapped = address or self._mapped_at(wait)
@@ -254,7 +257,8 @@ class _View:
             "start_ns": int(wait["start_ns"]),
             "address": hex(address) if address else None,
             "mapped_at": hex(mapped) if mapped else None,
-            "mapping": mappings.name(mapped) if mapped else None,
+            "mapping": self.mappings.name(mapped) if mapped else None,
+            "lies_in": self.lying.at(tgid, mapped, int(wait["start_ns"])).as_dict(),
             "kind": _kind(int(wait["kind"])),
             "match": MATCHES[self.joined.how[row]],
             "initiator": name,

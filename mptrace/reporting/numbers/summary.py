@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mptrace.arrays import Tables
+from mptrace.outcomes.lying import Lying
 from mptrace.recording.when import Clock
 from mptrace.reporting.numbers.advice import advice_of
 from mptrace.reporting.numbers.lying import lies_there
@@ -34,7 +35,9 @@ PAGE_LOSSES = (
 WAIT_LOSSES = ("wait_ring_full", "wait_map_full", "chosen_map_full", "handler_skipped")
 
 
-def summary_of(numbers: Numbers, slowest: Sequence[Numbers], tables: Tables) -> Numbers:
+def summary_of(
+    numbers: Numbers, slowest: Sequence[Numbers], tables: Tables, lying: Lying
+) -> Numbers:
     """What the first screen says, as JSON-able values.
 
     Times of it are ``{"monotonic_ns", "utc"}``, durations ns, pages base pages.
@@ -79,7 +82,7 @@ def summary_of(numbers: Numbers, slowest: Sequence[Numbers], tables: Tables) -> 
         "who": who,
         "calls": [_call(row, clock) for row in slowest] if numbers["workload"] else None,
         "waited": [_waited(row, clock) for row in waits["by_thread"]],
-        "stayed": _stayed(numbers, tables, clock),
+        "stayed": _stayed(numbers, tables, lying, clock),
         "unknown": _unknown(numbers),
         "advice": advice_of(numbers),
     }
@@ -271,26 +274,28 @@ def _waited(row: Numbers, clock: Clock) -> Numbers:
         "longest_start": longest and clock.at(longest["start_ns"]),
         "address": longest and (longest["address"] or longest["mapped_at"]),
         "mapping": longest and longest["mapping"],
+        "lies_in": longest and longest["lies_in"],
         "kind": longest and longest["kind"],
         "initiator": longest and longest["initiator"],
     }
 
 
-def _stayed(numbers: Numbers, tables: Tables, clock: Clock) -> list[Numbers]:
+def _stayed(numbers: Numbers, tables: Tables, lying: Lying, clock: Clock) -> list[Numbers]:
     """Why pages stayed, of calls and of other migrations: the causes of most pages first.
 
     What only follows from another page's failure comes last.
     """
     found: dict[str, Numbers] = {}
+    there = tables, lying
     for group in numbers["failure_causes"]:
         example = group["example"]
-        _add(found, group, group["count"], example, example["target_tgid"], tables, numbers, clock)
+        _add(found, group, group["count"], example, example["target_tgid"], there, numbers, clock)
     for row in _without_caller(numbers):
         for group in row["failures"]:
             example = group["example"]
             if group["outcome"] == "failed":
                 owner = example["owner_tgid"]
-                _add(found, group, group["pages"], example, owner, tables, numbers, clock)
+                _add(found, group, group["pages"], example, owner, there, numbers, clock)
     return sorted(
         found.values(),
         key=lambda group: (str(group["cause"]).startswith(_FOLLOWS), -int(group["pages"])),
@@ -303,7 +308,7 @@ def _add(
     pages: int,
     example: Numbers,
     tgid: int,
-    tables: Tables,
+    there: tuple[Tables, Lying],
     numbers: Numbers,
     clock: Clock,
 ) -> None:
@@ -322,7 +327,8 @@ def _add(
         "tgid": tgid or None,
         "comm": _name(tgid, numbers),
         "mapping": example.get("mapping"),
-        **lies_there(tables, example["folio"]),
+        "lies_in": example["lies_in"],
+        **lies_there(*there, example["folio"]),
     }
 
 

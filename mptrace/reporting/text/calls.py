@@ -17,6 +17,7 @@ from mptrace.reporting.text.layout import (
     table,
     wrapped,
 )
+from mptrace.reporting.text.lying import where, why_unknown
 from mptrace.reporting.text.summary_when import clock, moment
 from mptrace.units import and_more, format_count, format_ns
 
@@ -144,9 +145,12 @@ def failures(profile: Numbers) -> list[str]:
     for group in groups:
         lines += wrapped("  ", f"{group['cause']}: {group['meaning']}")
         mapping = group["example"]["mapping"]
-        where = f"in {mapping}" if mapping not in (None, "anonymous") else ""
+        place = group["example"]["lies_in"]
+        lies = where(place, None if mapping == "anonymous" else mapping).strip()
         when = f"first at {clock(moment(group['example'], 'start'), ms=True)}"
-        seen = "; ".join(part for part in (group["evidence"], where, when) if part)
+        when += f", {lies}" if lies else ""
+        why = why_unknown(place, mapping, profile["mappings"]["gap"])
+        seen = "; ".join(part for part in (group["evidence"], when, why) if part)
         if seen:
             lines += wrapped("    ", seen)
         if group["remedy"]:

@@ -8,6 +8,7 @@ from mptrace.explain.folios import FolioBlock, FolioExplanation
 from mptrace.outcomes.causes.statuses import status_text
 from mptrace.reporting.text.history import later_move
 from mptrace.reporting.text.layout import WIDTH, columns, item, many, wrapped
+from mptrace.reporting.text.lying import where_of
 from mptrace.reporting.text.summary_when import clock, day
 from mptrace.units import and_more, format_count
 
@@ -101,6 +102,8 @@ def _block(block: Block) -> list[str]:
     lines += _item("status", _status(one))
     for story in one.status_story:
         lines += _item("", story)
+    if not one.mapping:
+        lines += not_known(one)
     lines += evidence(one, block.ranges)
     lines += _item("location", _location(one))
     # Of a page that is where it should be only its status may need a remedy.
@@ -119,6 +122,14 @@ def when(one: Explanation | FolioExplanation) -> str:
     if moment is None or moment["utc"] is None:
         return clock(moment)
     return f"{day(moment)} {clock(moment, ms=True)} UTC"
+
+
+def not_known(one: Explanation | FolioExplanation) -> list[str]:
+    """Why it is not known what lies there, where a recording has that of other pages."""
+    place = one.lies_in
+    if place.is_known or not place.is_recorded or one.address is None:
+        return []
+    return _item("lies in", f"unknown: {place.why_unknown}")
 
 
 def evidence(one: Explanation | FolioExplanation, ranges: Mapping[str, Sequence[int]]) -> list[str]:
@@ -141,7 +152,7 @@ def evidence(one: Explanation | FolioExplanation, ranges: Mapping[str, Sequence[
 def _title(block: Block) -> str:
     one = block.first
     address = "an address that was not read" if one.address is None else hex(one.address)
-    where = f" in {one.mapping}" if one.mapping else ""
+    where = where_of(one.lies_in, one.mapping)
     name = f"{address} (call {one.call}, entry {one.entry}{where})"
     to = "" if one.target_nid is None else f", asked for node {one.target_nid}"
     reason = f" ({one.entry_reason.replace('_', ' ')})" if one.entry_reason else ""

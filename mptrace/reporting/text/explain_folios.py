@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from mptrace.explain.entries import MOST_BLOCKS
 from mptrace.explain.folios import FolioBlock, FolioExplanation
-from mptrace.reporting.text.explain import evidence, shortened, when
+from mptrace.reporting.text.explain import evidence, not_known, shortened, when
 from mptrace.reporting.text.layout import WIDTH, columns, item, many, wrapped
+from mptrace.reporting.text.lying import where_of
 from mptrace.units import and_more, format_count, format_ns
 
 _OUTCOMES = {"failed": "stayed", "moved": "moved", "unknown": "is unknown"}
@@ -66,6 +67,7 @@ def _block(block: FolioBlock) -> list[str]:
         lines += _item("path", f"{one.path.label}: {one.path.meaning} ({_how(one)})")
     if one.cause.name:
         lines += _item("cause", f"{one.cause.name}: {one.cause.meaning}")
+    lines += not_known(one)
     lines += evidence(one, block.ranges)
     if one.blackout_ns > 0:
         lines += _item("blackout", format_ns(one.blackout_ns))
@@ -79,6 +81,7 @@ def _block(block: FolioBlock) -> list[str]:
 def _title(block: FolioBlock) -> str:
     one = block.first
     name = "a page (no address seen)" if one.address is None else hex(one.address)
+    name += where_of(one.lies_in)
     where = f"folio {one.folio}"
     if one.owner_tgid:
         where += f", of {one.owner_comm or 'process'} ({one.owner_tgid})"

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from mptrace.outcomes.history import History, Step
 from mptrace.reporting.text.layout import WIDTH, columns, many, process_name, wrapped
+from mptrace.reporting.text.lying import where_of
 from mptrace.units import format_ns
 
 
@@ -26,8 +27,8 @@ def _history(one: History) -> list[str]:
     moved = sum(step.outcome == "moved" for step in one.steps)
     lines = wrapped(
         "",
-        f"history of {one.address:#x} {whose}: {many(len(one.steps), 'attempt')} to move it, "
-        f"{moved:,} moved it",
+        f"history of {one.address:#x} {whose}{where_of(one.lies_in)}: "
+        f"{many(len(one.steps), 'attempt')} to move it, {moved:,} moved it",
         hang="    ",
     )
     for step in one.steps:

@@ -20,6 +20,7 @@ from mptrace.reporting.text.layout import (
     unproved,
     wrapped,
 )
+from mptrace.reporting.text.lying import where, why_unknown
 from mptrace.reporting.text.summary_when import clock, moment, span_of
 from mptrace.units import and_more, format_count, format_ns
 
@@ -100,18 +101,27 @@ def _wrapped_details(row: Numbers, asked: frozenset[int], profile: Numbers) -> l
             + (f", with {many(row['own_pages'], 'page')} of mptrace" if row["own_pages"] else ""),
         )
     for failure in row["failures"][:_MOST_NAMED]:
-        first = clock(moment(failure["example"], "start"), ms=True)
         verb = "unknown" if failure["outcome"] == "unknown" else "stayed"
         lines += wrapped(
             "    ",
-            f"{many(failure['pages'], 'page')} {verb}: {failure['cause']}: "
-            f"{failure['meaning']}; the first at {first}",
+            f"{many(failure['pages'], 'page')} {verb}: {failure['cause']}: {failure['meaning']}"
+            + _first(failure["example"], profile),
         )
     more = row["failures"][_MOST_NAMED:]
     if more:
         of = many(sum(failure["pages"] for failure in more), "page")
         lines += wrapped("    ", and_more(len(more), "cause", "--json", of=of))
     return lines
+
+
+def _first(example: Numbers, profile: Numbers) -> str:
+    """When the first of some pages was met, and where it lay."""
+    text = f"; the first at {clock(moment(example, 'start'), ms=True)}"
+    lies = where(example["lies_in"])
+    why = why_unknown(example["lies_in"], None, profile["mappings"]["gap"])
+    if example["address"] is None or not (lies or why):
+        return text
+    return f"{text}, {example['address']}{lies}" + (f", {why}" if why else "")
 
 
 def _details(row: Numbers, asked: frozenset[int], profile: Numbers) -> Iterator[str]:

@@ -20,6 +20,7 @@ from mptrace.reporting.text.layout import (
     unproved,
     wrapped,
 )
+from mptrace.reporting.text.lying import where, why_unknown
 from mptrace.reporting.text.summary_when import clock, moment
 from mptrace.units import and_more, format_count, format_ns
 
@@ -78,7 +79,7 @@ def stalls(profile: Numbers) -> list[str]:
     lines += wrapped("  ", f"dark: {dark}" + (f", {doubt}" if doubt else ""))
     longest = found["longest"][: most_rows(len(found["longest"]))]
     for each in longest:
-        lines += wrapped("  ", _sentence(each), hang="    ")
+        lines += wrapped("  ", _sentence(each, profile["mappings"]["gap"]), hang="    ")
     # of one that was not seen to end nobody knows how long it was
     more = and_more(
         found["count"] - found["open"] - len(longest),
@@ -116,18 +117,19 @@ def _name(initiator: Numbers) -> str:
     return process_name(initiator["comm"], initiator["tgid"])
 
 
-def _sentence(wait: Numbers) -> str:
+def _sentence(wait: Numbers, gap: str) -> str:
     mapped = "" if wait["mapped_at"] is None else f" at {wait['mapped_at']}"
     page = wait["address"] or f"a page{mapped}"
     if wait["kind"] == "lock":
         page = f"the lock of {page}"
-    where = f" in {wait['mapping']}" if wait["mapping"] else ""
     thread = "" if wait["tid"] == wait["tgid"] else f" (thread {wait['tid']})"
     when = clock(moment(wait, "start"), ms=True)
     text = (
         f"{when}: {process_name(wait['comm'], wait['tgid'])}{thread} waited "
-        f"{format_ns(wait['wait_ns'])} for {page}{where}"
+        f"{format_ns(wait['wait_ns'])} for {page}{where(wait['lies_in'], wait['mapping'])}"
     )
+    if why := why_unknown(wait["lies_in"], wait["mapping"], gap):
+        text += f" ({why})"
     initiator = wait["initiator"]
     if initiator is None:
         if wait["holder_tid"]:

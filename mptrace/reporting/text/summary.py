@@ -18,6 +18,7 @@ from mptrace.reporting.text.layout import (
     unproved,
     wrapped,
 )
+from mptrace.reporting.text.lying import where, why_unknown
 from mptrace.reporting.text.summary_head import head, pages_of, totals
 from mptrace.reporting.text.summary_when import clock, span_of
 from mptrace.reporting.text.summary_words import PHASES
@@ -309,7 +310,7 @@ def _waited(rows: Sequence[Numbers], most: int, profile: Numbers) -> list[str]:
     ]
     heads = ["who stood still", "waits", "in all", "longest", "when"]
     lines = table(cells, heads, ("left", *["right"] * 3, "left"), {0: clip})
-    details = [wrapped("  ", _for_whom(row), hang="    ") for row in shown]
+    details = [wrapped("  ", _for_whom(row, profile), hang="    ") for row in shown]
     lines = _with_details(cells, details, lines)
     rest = profile["summary"]["totals"]["waiting_threads"] - len(shown)
     return lines + _more(rest, "thread", "--stalls")
@@ -322,7 +323,7 @@ def _thread(row: Numbers) -> str:
     return f"{name} of {process_name(row['process'], row['tgid'])}"
 
 
-def _for_whom(row: Numbers) -> str:
+def _for_whom(row: Numbers, profile: Numbers) -> str:
     """For whom a thread waited, the longest time first, and at what the longest time."""
     texts = []
     for each in row["initiators"]:
@@ -338,10 +339,13 @@ def _for_whom(row: Numbers) -> str:
         return text + "; no end of it was seen"
     if row["address"] is None:
         return text + "; at an address that is unknown"
-    text += f"; longest at {row['address']}"
-    if row["mapping"]:
-        text += f" ({row['mapping']})"
-    return text + (", for the page's lock" if row["kind"] == "lock" else "")
+    text += f"; longest at {row['address']}{where(row['lies_in'], row['mapping'])}"
+    why = why_unknown(row["lies_in"], row["mapping"], profile["mappings"]["gap"])
+    return (
+        text
+        + (f", {why}" if why else "")
+        + (", for the page's lock" if row["kind"] == "lock" else "")
+    )
 
 
 # ---- why pages stayed ----------------------------------------------------------
@@ -371,11 +375,15 @@ def _remedy(row: Numbers) -> str:
 
 
 def _what_lies(row: Numbers) -> str:
-    """What the recording knows of a page: its kind or mapping, whose it is, on which node."""
+    """What the recording knows of a page: its mapping or kind, whose it is, on which node."""
     parts = []
     file = row["file"]
-    if file:
-        parts.append(f"{file['fs']} file (inode {file['inode']})".lstrip())
+    if row["lies_in"]["what"]:
+        parts.append(row["lies_in"]["what"])
+    elif file:
+        # at no address of a process that is known, or not read in time
+        unnamed = f"{file['fs']} file (inode {file['inode']})".lstrip()
+        parts.append(file["path"] or unnamed)
     elif row["mapping"] or row["kind"]:
         parts.append(row["mapping"] or row["kind"])
     if row["tgid"]:

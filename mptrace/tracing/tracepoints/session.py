@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mptrace.errors import HostError, Progress, RecordingError
 from mptrace.host import tracefs
 from mptrace.host.facts import NodeRanges
+from mptrace.host.maps_reader import MapsReader, met_in
 from mptrace.host.page_nodes import read_node_ranges
 from mptrace.host.processes import Processes
 from mptrace.host.read import read_host_facts
@@ -40,6 +41,8 @@ from mptrace.tracing.tracepoints.selection import select
 from mptrace.tracing.tracepoints.threads import Threads, children
 from mptrace.tracing.tracepoints.tier import Kernel, first_meta, unseen
 
+#: Longest wait for mappings of processes that are still to be read at the end of a recording.
+_MAPS_SECONDS = 1.0
 #: Seconds between two looks at the rings.
 _DRAIN_SECONDS = 0.02
 
@@ -208,6 +211,7 @@ class _Session:
         )
         self._processes = Processes()
         self._threads = Threads(self._processes)
+        self._maps = MapsReader()
         self._chosen = set(request.scope.tgids)
         self._begin_part(parts.writer)
         self._samples = 0
@@ -218,6 +222,7 @@ class _Session:
     def run(self) -> Result:
         """Record to the end."""
         signals = Interrupts()
+        self._maps.start()
         try:
             with signals:
                 self._events.enable()
@@ -230,6 +235,8 @@ class _Session:
         except RecordingError as error:
             self._events.disable()
             raise self._parts.abandon(error, self._last_meta()) from error
+        finally:
+            self._maps.stop(_MAPS_SECONDS)
         return Result(self._parts.paths, self._parts.rows, self._lost, signals.noted)
 
     def _rounds(self, signals: Interrupts) -> Iterator[None]:
@@ -239,6 +246,7 @@ class _Session:
             if limit is not None and time.monotonic() - began >= limit:
                 return
             yield
+            self._parts.writer.append("mappings", self._maps.take())
             age_s = time.monotonic() - part_began
             if self._parts.rotate_if_due(age_s, self._begin_part, self._last_meta):
                 part_began = time.monotonic()
@@ -268,6 +276,8 @@ class _Session:
         # The kernel counted every event, with room for it or without.
         self._lost["perf_ring"] = sum(self._events.counts().values()) - self._samples
         self._keep(self._assembler.finish())
+        self._maps.settle(_MAPS_SECONDS)
+        self._parts.writer.append("mappings", self._maps.take())
 
     def _keep(self, rows: Assembled) -> None:
         self._outside += rows.outside
@@ -286,6 +296,7 @@ class _Session:
             self._kernel.call_reason,
         )
         self._name(rows)
+        self._maps.meet(*met_in({"calls": rows.calls, "folios": rows.folios}))
         self._parts.writer.append("calls", rows.calls)
         self._parts.writer.append("migrations", rows.migrations)
         if self._kernel.decodes_pages:
@@ -328,6 +339,7 @@ class _Session:
         # who reads this one and that before knows by it what is whole all the same
         writer.meta["boundary_ns"] = self._part_began_ns
         self._processes.forget()
+        self._maps.forget()
 
     def _last_meta(self) -> dict[str, Any]:
         since = {cause: self._lost[cause] - self._lost_before[cause] for cause in self._lost}

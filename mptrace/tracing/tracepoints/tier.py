@@ -92,6 +92,7 @@ def first_meta(
         "started": dict(started),
         "workload": None,
         "mappings": [],
+        "mappings_gap": "",
         "reasons": {str(number): name for number, name in kernel.reason_names.items()},
         "modes": {
             str(n): name.removeprefix("MIGRATE_").lower() for n, name in kernel.modes.items()

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mappings of processes are read when they are met, within bounds, and again when they change."""
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mptrace.host import maps, proc
+from mptrace.host.maps_reader import Bounds, MapsReader, met_in
+from mptrace.recording.layouts import CALL, ENTRY, FOLIO, WAIT
+from mptrace.recording.mapping import CUT, ENDED, LEFT_OUT, MAPPED, NAME_BYTES, NO_MEMORY
+
+#: Nothing is put off.
+AT_ONCE = Bounds(again_ns=0, checked_ns=0, share=1.0)
+SECONDS = 30.0
+HEAP = "55f000000000-55f000003000 rw-p 00000000 00:00 0    [heap]\n"
+FILE = "7f0000000000-7f0000002000 r-xp 00003000 fe:01 77    /usr/lib/a b\n"
+
+
+def put(
+    root: Path, tgid: int, text: str, *, start: int = 100, stack: int = 5, flags: int = 0
+) -> None:
+    """A process."""
+    place = root / f"proc/{tgid}"
+    place.mkdir(parents=True, exist_ok=True)
+    fields = [
+        "S",
+        *["0"] * 5,
+        str(flags),
+        *["0"] * 12,
+        str(start),
+        *["0"] * 3,
+        "4",
+        "0",
+        str(stack),
+    ]
+    (place / "stat").write_text(f"{tgid} (a (b) c) {' '.join(fields)} 0 0\n")
+    (place / "maps").write_text(text)
+
+
+class Session:
+    """A reader at work."""
+
+    def __init__(self, root: Path, bounds: Bounds = AT_ONCE) -> None:
+        self.reader = MapsReader(bounds, root)
+        self.reader.start()
+
+    def read(self, tgid: int, address: int = 0) -> np.ndarray:
+        """What comes of a process that is met."""
+        self.reader.meet(np.array([tgid], np.uint32), np.array([address], np.uint64))
+        self.reader.settle(SECONDS)
+        return self.reader.take()
+
+
+@pytest.fixture(name="session")
+def _session(tmp_path: Path) -> Iterator[Session]:
+    made = Session(tmp_path)
+    yield made
+    made.reader.stop(SECONDS)
+
+
+def test_a_process_is_read_when_it_is_met(session: Session, tmp_path: Path) -> None:
+    """Each mapping with its file, offset and rights; once."""
+    put(tmp_path, 7, HEAP + FILE)
+    rows = session.read(7)
+    assert rows["name"].tolist() == [b"[heap]", b"/usr/lib/a b"]
+    assert rows["start"].tolist() == [0x55F000000000, 0x7F0000000000]
+    assert rows["offset"].tolist() == [0, 0x3000]
+    assert rows["inode"].tolist() == [0, 77]
+    assert rows["dev"].tolist() == [0, 0xFE << 20 | 1]
+    assert rows["perms"].tolist() == [b"rw-p", b"r-xp"]
+    assert set(rows["seen_ns"]) == {rows["seen_ns"][0]}
+    assert not session.read(7).size
+    assert not session.read(7, 0x55F000000123).size
+
+
+def test_it_is_read_again_for_an_address_that_is_not_known(
+    session: Session, tmp_path: Path
+) -> None:
+    """As it maps more later."""
+    put(tmp_path, 7, HEAP)
+    session.read(7)
+    put(tmp_path, 7, HEAP + FILE)
+    assert session.read(7, 0x7F0000001000)["name"].tolist() == [b"[heap]", b"/usr/lib/a b"]
+
+
+@pytest.mark.parametrize("change", [{"start": 200}, {"stack": 6}])
+def test_another_process_or_program_is_read_anew(
+    session: Session, tmp_path: Path, change: dict[str, int]
+) -> None:
+    """The number was used again, or it called execve(2): the addresses say nothing then."""
+    put(tmp_path, 7, HEAP)
+    first = session.read(7)
+    put(tmp_path, 7, HEAP.replace("[heap]", "[new]"), **change)
+    again = session.read(7, 0x55F000000000)
+    assert again["name"].tolist() == [b"[new]"]
+    born = [int(rows["born_ns"][0]) for rows in (first, again)]
+    later = born[1] - born[0] > 500_000_000
+    assert later == ("start" in change)
+
+
+def test_one_that_had_ended_and_a_kernel_thread(session: Session, tmp_path: Path) -> None:
+    """There is a row that says it; a zombie has no mappings any more."""
+    put(tmp_path, 2, "", flags=0x200000)
+    put(tmp_path, 5, "")
+    states = {tgid: session.read(tgid)["state"].tolist() for tgid in (2, 5, 11)}
+    assert states == {2: [NO_MEMORY], 5: [ENDED], 11: [ENDED]}
+
+
+def test_what_is_beyond_the_bounds_is_left_out(tmp_path: Path) -> None:
+    """Mappings of a process, processes, and rows of all: each has a row that says it, once."""
+    for tgid in (7, 11, 13):
+        put(tmp_path, tgid, HEAP + FILE)
+    session = Session(tmp_path, replace(AT_ONCE, mappings=1, processes=2))
+    rows = session.read(7)
+    assert rows["state"].tolist() == [MAPPED, CUT]
+    assert rows["start"][1] == rows["end"][0]
+    assert session.read(11).size == 2
+    assert session.read(13)["state"].tolist() == [LEFT_OUT]
+    assert not session.read(13).size
+    session.reader.forget()
+    assert session.read(13)["state"].tolist() == [MAPPED, CUT]
+    session.reader.stop(SECONDS)
+
+
+def test_what_comes_too_fast_is_read_again(tmp_path: Path) -> None:
+    """Of batches beyond the bound the addresses are gone: their processes are read for them."""
+    for tgid in (7, 11):
+        put(tmp_path, tgid, HEAP)
+    session = Session(tmp_path, replace(AT_ONCE, batches=0))
+    assert session.read(7)["tgid"].tolist() == [7]
+    put(tmp_path, 7, HEAP + FILE)
+    # one that is known is read as well: it may have mapped more
+    rows = session.read(7, 0x55F000000000)
+    assert rows["name"].tolist() == [b"[heap]", b"/usr/lib/a b"]
+    session.reader.stop(SECONDS)
+
+
+@pytest.mark.parametrize("batches", [0, 256])
+def test_processes_beyond_what_is_remembered_are_said_to_be_left_out(
+    tmp_path: Path, batches: int
+) -> None:
+    """By one row of no process in each recording, whatever bound was met first."""
+    put(tmp_path, 7, HEAP)
+    bounds = replace(AT_ONCE, batches=batches, processes=1, remembered=2 * (batches > 0))
+    session = Session(tmp_path, bounds)
+    for tgid in (7, 11):
+        session.read(tgid)
+    for _ in range(2):
+        rows = [session.read(tgid) for tgid in (13, 17)]
+        if batches:
+            assert [row["tgid"].tolist() for row in rows] == [[0], []]
+            assert rows[0]["state"].tolist() == [LEFT_OUT]
+        session.reader.forget()
+        first = session.read(7)
+        if not batches:
+            assert first["tgid"].tolist() == [0]
+            assert first["state"].tolist() == [LEFT_OUT]
+        session.read(11)
+    session.reader.stop(SECONDS)
+
+
+def test_what_waits_when_the_session_ends_is_left_out(tmp_path: Path) -> None:
+    """Also a process that is known and would have been read again."""
+    for tgid in (7, 11):
+        put(tmp_path, tgid, HEAP)
+    session = Session(tmp_path, Bounds(share=1e-9, burst_ns=0))
+    session.read(7)
+    session.reader.meet(np.array([7, 11], np.uint32), np.array([1, 1], np.uint64))
+    session.reader.stop(SECONDS)
+    rows = session.reader.take()
+    assert sorted(rows["tgid"].tolist()) == [7, 11]
+    assert set(rows["state"].tolist()) == {LEFT_OUT}
+
+
+def test_a_reader_that_is_stuck_leaves_out_what_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may keep it in a read for long: the session ends all the same, and says so."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stuck(tgid: int, _most: int, _root: Path) -> maps.Reading:
+        begun.set()
+        go_on.wait(SECONDS)
+        return maps.Reading(maps.left_out(tgid), None)
+
+    monkeypatch.setattr(maps, "read", stuck)
+    reader = MapsReader(AT_ONCE, tmp_path)
+    reader.start()
+    reader.meet(np.array([7], np.uint32), np.zeros(1, np.uint64))
+    assert begun.wait(SECONDS)
+    reader.meet(np.array([11], np.uint32), np.zeros(1, np.uint64))
+    reader.stop(0.01)
+    rows = reader.take()
+    go_on.set()
+    assert rows["tgid"].tolist() == [7, 11]
+    assert set(rows["state"].tolist()) == {LEFT_OUT}
+
+
+def test_a_pace_is_kept(tmp_path: Path) -> None:
+    """With next to no share of a core the second process waits, until the session ends."""
+    for tgid in (7, 11):
+        put(tmp_path, tgid, HEAP)
+    session = Session(tmp_path, Bounds(share=1e-9, burst_ns=0))
+    session.reader.meet(np.array([7, 11], np.uint32), np.zeros(2, np.uint64))
+    rows = session.reader.take()
+    while not rows.size:
+        rows = session.reader.take()
+    assert rows.size == 1
+    session.reader.settle(SECONDS)
+    assert session.reader.take().size == 1
+    session.reader.stop(SECONDS)
+
+
+def test_a_long_name_keeps_its_end(session: Session, tmp_path: Path) -> None:
+    """It is marked as cut."""
+    put(tmp_path, 7, FILE.replace("/usr/lib/a b", "/x" * 300 + "/end"))
+    (name,) = session.read(7)["name"].tolist()
+    assert len(name) == NAME_BYTES
+    assert name.startswith(b"...")
+    assert name.endswith(b"/x/end")
+
+
+def test_a_real_process() -> None:
+    """The kernel's own text of this one: the stack that the program was started on is there."""
+    reading = maps.read(os.getpid(), 4096)
+    stack = next(one for one in proc.mapped(proc.maps("self")) if one.name == b"[stack]")
+    assert b"[stack]" in reading.rows["name"]
+    assert reading.holds(np.array([stack.end - 1], np.uint64)).all()
+    assert not reading.holds(np.array([8], np.uint64)).any()
+    assert 0 < reading.rows["born_ns"][0] <= reading.rows["seen_ns"][0]
+
+
+def test_whose_addresses_rows_have() -> None:
+    """Entries are of the call's target, other folios of their owner, waits of the thread."""
+    calls, entries = np.zeros(1, CALL), np.zeros(2, ENTRY)
+    folios, waits = np.zeros(2, FOLIO), np.zeros(1, WAIT)
+    calls["call_id"], calls["target_tgid"] = 3, 7
+    entries["call_id"], entries["address"] = [3, 4], [100, 200]
+    folios["call_id"], folios["owner_tgid"], folios["address"] = [3, 0], [11, 13], [300, 400]
+    waits["tgid"], waits["address"] = 17, 500
+    tables = {"calls": calls, "entries": entries, "folios": folios, "waits": waits}
+    pairs = set(zip(*(column.tolist() for column in met_in(tables)), strict=True))
+    assert pairs == {(7, 0), (7, 100), (7, 300), (13, 400), (17, 500)}
