@@ -13,6 +13,7 @@ import pytest
 from crowd.run import MACHINE, Crowd, crowd_of
 
 from mptrace.lab.guest import Guest
+from mptrace.outcomes.dump import dumped_table
 from mptrace.recording.layouts import (
     FOLIO_HUGETLB,
     FOLIO_PMD,
@@ -227,3 +228,72 @@ def test_who_is_named_had_the_page(crowd: Crowd, name: str) -> None:
     # what others map as well is known by the address of the mapping that was met first
     own = ~pmd & in_mapping(crowd.sections[name], waits["address"])
     assert (held["address"][own] // size == waits["address"][own] // size).all()
+
+
+def mapped_at(section: dict[str, Any], address: int) -> tuple[str, int | None]:
+    """What the toucher's own maps have at an address: name, and offset of a file, else None.
+
+    By both texts that the guest read of it while it lived, which have to agree.
+    """
+    found = []
+    for text in section["maps"]:
+        for line in text.splitlines():
+            span, _, offset, _, inode, *name = line.split(maxsplit=5)
+            start, end = (int(bound, 16) for bound in span.split("-"))
+            if start <= address < end:
+                at = int(offset, 16) + address - start if int(inode) else None
+                found.append((name[0] if name else "", at))
+    assert len(found) == 2, hex(address)
+    assert found[0] == found[1]
+    return found[0]
+
+
+def in_words(name: str) -> str:
+    """How mptrace calls a mapping that maps has by this name."""
+    if name.startswith("/dev/shm/"):
+        return f"shared memory {name}"
+    words = {"": "anonymous", "[heap]": "heap", "[stack]": "stack"}
+    return words.get(name, "anonymous hugetlb" if name.startswith("/anon_huge") else name)
+
+
+def dumped(crowd: Crowd, table: str) -> list[dict[str, Any]]:
+    """The rows of `mptrace dump` of a table; what is unknown is None."""
+    columns = dumped_table(table, crowd.recording.tables(), crowd.recording.meta).columns
+    return [
+        {name: values[at] if known[at] else None for name, (values, known) in columns.items()}
+        for at in range(len(next(iter(columns.values()))[0]))
+    ]
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_what_lies_at_each_address_is_what_its_maps_say(crowd: Crowd, name: str) -> None:
+    """Of each wait and each moved folio of the toucher, with the offset in a file.
+
+    The oracle is the text of /proc/PID/maps that the guest read while the toucher lived.
+    """
+    section = crowd.sections[name]
+    calls = crowd.recording.table("calls")
+    mine = calls["call_id"][calls["target_tgid"] == section["pid"]]
+    folios = crowd.recording.table("folios")
+    of_call = np.isin(folios["call_id"], mine) & (folios["call_id"] != 0)
+    owned = (folios["call_id"] == 0) & (folios["owner_tgid"] == section["pid"])
+    moved = (of_call | owned) & (folios["address"] != 0) & (folios["n_dark"] > 0)
+    waits = crowd.recording.table("waits")
+    waited = (waits["tgid"] == section["pid"]) & (waits["address"] != 0)
+    seen: dict[str, int] = {}
+    for table, raw, which in (("folios", folios, moved), ("waits", waits, waited)):
+        rows = dumped(crowd, table)
+        assert len(rows) == len(raw)
+        for at in np.flatnonzero(which).tolist():
+            text, offset = mapped_at(section, int(raw[at]["address"]))
+            said = rows[at]
+            assert said["lies_in"] == in_words(text), said
+            assert said["lies_at"] == offset, said
+            assert said["lies_gap"] is None
+            seen[in_words(text)] = seen.get(in_words(text), 0) + 1
+    own = in_words(mapped_at(section, section["base"])[0])
+    assert seen[own] >= section["pages"] * PAGE // SIZES[name]
+    # migratepages moves all that the program has
+    if name == "migratepages":
+        program = next(words for words in seen if words.endswith("/touch"))
+        assert {"anonymous", "heap", "stack", program} <= seen.keys()

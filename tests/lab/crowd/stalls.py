@@ -4,7 +4,8 @@
 Leaves a file NAME of touches (see touch.c) for each section, and returns of each its
 ``name``, the toucher's ``pid``, ``tids``, ``base``, ``kind``, ``pages`` and ``touches``, and its
 ``movers``: who moved and when (``tid``, ``comm``, ``before_ns``, ``after_ns`` of
-CLOCK_MONOTONIC, ``reason``, and ``ret`` of the system call or program).
+CLOCK_MONOTONIC, ``reason``, and ``ret`` of the system call or program); and ``maps``, the text
+of the toucher's /proc/PID/maps before its pages were moved and afterwards.
 """
 
 import ctypes
@@ -174,7 +175,10 @@ def run(directory: Path) -> list[Section]:
         for name, (kind, pages, move) in SECTIONS.items():
             memory = kind.format(directory=directory)
             with toucher(program, memory, pages, directory / name) as section:
+                maps = Path(f"/proc/{section['pid']}/maps")
+                section["maps"] = [maps.read_text()]
                 move(section)
+                section["maps"].append(maps.read_text())
             sections.append(section)
             print(name, "done", file=sys.stderr, flush=True)
     return sections
