@@ -9,6 +9,7 @@ from mptrace.reporting.text import head as report_head
 from mptrace.reporting.text import lying as report_lying
 from mptrace.reporting.text import paths as report_paths
 from mptrace.reporting.text import sizes as report_sizes
+from mptrace.reporting.text import stacks as report_stacks
 from mptrace.reporting.text import stalls as report_stalls
 from mptrace.reporting.text import summary as report_summary
 from mptrace.reporting.text import time as report_time
@@ -42,6 +43,7 @@ _OF_ALL: tuple[_Section, ...] = (
     report_paths.paths,
     report_sizes.sizes,
     report_stalls.stalls,
+    report_stacks.stacks,
     report_stalls.budget,
 )
 #: Part of a report -> its sections; all of them together are the whole report.
@@ -56,6 +58,7 @@ PARTS: dict[str, tuple[_Section, ...]] = {
     ),
     "phases": (report_time.time, report_time.movement, report_sizes.sizes),
     "stalls": (report_stalls.stalls,),
+    "stacks": (report_stacks.stacks,),
     "failures": (report_calls.failures, report_paths.paths),
     "coverage": _HEAD,
 }

@@ -4,9 +4,10 @@
 Reading a recording needs none of it, nor root.
 """
 
+import itertools
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from mptrace.recording.layouts import (
     OBSTACLE,
     WAIT,
 )
+from mptrace.recording.stack_layouts import STACK_SAMPLE
 from mptrace.tracing.plan.plan import Plan
 from mptrace.tracing.plan.scope import CONTROL, Scope
 from mptrace.tracing.program.chunks import chunk_rows
@@ -43,7 +45,11 @@ LOST_IN_BPF = {
     "wait_map_full": "waits of threads not tracked: too many waited, or slept for I/O, at once",
     "chosen_map_full": "processes not followed: too many of them",
     "return_missed": "returns not seen: more threads at once than a kretprobe can follow",
+    "stack_ring_full": "stacks dropped: their ring was full",
+    "stack_map_full": "stacks not kept: another stack had the place, or there were too many",
 }
+#: Those that can't happen without stacks.
+_OF_STACKS = ("stack_ring_full", "stack_map_full")
 #: All of them: what the kernel counts, too.
 LOST_CAUSES = {
     **LOST_IN_BPF,
@@ -64,6 +70,7 @@ class Drained:
     calls: Table
     sides: Table
     waits: Table
+    stacks: Table = field(default_factory=lambda: np.empty(0, STACK_SAMPLE))
 
     def __len__(self) -> int:
         return sum(map(len, vars(self).values()))
@@ -92,6 +99,11 @@ class Tracer(Program):
             ("wait_ring", defines["WAIT_RING_PAGES"], WAIT),
         ):
             self._rings[name] = Ring(self._maps[name].fd, int(pages) * page, dtype)
+        if self.has_stacks:
+            pages = defines["STACK_RING_PAGES"]
+            self._rings["stack_ring"] = Ring(
+                self._maps["stack_ring"].fd, int(pages) * page, STACK_SAMPLE
+            )
 
     def close(self) -> None:
         """Detach and free everything; harmless when called again."""
@@ -141,7 +153,25 @@ class Tracer(Program):
         # a folio's record comes after its obstacle's
         folios = rings["folio_ring"].take()
         obstacles = rings["obstacle_ring"].take()
-        return Drained(folios, obstacles, migrations, calls, sides, rings["wait_ring"].take())
+        waits = rings["wait_ring"].take()
+        if not self.has_stacks:
+            return Drained(folios, obstacles, migrations, calls, sides, waits)
+        stacks = rings["stack_ring"].take()
+        return Drained(folios, obstacles, migrations, calls, sides, waits, stacks)
+
+    @property
+    def has_stacks(self) -> bool:
+        """Whether it takes stacks."""
+        return self.plan.request.stacks
+
+    def stack(self, part: str, key: int) -> tuple[int, ...]:
+        """Addresses of a stack, the innermost first; () where the kernel has none by that key.
+
+        :param part: "kernel" or "user".
+        """
+        found = self._maps[f"{part}_stacks"].get(word(key))
+        addresses = [] if found is None else np.frombuffer(found, "<u8").tolist()
+        return tuple(itertools.takewhile(bool, addresses))
 
     def open_folios(self) -> Table:
         """Folios whose end was not seen, shape (n,), dtype FOLIO, `end` = END_OPEN; clears them."""
@@ -161,4 +191,7 @@ class Tracer(Program):
 
     def losses(self) -> dict[str, int]:
         """Count per cause of everything that was not recorded, zeros included."""
-        return self._lost(LOST_IN_BPF) | {"handler_skipped": self.skipped()}
+        counts = self._lost(LOST_IN_BPF)
+        if not self.has_stacks:
+            counts = {cause: n for cause, n in counts.items() if cause not in _OF_STACKS}
+        return counts | {"handler_skipped": self.skipped()}

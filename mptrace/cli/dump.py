@@ -32,6 +32,8 @@ TABLES = (
     "waits",
     "processes",
     "mappings",
+    "stacks",
+    "stack_uses",
 )
 
 
@@ -39,9 +41,9 @@ TABLES = (
 @click.option(
     "--table",
     type=click.Choice(TABLES),
+    metavar="TABLE",
     default="entries",
     show_default=True,
-    metavar="TABLE",
     help="The table to print, one of those above.",
 )
 @click.option(
@@ -71,6 +73,8 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
     waits       a thread that had to wait for a page under migration
     processes   a process that mptrace met
     mappings    a mapping of a process that mptrace met, or why none is known
+    stacks      one frame of a stack, the innermost first (record --stacks)
+    stack_uses  the stacks of one call, other migration or wait
 
     The status of an entry is empty if the kernel left it untouched. `own` is true
     for mptrace's own pages, whoever moved them, and for its own waits.
@@ -116,6 +120,8 @@ _NONE = {
     "waits": "no thread waited for a page in this recording",
     "processes": "the recording does not describe processes",
     "mappings": "the recording has no mappings of processes",
+    "stacks": "no stacks were recorded ('mptrace record --stacks' records them)",
+    "stack_uses": "no stacks were recorded ('mptrace record --stacks' records them)",
 }
 # Of the tables whose rows may fail.
 _SINGULAR = {

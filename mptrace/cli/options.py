@@ -71,6 +71,16 @@ def output_options(command: _Command) -> _Command:
     return output(force_option(command))
 
 
+def stacks_option(command: _Command) -> _Command:
+    """``stacks``: whether to record where calls, migrations and waits came from."""
+    return click.option(
+        "--stacks",
+        is_flag=True,
+        help="Also record the stacks, of the kernel and of user space, from which calls, other "
+        "migrations and waits came.",
+    )(command)
+
+
 def force_option(command: _Command) -> _Command:
     """``force``: whether an existing recording may be replaced."""
     return click.option("--force", is_flag=True, help="Replace an existing recording.")(command)

@@ -3,6 +3,7 @@
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from mptrace.cli.options import (
     bounds_options,
     duration_option,
     output_options,
+    stacks_option,
     tier_option,
 )
 from mptrace.cli.output import progress
@@ -23,7 +25,7 @@ from mptrace.cli.types import (
     is_default,
     within,
 )
-from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT
+from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
 from mptrace.host.signals import interrupted_by
 from mptrace.tracing.plan.request import Request
 from mptrace.units import and_more, many
@@ -79,6 +81,7 @@ _MOST_NAMED = 3
     "--keep", type=COUNT, help="With rotation: keep only this many recordings, the last ones."
 )
 @bounds_options
+@stacks_option
 @tier_option("Trace")
 @click.option("--strict", is_flag=True, help="Exit with status 3 if anything was lost.")
 @click.argument("command_line", nargs=-1, metavar="[COMMAND ARGS...]")
@@ -103,6 +106,7 @@ def command(
     keep: int | None,
     buffer: int,
     max_folios: int | None,
+    stacks: bool,
     tier: str,
     strict: bool,
     command_line: tuple[str, ...],
@@ -130,15 +134,19 @@ def command(
         name="record",
         must=True,
     )
+    if stacks and tier == "tracepoints":
+        raise UsageError(
+            "--stacks needs BPF, and --tier tracepoints does without", "leave out one of them"
+        )
     # before what takes long to load
     progress(will_watch("record", wanted, duration))
     from mptrace.recording.rotation import Rotation
     from mptrace.sessions.record import record
     from mptrace.sessions.request import RecordRequest, WantedFilters
 
-    bounds = Request(others=True, folio_ring_bytes=buffer)
+    bounds = Request(others=True, folio_ring_bytes=buffer, stacks=stacks)
     if max_folios:
-        bounds = Request(others=True, folio_ring_bytes=buffer, max_folios=max_folios)
+        bounds = replace(bounds, max_folios=max_folios)
     request = RecordRequest(
         wanted=wanted,
         output=output,

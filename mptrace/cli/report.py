@@ -10,6 +10,7 @@ import click
 
 from mptrace.cli import terminal
 from mptrace.cli.options import recording_argument
+from mptrace.cli.output import progress
 from mptrace.cli.patience import reading
 from mptrace.cli.selecting import selected, selection_options
 from mptrace.cli.types import TIME, opened
@@ -21,6 +22,7 @@ from mptrace.errors import EXIT_OK, EXIT_STRICT
 @click.option("--calls", is_flag=True, help="Add calls, their entries, callers and paths.")
 @click.option("--phases", is_flag=True, help="Add where the time of calls went, phase by phase.")
 @click.option("--stalls", is_flag=True, help="Add the threads that waited, and for whom.")
+@click.option("--stacks", is_flag=True, help="Add the stacks from which migrations and waits came.")
 @click.option("--failures", is_flag=True, help="Add why pages stayed, with the evidence.")
 @click.option("--coverage", is_flag=True, help="Add how well each phase was seen.")
 @click.option("--all", "everything", is_flag=True, help="Add all of these.")
@@ -46,6 +48,7 @@ def command(
     calls: bool,
     phases: bool,
     stalls: bool,
+    stacks: bool,
     failures: bool,
     coverage: bool,
     **options: Any,
@@ -65,6 +68,7 @@ def command(
         "calls": calls,
         "phases": phases,
         "stalls": stalls,
+        "stacks": stacks,
         "failures": failures,
         "coverage": coverage,
     }
@@ -109,6 +113,11 @@ def print_report(
             budget_ns=budget_ns,
             selection=selection,
         )
+    if "stacks" in parts and numbers["stacks"] is None:
+        way = "'mptrace record --stacks' records them"
+        if data.meta.tier == "tracepoints":
+            way = "with tracepoints alone there are none"
+        progress(f"no stacks were recorded; {way}")
     if as_json:
         click.echo(json.dumps(shortened(numbers, selection.top), indent=2))
     else:

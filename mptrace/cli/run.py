@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.options import bounds_options, output_options
+from mptrace.cli.options import bounds_options, output_options, stacks_option
 from mptrace.cli.output import progress
 from mptrace.cli.report import print_report
 from mptrace.cli.starting import will_move
@@ -135,6 +135,7 @@ from mptrace.units import many
 @click.option("--directory", default="", help="With --kind file: where to make the file.")
 @output_options
 @bounds_options
+@stacks_option
 @click.option("--no-cost", is_flag=True, help="Don't measure what tracing costs.")
 @click.option(
     "--strict", is_flag=True, help="Exit with status 3 if anything was lost or is unknown."
@@ -172,6 +173,7 @@ def command(
     force: bool,
     buffer: int,
     max_folios: int | None,
+    stacks: bool,
     no_cost: bool,
     strict: bool,
     as_json: bool,
@@ -230,6 +232,7 @@ def command(
             measure_cost=not no_cost,
             folio_ring_bytes=buffer,
             max_folios=max_folios or 0,
+            stacks=stacks,
             command=tuple(sys.argv[1:]),
         ),
         progress,

@@ -19,6 +19,7 @@ from mptrace.outcomes.fates import Fates
 from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import PATHS, of_migrations
 from mptrace.outcomes.selection import Selection
+from mptrace.outcomes.stacks import told_of_stacks
 from mptrace.outcomes.told import Told, every, known, none
 from mptrace.outcomes.waiting import join, waits_of
 from mptrace.recording.joins import rows_of_ids
@@ -95,6 +96,7 @@ class _Chooser:
             for table, (bad, unknown) in verdicts.items():
                 told[table] &= Told(bad, unknown & ~bad)
             told["obstacles"] &= known(failed.obstacles())
+        told |= told_of_stacks(self._tables, told, whole=not wanted.is_filter)
         ordinals = self._of_ordinals(told, rows)
         pages = self._calls["nr_pages"][
             self._found.call_row[ordinals & (self._found.call_row >= 0)]

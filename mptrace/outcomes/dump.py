@@ -84,6 +84,8 @@ _SHORT = {
     ),
     "processes": ("tgid", "comm", "uid", "cgroup"),
     "mappings": ("tgid", "comm", "start", "end", "perms", "state", "name"),
+    "stacks": ("stack", "kind", "depth", "symbol", "offset", "module", "unknown"),
+    "stack_uses": ("kind", "call", "migration", "wait", "tid", "kernel_stack", "user_stack"),
 }
 
 
@@ -98,7 +100,7 @@ def dumped_table(
     """One table of a recording, joined with what became of its rows.
 
     :param table: ``entries``, ``calls``, ``migrations``, ``folios``, ``obstacles``,
-        ``mappers``, ``waits``, ``processes`` or ``mappings``.
+        ``mappers``, ``waits``, ``processes``, ``mappings``, ``stacks`` or ``stack_uses``.
     :param failed: only what did not succeed, as ``selection.failed``: entries whose page
         stayed or was never attempted, calls with such an entry or an error, migrations
         that left something behind, folios that stayed, obstacles of such.  Waits,
@@ -118,6 +120,8 @@ def dumped_table(
         "waits": found.waits,
         "processes": found.processes,
         "mappings": found.mappings,
+        "stacks": found.stacks,
+        "stack_uses": found.stack_uses,
     }
     columns = make[table]()
     # behind what a row is about

@@ -24,6 +24,7 @@ from mptrace.outcomes.plain_table import Column, Columns, flags_at, hexadecimal,
 from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.outcomes.said import Said, said_of
 from mptrace.outcomes.selection import Selection
+from mptrace.outcomes.stacks import TABLE_OF_KIND, rows_of_uses, table_of
 from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.layouts import (
     END_NAMES,
@@ -45,6 +46,7 @@ from mptrace.recording.layouts import (
 )
 from mptrace.recording.mapping import MAPPED, MAPPING, STATE_NAMES
 from mptrace.recording.meta import Meta
+from mptrace.recording.stack_layouts import FRAME_NAMES, USE_NAMES, WITHOUT_STACK
 from mptrace.recording.when import TIMES, UTC, Clock
 
 
@@ -253,6 +255,42 @@ class DumpColumns:
         columns["cgroup_id"] = (rows["cgroup_id"], rows["cgroup_id"] != 0)
         columns["uid"] = (rows["uid"], rows["uid"] != NO_UID)
         columns["cgroup"] = self._cgroups(rows)
+        return columns
+
+    def stacks(self) -> Columns:
+        rows = table_of(self._tables, "stacks")
+        is_own = (rows["tgid"] != 0) & np.isin(rows["tgid"], self._own.tgids or ())
+        where = self._where("stacks")
+        columns = self._raw(rows, where, {"own": (is_own, np.ones(rows.size, np.bool_))})
+        rows, yes = rows[where], np.ones(where.size, np.bool_)
+        names = np.array([*FRAME_NAMES, "?"], object)
+        columns["kind"] = (names[np.minimum(rows["kind"], len(FRAME_NAMES))], yes)
+        columns["tgid"] = (rows["tgid"], rows["tgid"] != 0)
+        columns["address"] = (rows["address"], rows["address"] != 0)
+        has_place = (rows["symbol"] != b"") | (rows["module"] != b"")
+        columns["offset"] = (rows["offset"], has_place)
+        return columns
+
+    def stack_uses(self) -> Columns:
+        rows, row = table_of(self._tables, "stack_uses"), rows_of_uses(self._tables)
+        yes = np.ones(rows.size, np.bool_)
+        is_own, first = np.zeros(rows.size, np.bool_), {}
+        numbers = {"calls": self._call_numbers(self._tables["calls"]["call_id"])[0]}
+        for kind, table in TABLE_OF_KIND.items():
+            there = (rows["kind"] == kind) & (row >= 0)
+            number = np.where(there, row, 0)
+            is_own |= flags_at(getattr(self._own, table), np.where(there, row, -1))
+            if table in numbers and numbers[table].size:
+                number = numbers[table][number]
+            first[table.removesuffix("s")] = (number, there)
+        where = self._where("stack_uses")
+        columns = self._raw(rows, where, {**first, "own": (is_own, yes)})
+        some, yes = rows[where], yes[where]
+        names = np.array([*USE_NAMES, "?"], object)
+        columns["kind"] = (names[np.minimum(some["kind"], len(USE_NAMES))], yes)
+        columns["id"] = (hexadecimal(some["id"]), yes)
+        for name in ("kernel_stack", "user_stack"):
+            columns[name] = (some[name], some[name] != WITHOUT_STACK)
         return columns
 
     def _times_of_calls(self, ordinals: npt.NDArray[Any]) -> Columns:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from mptrace.recording.mapping import MAPPING
+from mptrace.recording.stack_layouts import STACK_TABLES
 
 #: Number of entries in a chunk of the user arrays, by chunk class.
-SMALL_CHUNK = 64
-MEDIUM_CHUNK = 1024
-LARGE_CHUNK = 16384
+SMALL_CHUNK, MEDIUM_CHUNK, LARGE_CHUNK = 64, 1024, 16384
 #: Entries of one call that BPF reads; those beyond it are unknown.
 MAX_ENTRIES = 1 << 20
 
@@ -373,6 +372,7 @@ TABLES = {
     "entries": ENTRY,
     "driver_calls": DRIVER_CALL,
     "locations": LOCATION,
+    **STACK_TABLES,
 }
 #: Fields that only align the ring layout and are not stored.
 PADDING = ("pad", "pad1")

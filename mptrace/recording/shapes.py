@@ -243,6 +243,7 @@ SHAPES: Mapping[str, Shape] = {
     "own": _or_none(_list_of(_PID)),
     "rotation": _or_none(_record({}, {"number": _COUNT, "numbers": _list_of(_COUNT), "of": _text})),
     "session": _or_none(_TIME),
+    "stacks": _or_none(_flag),
     "boundary_ns": _or_none(_COUNT),
     "last_part": _flag,
     "end_reason": _or_none(_text),

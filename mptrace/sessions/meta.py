@@ -54,6 +54,7 @@ def first_meta(
         "cost": None,
         "cost_reason": "the session did not end",
         "max_entries": MAX_ENTRIES,
+        **({"stacks": True} if tracer.has_stacks else {}),
     }
 
 

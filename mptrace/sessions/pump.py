@@ -16,6 +16,7 @@ from mptrace.host.processes import Processes
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions import mappers
 from mptrace.sessions.assembler import Assembler, Tables
+from mptrace.sessions.stacks import Stacks
 from mptrace.tracer import Drained, Tracer
 
 #: Longest wait for searches that are under way: what they may take, and a little.
@@ -44,6 +45,7 @@ class Pump:
         finder: mappers.Finder | None = None,
         processes: Processes | None = None,
         maps: MapsReader | None = None,
+        stacks: Stacks | None = None,
     ) -> None:
         self._tracer = tracer
         self._writer = writer
@@ -51,6 +53,8 @@ class Pump:
         self._processes = processes
         #: Who reads mappings of processes that are met, and the pace; None: nobody.
         self._maps = maps
+        #: Names stacks; None where none are taken.
+        self._stacks = stacks
         self._assembler = Assembler()
         self._lock = threading.Lock()
         self._keep = False
@@ -72,6 +76,8 @@ class Pump:
         self._searcher.start()
         if self._maps is not None:
             self._maps.start()
+        if self._stacks is not None:
+            self._stacks.start(self._append_frames)
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
@@ -88,6 +94,8 @@ class Pump:
             # while the workload's memory is there
             self._await_searches()
             self._settle()
+            if self._stacks is not None:
+                self._stacks.wait()
             self._raise()
 
     @property
@@ -118,6 +126,8 @@ class Pump:
                 self._processes.forget()
             if self._maps is not None:
                 self._maps.forget()
+            if self._stacks is not None:
+                self._stacks.forget()
         return before
 
     def finish(self) -> None:
@@ -140,6 +150,11 @@ class Pump:
         self._searcher.join(_SEARCH_SECONDS)
         if self._maps is not None:
             self._maps.stop(_MAPS_SECONDS)
+        if self._stacks is not None:
+            try:
+                self._append_frames(self._stacks.stop())
+            except BaseException as error:  # raised by `finish`
+                self._error = self._error or error
         with self._lock:
             self._given_up = True
 
@@ -154,6 +169,12 @@ class Pump:
         """Rows that do not come from the tracer."""
         with self._lock:
             self._writer.append(table, rows)
+
+    def _append_frames(self, rows: NDArray[np.void]) -> None:
+        """Frames that were named meanwhile."""
+        with self._lock:
+            if not self._given_up:
+                self._writer.append("stacks", rows)
 
     def _loop(self) -> None:
         try:
@@ -203,6 +224,10 @@ class Pump:
         self._meet(tables)
         for name, rows in tables.items():
             self._writer.append(name, rows)
+        if self._stacks is not None:
+            uses, frames = self._stacks.add(drained.stacks)
+            self._writer.append("stack_uses", uses)
+            self._writer.append("stacks", frames)
         refused = mappers.pick(drained.obstacles, self._refusals_left)
         if refused.size:
             self._refusals_left -= refused.size

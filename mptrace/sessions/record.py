@@ -59,7 +59,9 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
                 progress("recording with tracepoints alone; 'mptrace doctor' says what is missing")
             else:
                 return _by_bpf(request, host, opened, command, progress)
-        if request.bounds != Request(others=True):
+        if request.bounds.stacks:
+            progress("there will be no stacks (--stacks): tracepoints have none")
+        if request.bounds != Request(others=True, stacks=request.bounds.stacks):
             progress("--buffer and --max-folios have no effect on tracepoints")
         return _by_tracepoints(request, host, command, progress, why)
 

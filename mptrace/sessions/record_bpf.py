@@ -14,6 +14,7 @@ from mptrace.sessions.command import Command
 from mptrace.sessions.meta import symbols_of
 from mptrace.sessions.pump import Pump
 from mptrace.sessions.request import RecordRequest, RecordResult
+from mptrace.sessions.stacks import Stacks
 from mptrace.tracer import Tracer
 from mptrace.tracing.plan.scope import Scope
 
@@ -41,7 +42,10 @@ class BpfSession:
         self._tracer = tracer
         self._command = command
         self._progress = progress
-        self._pump = Pump(tracer, parts.writer, processes=Processes(), maps=maps_reader.reader())
+        stacks = Stacks(tracer.stack) if tracer.has_stacks else None
+        self._pump = Pump(
+            tracer, parts.writer, processes=Processes(), maps=maps_reader.reader(), stacks=stacks
+        )
         self._lost_first = self._lost_before = tracer.losses()
 
     def run(self) -> RecordResult:

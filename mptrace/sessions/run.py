@@ -25,6 +25,7 @@ from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions.calibrated import calibrated, read_facts
 from mptrace.sessions.meta import first_meta, symbols_of
 from mptrace.sessions.pump import Pump
+from mptrace.sessions.stacks import Stacks
 from mptrace.tracer import Tracer
 from mptrace.tracing.plan.request import Request
 
@@ -49,6 +50,8 @@ class RunRequest:
     folio_ring_bytes: int = Request.folio_ring_bytes
     #: Bound of the folios isolated at once; 0: what the workload needs.
     max_folios: int = 0
+    #: Also record where calls, migrations and waits came from.
+    stacks: bool = False
     command: tuple[str, ...] = ()
 
 
@@ -127,7 +130,8 @@ class _Session:
         self._worker = worker
         self._tracer = tracer
         self._progress = progress
-        self._pump = Pump(tracer, writer, maps=maps_reader.reader())
+        stacks = Stacks(tracer.stack) if tracer.has_stacks else None
+        self._pump = Pump(tracer, writer, maps=maps_reader.reader(), stacks=stacks)
         self._open_ns: list[int] = []
         self._closed_ns: list[int] = []
         self._bpf: list[dict[str, Any]] = []
@@ -267,7 +271,7 @@ class _Session:
 
 def _bounds(request: RunRequest, workload: Workload) -> Request:
     """The map of folios must hold what one call isolates at once, in every thread."""
-    bounds = Request(folio_ring_bytes=request.folio_ring_bytes)
+    bounds = Request(folio_ring_bytes=request.folio_ring_bytes, stacks=request.stacks)
     if request.max_folios:
         return replace(bounds, max_folios=request.max_folios)
     if workload.target == "pid":

@@ -5,6 +5,7 @@ The threads measure their stalls themselves (crowd/touch.c), and the movers aren
 One recording on each kernel serves all tests.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 

@@ -35,6 +35,8 @@ NEW = 7
 class PlayedTracer:
     """Rings that always hold what was never met before."""
 
+    has_stacks = False
+
     def __init__(self) -> None:
         self.drains = 0
 

@@ -175,6 +175,8 @@ NO_ROWS = {
     "mappings": "the recording has no mappings of processes",
     "waits": "no thread waited for a page in this recording",
     "processes": "the recording does not describe processes",
+    "stacks": "no stacks were recorded ('mptrace record --stacks' records them)",
+    "stack_uses": "no stacks were recorded ('mptrace record --stacks' records them)",
 }
 
 

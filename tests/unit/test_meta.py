@@ -34,6 +34,7 @@ WHOLE: dict[str, Any] = {
     "modes": others.META["modes"],
     "cgroups": {"77": "/system.slice"},
     "own": [4711, 4712],
+    "stacks": True,
     "rotation": {"number": 3, "of": "night.data"},
     "session": {"wall_ns": 1, "monotonic_ns": 2},
     "boundary_ns": 3,

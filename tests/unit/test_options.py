@@ -254,6 +254,7 @@ TOPICS = {
     "--duration": "seconds",
     "--tier": "BPF",
     "--strict": "status 3",
+    "--stacks": "stacks",
     "--failed": "failed|succeed|stayed",
     "--buffer": "ring",
     "--max-folios": "folios",

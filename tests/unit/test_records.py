@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mptrace import tracer
-from mptrace.recording import layouts
+from mptrace.recording import layouts, stack_layouts
 from mptrace.tracing.program.source import source_of
 
 SOURCE = source_of("move_pages.c")
@@ -43,6 +43,7 @@ def dtype_of(body: str) -> np.dtype[np.void]:
         ("migration_record", layouts.MIGRATION),
         ("call_record", layouts.CALL),
         ("obstacle_record", layouts.OBSTACLE),
+        ("stack_record", stack_layouts.STACK_SAMPLE),
     ],
 )
 def test_a_record_has_the_fields_of_its_struct(struct: str, layout: np.dtype[np.void]) -> None:
@@ -71,6 +72,15 @@ def test_constants_are_the_same_on_both_sides() -> None:
     assert len(names) >= 31
     for name in names:
         assert eval(defines[name]) == getattr(layouts, name), name
+
+
+def test_constants_of_stacks_are_the_same_on_both_sides() -> None:
+    """Whose stacks they are, and that there is none."""
+    defines = dict(re.findall(r"^#define (\w+)\s+(\(?[-\w]+\)?)", SOURCE, re.MULTILINE))
+    names = [name for name in defines if name.startswith("STACK_OF_")] + ["NO_STACK"]
+    assert len(names) == 1 + len(stack_layouts.USE_NAMES)
+    for name in names:
+        assert int(defines[name].strip("()")) == getattr(stack_layouts, name), name
 
 
 def test_every_cause_of_loss_has_a_name() -> None:

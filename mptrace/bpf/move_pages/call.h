@@ -60,7 +60,7 @@ static __always_inline void go_on(struct thread *t)
 	t->depth--;
 }
 
-static __always_inline void on_exit_call(u64 ret)
+static __always_inline void on_exit_call(void *ctx, u64 ret)
 {
 	struct thread *t = this_thread();
 
@@ -79,6 +79,8 @@ static __always_inline void on_exit_call(u64 ret)
 		t->call.nodes_ptr = 0;	/* user space drops what it has of this call */
 	if (call_ring.ringbuf_output(&t->call, sizeof(t->call), NO_WAKEUP))
 		count_lost(NULL, LOST_CALL_RING);
+	else if (t->call.nodes_ptr)
+		emit_stacks(ctx, t->call.call_id, STACK_OF_CALL);
 	end_thread(t);
 }
 
@@ -91,7 +93,7 @@ int enter_call(CTX(CALL))
 
 int exit_call(CTX(CALL_EXIT))
 {
-	on_exit_call(RET(CALL_EXIT));
+	on_exit_call(ctx, RET(CALL_EXIT));
 	return 0;
 }
 

@@ -97,7 +97,7 @@ static __always_inline bool is_wanted_migration(struct level *level)
 	return m->exit_ns - m->enter_ns >= c->min_ns && (!c->nodes || level->matched);
 }
 
-static __always_inline void end_migration(struct thread *t, s32 rc)
+static __always_inline void end_migration(void *ctx, struct thread *t, s32 rc)
 {
 	struct level *level = this_level(t);
 
@@ -105,17 +105,20 @@ static __always_inline void end_migration(struct thread *t, s32 rc)
 		close_step(level);
 		level->migration.exit_ns = bpf_ktime_get_ns();
 		level->migration.rc = rc;
-		if (is_wanted_migration(level) &&
-		    migration_ring.ringbuf_output(&level->migration,
-						  sizeof(level->migration), NO_WAKEUP))
-			count_lost(t, LOST_CALL_RING);
+		if (is_wanted_migration(level)) {
+			if (migration_ring.ringbuf_output(&level->migration,
+							  sizeof(level->migration), NO_WAKEUP))
+				count_lost(t, LOST_CALL_RING);
+			else if (!level->migration.call_id)
+				emit_stacks(ctx, level->migration.migration_id, STACK_OF_MIGRATION);
+		}
 	}
 	t->depth--;
 	if (!t->depth && !t->call.call_id)
 		end_thread(t);
 }
 
-static __always_inline void on_exit_migration(u64 ret, u64 stack)
+static __always_inline void on_exit_migration(void *ctx, u64 ret, u64 stack)
 {
 	struct thread *t = this_thread();
 	struct level *level;
@@ -126,7 +129,7 @@ static __always_inline void on_exit_migration(u64 ret, u64 stack)
 	/* of one nested in this one, which has ended with the kernel's count */
 	if (level && stack && level->stack >= stack)
 		return;
-	end_migration(t, (s32)ret);
+	end_migration(ctx, t, (s32)ret);
 }
 
 int enter_migration(CTX(MIGRATION))
@@ -138,7 +141,7 @@ int enter_migration(CTX(MIGRATION))
 
 int exit_migration(CTX(MIGRATION_EXIT))
 {
-	on_exit_migration(RET(MIGRATION_EXIT), STACK(MIGRATION_EXIT));
+	on_exit_migration(ctx, RET(MIGRATION_EXIT), STACK(MIGRATION_EXIT));
 	return 0;
 }
 
@@ -147,7 +150,7 @@ int exit_migration(CTX(MIGRATION_EXIT))
  * returns.  Where nothing failed it returns 0, so that a return that may be missed
  * need not be waited for.
  */
-static __always_inline void on_outcome(u64 succeeded, u64 failed)
+static __always_inline void on_outcome(void *ctx, u64 succeeded, u64 failed)
 {
 	struct thread *t = this_thread();
 	struct level *level;
@@ -160,12 +163,12 @@ static __always_inline void on_outcome(u64 succeeded, u64 failed)
 	level->migration.succeeded = succeeded;
 	level->migration.failed = failed;
 	if (MAY_MISS(MIGRATION_EXIT) && level->stack && !failed)
-		end_migration(t, 0);
+		end_migration(ctx, t, 0);
 }
 
 int outcome(CTX(OUTCOME))
 {
-	on_outcome(ARG(OUTCOME, 0), ARG(OUTCOME, 1));
+	on_outcome(ctx, ARG(OUTCOME, 0), ARG(OUTCOME, 1));
 	return 0;
 }
 

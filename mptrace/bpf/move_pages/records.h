@@ -115,6 +115,24 @@ struct wait_record {
 };
 _Static_assert(sizeof(struct wait_record) == 72, "layouts.WAIT");
 
+/* Where a call, a migration without one or a wait came from; with STACKS only. */
+struct stack_record {
+	u64 id;			/* of the call or migration; of a wait its start_ns */
+	u64 image;		/* where its program's stack begins: exec() changes it, 0: unknown */
+	s32 kernel;		/* key of kernel_stacks, NO_STACK or -errno */
+	s32 user;		/* key of user_stacks */
+	u32 tid;
+	u32 tgid;
+	u32 kind;
+	u32 pad;
+};
+_Static_assert(sizeof(struct stack_record) == 40, "stack_layouts.STACK_SAMPLE");
+
+#define NO_STACK		(-1)	/* a kernel thread has none in user space */
+#define STACK_OF_CALL		0
+#define STACK_OF_MIGRATION	1
+#define STACK_OF_WAIT		2
+
 #define CHUNK_STRUCT(name, entries)					\
 struct name {								\
 	u64 call_id;							\
@@ -183,7 +201,9 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define LOST_WAIT_MAP		9	/* the map of waiting threads was full */
 #define LOST_CHOSEN_MAP		10	/* the map of processes that are followed was full */
 #define LOST_RETURN		11	/* a return was not seen: too many at once for a kretprobe */
-#define LOST_CAUSES		12
+#define LOST_STACK_RING		12	/* the ring of stacks was full */
+#define LOST_STACK_MAP		13	/* another stack had its place, or the map was full */
+#define LOST_CAUSES		14
 
 #define ERR_PTR_MIN		0xfffffffffffff001ULL
 
@@ -191,5 +211,6 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define ENOMEM			12
 #define EFAULT			14
 #define EBUSY			16
+#define EEXIST			17
 
 #endif

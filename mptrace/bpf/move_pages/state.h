@@ -123,6 +123,16 @@ BPF_RINGBUF_OUTPUT(wait_ring, WAIT_RING_PAGES);
  */
 BPF_HASH(waiting, u32, struct wait_record, MAX_WAITING);
 
+#ifdef STACKS
+/* BCC's BPF_STACK_TRACE() rounds the size up, for which there is no header here. */
+#define BPF_STACKS(name, size) BPF_TABLE("stacktrace", int, struct bpf_stacktrace, name, size)
+
+/* a hash of the addresses -> return addresses, the innermost first; nothing is ever replaced */
+BPF_STACKS(kernel_stacks, MAX_STACKS);
+BPF_STACKS(user_stacks, MAX_STACKS);
+BPF_RINGBUF_OUTPUT(stack_ring, STACK_RING_PAGES);
+#endif
+
 /* Nobody sleeps on the rings: user space looks at them on its own clock. */
 #define NO_WAKEUP 1
 

@@ -68,7 +68,7 @@ static __always_inline void on_enter_wait_locked(u64 entry)
 		name_holder(wait, f);
 }
 
-static __always_inline void on_exit_wait_entry(void)
+static __always_inline void on_exit_wait_entry(void *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct wait_record *wait = waiting.lookup(&tid);
@@ -88,8 +88,12 @@ static __always_inline void on_exit_wait_entry(void)
 	if (c && c->reasons && !wait->holder_id)
 		keep = false;
 	wait->pad1 = 0;
-	if (keep && wait_ring.ringbuf_output(wait, sizeof(*wait), NO_WAKEUP))
-		count_lost(NULL, LOST_WAIT_RING);
+	if (keep) {
+		if (wait_ring.ringbuf_output(wait, sizeof(*wait), NO_WAKEUP))
+			count_lost(NULL, LOST_WAIT_RING);
+		else
+			emit_stacks(ctx, wait->start_ns, STACK_OF_WAIT);
+	}
 	waiting.delete(&tid);
 }
 
@@ -101,7 +105,7 @@ int enter_wait_pte(CTX(WAIT_PTE))
 
 int exit_wait_pte(CTX(WAIT_PTE))
 {
-	on_exit_wait_entry();
+	on_exit_wait_entry(ctx);
 	return 0;
 }
 
@@ -113,7 +117,7 @@ int enter_wait_pmd(CTX(WAIT_PMD))
 
 int exit_wait_pmd(CTX(WAIT_PMD))
 {
-	on_exit_wait_entry();
+	on_exit_wait_entry(ctx);
 	return 0;
 }
 
@@ -125,7 +129,7 @@ int enter_wait_hugetlb(CTX(WAIT_HUGETLB))
 
 int exit_wait_hugetlb(CTX(WAIT_HUGETLB))
 {
-	on_exit_wait_entry();
+	on_exit_wait_entry(ctx);
 	return 0;
 }
 
@@ -163,7 +167,7 @@ static __always_inline void on_enter_io_sleep(void)
 		count_lost(NULL, LOST_WAIT_MAP);
 }
 
-static __always_inline void on_exit_io_sleep(void)
+static __always_inline void on_exit_io_sleep(void *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct wait_record *wait;
@@ -184,7 +188,7 @@ static __always_inline void on_exit_io_sleep(void)
 	if (is_chosen(c, bpf_get_current_task(), wait->tgid))
 		wait->pad1 |= WAIT_KEEP;
 	bpf_get_current_comm(wait->comm, sizeof(wait->comm));
-	on_exit_wait_entry();
+	on_exit_wait_entry(ctx);
 }
 
 /*
@@ -248,7 +252,7 @@ int enter_io_sleep(CTX(IO_SLEEP))
 
 int exit_io_sleep(CTX(IO_SLEEP))
 {
-	on_exit_io_sleep();
+	on_exit_io_sleep(ctx);
 	return 0;
 }
 

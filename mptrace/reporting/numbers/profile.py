@@ -43,6 +43,7 @@ from mptrace.reporting.numbers.own import numbers_of
 from mptrace.reporting.numbers.paths import paths_of
 from mptrace.reporting.numbers.phases import phases_of
 from mptrace.reporting.numbers.slowest import slowest_calls
+from mptrace.reporting.numbers.stacks import stacks_of
 from mptrace.reporting.numbers.stalls import stalls_of
 from mptrace.reporting.numbers.summary import summary_of
 from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, span, without
@@ -144,6 +145,7 @@ def profile(
         "groups": groups_of(tables, whole, processes, out),
         "misled": misled_of(tables, meta, found, processes),
         "stalls": stalls_of(tables, meta, fate, processes, out, lying, most=selection.top or 0),
+        "stacks": stacks_of(tables, meta, fate, processes, out),
         "cost_curve": curves,
         "budget": None if budget_ns is None else within(curves, budget_ns),
         "entries": entries_of(closed, rows, found.beyond_bound),

@@ -18,6 +18,8 @@ LISTS = (
     ("stalls", "by_initiator"),
     ("stalls", "by_thread"),
     ("stalls", "longest"),
+    ("stacks", "initiators"),
+    ("stacks", "waits"),
     ("summary", "who"),
     ("summary", "calls"),
     ("summary", "waited"),
@@ -37,6 +39,8 @@ def shortened(numbers: Numbers, top: int | None) -> Numbers:
     cut: dict[str, int] = {}
     for keys in LISTS:
         holder = found
+        if any(holder[key] is None for key in keys[:-1]):
+            continue
         for key in keys[:-1]:
             holder[key] = dict(holder[key])
             holder = holder[key]

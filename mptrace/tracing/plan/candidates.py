@@ -12,6 +12,7 @@ from mptrace.tracing.plan.members import (
     EVIDENCE_OPTIONAL,
     INITIATORS,
     LOCK_WAITS,
+    STACKS,
     WAIT_VARIABLES,
     WALK,
     WALK_OPTIONAL,
@@ -384,7 +385,7 @@ def candidate_offsets() -> tuple[str, ...]:
     """Struct members whose offsets the plan may need, as ``struct.member``."""
     optional = [name for names in EVIDENCE_OPTIONAL.values() for name in names]
     initiators = [name for group in INITIATORS.values() for name in group.values()]
-    evidence = (*EVIDENCE.values(), *optional, *WALK.values(), *initiators)
+    evidence = (*EVIDENCE.values(), *optional, *WALK.values(), *initiators, *STACKS.values())
     return tuple(dict.fromkeys((*_OFFSETS, *_OFFSETS_OPTIONAL, *_OFFSETS_IN_NEEDS, *evidence)))
 
 

@@ -21,6 +21,7 @@ from mptrace.tracing.plan.members import (
     EVIDENCE_OPTIONAL,
     INITIATORS,
     PAGE_IMAGE_BYTES,
+    STACKS,
     WAIT_VARIABLES,
     WALK,
     WALK_OPTIONAL,
@@ -125,6 +126,17 @@ def add_initiator_macros(facts: KernelFacts, defines: dict[str, int | str]) -> t
     return tuple(notes)
 
 
+def add_stack_macros(facts: KernelFacts, defines: dict[str, int | str]) -> tuple[str, ...]:
+    """Makes stacks be taken; a note where those of user space can't be told to be current."""
+    defines["STACKS"] = 1
+    offsets = {macro: facts.offsets.get(member) for macro, member in STACKS.items()}
+    found = {macro: offset for macro, offset in offsets.items() if offset is not None}
+    if len(found) < len(offsets):
+        return ("stacks of user space have no names: can't tell whether a process called exec()",)
+    defines.update(found)
+    return ()
+
+
 def add_groups(
     facts: KernelFacts, defines: dict[str, int | str], names: Collection[str]
 ) -> dict[str, str]:
@@ -177,6 +189,7 @@ def add_bounds(request: Request, page_size: int, defines: dict[str, int | str]) 
     defines["MAX_THREADS"] = request.max_threads
     defines["MAX_CHOSEN"] = request.max_chosen
     defines["MAX_WAITING"] = _max_waiting(request)
+    defines["MAX_STACKS"] = _max_stacks(request)
     for macro, size in (
         ("FOLIO_RING_PAGES", request.folio_ring_bytes),
         ("OBSTACLE_RING_PAGES", request.obstacle_ring_bytes),
@@ -185,6 +198,7 @@ def add_bounds(request: Request, page_size: int, defines: dict[str, int | str]) 
         ("SMALL_RING_PAGES", request.small_ring_bytes),
         ("MEDIUM_RING_PAGES", request.medium_ring_bytes),
         ("LARGE_RING_PAGES", request.large_ring_bytes),
+        ("STACK_RING_PAGES", _stack_ring_bytes(request)),
     ):
         defines[macro] = _ring_pages(size, page_size)
 
@@ -202,19 +216,33 @@ def memory_bound(request: Request, page_size: int) -> int:
             request.small_ring_bytes,
             request.medium_ring_bytes,
             request.large_ring_bytes,
+            _stack_ring_bytes(request),
         )
+        if size
     )
     folios = request.max_folios * (FOLIO.itemsize + 80)
     obstacles = request.max_obstacles * (OBSTACLE.itemsize + 80)
     threads = request.max_threads * (_THREAD_BYTES + 80)
     waits = _max_waiting(request) * (WAIT.itemsize + 80)
-    return rings + folios + obstacles + threads + waits + request.max_chosen * 100
+    stacks = 2 * _max_stacks(request) * _STACK_BYTES if request.stacks else 0
+    return rings + folios + obstacles + threads + waits + stacks + request.max_chosen * 100
+
+
+def _max_stacks(request: Request) -> int:
+    """A power of two, as the kernel takes it for a map of stacks."""
+    return 1 << (request.max_stacks - 1).bit_length() if request.stacks else 1
+
+
+def _stack_ring_bytes(request: Request) -> int:
+    return request.stack_ring_bytes if request.stacks else 0
 
 
 def _max_waiting(request: Request) -> int:
     return request.max_waiting if request.others else 1
 
 
+#: Of a stack in a map of them: 127 addresses, what stands before them and a place in a table.
+_STACK_BYTES = 127 * 8 + 40
 #: Of struct thread, at most.
 _THREAD_BYTES = 1024
 

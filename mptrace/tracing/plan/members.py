@@ -82,6 +82,8 @@ INITIATORS = {
     },
     "lock": LOCK_WAITS,
 }
+#: Whether a process still runs the program that a stack was taken of.
+STACKS = {"OFF_TASK_MM": "task_struct.mm", "OFF_MM_STACK": "mm_struct.start_stack"}
 #: Finds the folio that a migration entry stands for.
 WAIT_VARIABLES = {"VMEMMAP_BASE": "vmemmap_base"}
 #: Without them a zero page is told by the kernel's answer alone.

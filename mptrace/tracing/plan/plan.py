@@ -14,6 +14,7 @@ from mptrace.tracing.plan.candidates import CANDIDATES, ESSENTIAL, PHASES_FOR_OT
 from mptrace.tracing.plan.macros import (
     add_bounds,
     add_initiator_macros,
+    add_stack_macros,
     add_struct_macros,
     memory_bound,
 )
@@ -71,6 +72,8 @@ def make_plan(
     notes = add_struct_macros(facts, defines, evidence=request.evidence)
     add_bounds(request, facts.page_size, defines)
     notes += add_initiator_macros(facts, defines)
+    if request.stacks:
+        notes += add_stack_macros(facts, defines)
     return Plan(phases, defines, request, memory_bound(request, facts.page_size), notes)
 
 

@@ -24,6 +24,11 @@ class Request:
     #: Threads that wait at once, whatever for: each that sleeps for I/O is looked at.
     max_waiting: int = 1 << 15
     max_threads: int = 4096
+    #: Record where calls, migrations without one and waits came from.
+    stacks: bool = False
+    #: Different stacks, of the kernel and of user space each, in a whole session.
+    max_stacks: int = 1 << 14
+    stack_ring_bytes: int = 1 << 20
     folio_ring_bytes: int = 32 << 20
     obstacle_ring_bytes: int = 8 << 20
     call_ring_bytes: int = 4 << 20

@@ -23,6 +23,9 @@ from mptrace.tracing.program import cache
 from mptrace.tracing.program.compiled import Compiled, MapSpec, compiled
 from mptrace.tracing.program.source import BPF_DIRECTORY, size_macros, source_of, stand_ins
 
+#: BPF_MAP_TYPE_STACK_TRACE of enum bpf_map_type, linux/bpf.h
+_STACK_TRACE = 7
+
 
 @functools.cache
 def libbcc() -> Any:
@@ -136,8 +139,11 @@ def _created(specs: Sequence[MapSpec]) -> list[int]:
         except OSError as error:
             for each in fds:
                 os.close(each)
+            why = error.strerror
+            if spec.kind == _STACK_TRACE and error.errno == errno.EINVAL:
+                why = f"kernel.perf_event_max_stack is less than {spec.value_size // 8}"
             raise HostError(
-                f"the kernel refused the BPF map '{spec.name}': {error.strerror}",
+                f"the kernel refused the BPF map '{spec.name}': {why}",
                 "run 'mptrace doctor'; if memory is short, make the rings smaller (--buffer)",
             ) from error
     return fds

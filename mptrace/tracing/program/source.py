@@ -13,7 +13,9 @@ from pathlib import Path
 BPF_DIRECTORY = Path(__file__).parents[2] / "bpf"
 _INCLUDE = re.compile(r'#include "([\w./]+)"')
 # A map whose size a macro gives: its name, and the last argument.
-_SIZED = re.compile(r"^BPF_(?:HASH|RINGBUF_OUTPUT)\((\w+),[^;]*?\b([A-Z]\w*)\);", re.MULTILINE)
+_SIZED = re.compile(
+    r"^BPF_(?:HASH|RINGBUF_OUTPUT|STACKS)\((\w+),[^;]*?\b([A-Z]\w*)\);", re.MULTILINE
+)
 
 
 def source_of(name: str) -> str:
