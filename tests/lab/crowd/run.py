@@ -99,7 +99,7 @@ _runs: dict[str, Crowd] = {}
 def crowd_of(guest: Guest, kernel: str, directory: str, path: Path) -> Crowd:
     """The one run of this kernel, in ``directory`` of the guest, brought to ``path``."""
     if kernel not in _runs:
-        argv = [sys.executable, "-m", "crowd.conduct", directory]
+        argv = [sys.executable, "-m", "crowd.conduct", directory, "--stacks"]
         done = guest.run(argv, cwd=str(Path(__file__).parents[1]), timeout=1200)
         assert done.returncode == 0, done.errors
         tar = guest.run(["tar", "-C", directory, "-cf", "-", "."]).stdout
