@@ -56,6 +56,6 @@ def will_move(workload: "Workload") -> str:
     else:
         kind = "" if workload.kind == "4k" else f" of {workload.kind}"
         what = f"{many(workload.pages, 'page')}{kind}"
-    times = "" if workload.repeats == 1 else f" {workload.repeats} times"
+    times = "" if workload.repeats == 1 else f" {many(workload.repeats, 'time')}"
     way = " there and back" if workload.back else ""
     return f"will move {what}{times}{way}, once the probes are attached"
