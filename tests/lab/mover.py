@@ -27,6 +27,7 @@ from array import array
 from pathlib import Path
 
 PAGE = mmap.PAGESIZE
+AROUND = 1 << 16
 HUGE = 2 << 20
 _MOVE_PAGES, _MBIND, _SET_MEMPOLICY, _VMSPLICE = 279, 237, 238, 278
 _MPOL_DEFAULT, _MPOL_BIND = 0, 2
@@ -139,10 +140,15 @@ class _Call:
         self.switch = os.open(spec["switch"], os.O_WRONLY) if spec.get("switch") else -1
 
     def _map_file(self, path):
+        # A fault maps what lies around it, up to the next multiple of AROUND (fault_around_bytes):
+        # where the file began short of one, it was a page alone, and half of mptrace's piece.
+        size = path.stat().st_size
+        room = _mmap(size + AROUND, prot=0, flags=_ANONYMOUS | _MAP_NORESERVE)
+        start = (room + AROUND - 1) // AROUND * AROUND
         fd = os.open(path, os.O_RDONLY)
-        base = _mmap(path.stat().st_size, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE, fd=fd)
+        _mmap(size, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE, fd=fd, at=start)
         os.close(fd)
-        return base
+        return start
 
     def locate(self):
         """Where the pages are now; empty if not asked for."""

@@ -99,7 +99,8 @@ def test_nothing_is_lost(crowd: Crowd) -> None:
     """
     lost = {cause for cause, count in crowd.recording.meta.lost.items() if count}
     way = crowd.recording.meta.phases["migration"].method
-    assert lost <= ({"return_missed"} if way == "kprobe" else set())
+    # the kernel keeps stacks by a hash, in which two may want one place
+    assert lost <= {"stack_map_full", *({"return_missed"} if way == "kprobe" else ())}
     waits = crowd.recording.table("waits")
     assert (waits["holder_id"] != 0).all()
     assert (waits["folio"] != 0).all()
