@@ -169,6 +169,11 @@ class Image:
         name, inside = found
         return UserFunction(mapping.name, name, inside + is_next)
 
+    def has_data(self, address: int) -> bool:
+        """Whether something is mapped at an address that no program can run."""
+        mapping = self._mapping(address)
+        return mapping is not None and "x" not in mapping.perms
+
     def _mapping(self, address: int) -> proc.Mapped | None:
         row = bisect_right(self._starts, address) - 1
         if row < 0 or address >= self._mappings[row].end:

@@ -20,6 +20,8 @@ from mptrace.recording.stack_layouts import (
 
 #: Tables that stacks belong to, by the kind of a use.
 TABLE_OF_KIND = {STACK_OF_CALL: "calls", STACK_OF_MIGRATION: "migrations", STACK_OF_WAIT: "waits"}
+#: A frame of which nothing is known; why is in the table.
+UNKNOWN_FRAME = "[unknown]"
 NOT_HERE = "its frames are not in this recording"
 # What folded lines and lines of text are parted by.
 _PARTS = re.compile(r"[;\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -99,13 +101,13 @@ class StackTexts:
 
 
 def frame_name(frame: np.void) -> str:
-    """A frame in one word: its function, else file and offset, else the address."""
+    """A frame in one word: its function, or file and offset, or address, or UNKNOWN_FRAME."""
     symbol, module = (_plain(frame[name]) for name in ("symbol", "module"))
     if symbol:
         return symbol
     if module:
         return f"{module.rpartition('/')[2] or module}+{int(frame['offset']):#x}"
-    return f"{int(frame['address']):#x}"
+    return UNKNOWN_FRAME if _plain(frame["unknown"]) else f"{int(frame['address']):#x}"
 
 
 def _text_of(frames: Table) -> StackText:

@@ -49,6 +49,7 @@ _OF_USER = ("user", "tgid", "tid", "image")
 NO_TIME = "the session ended before it was named"
 _TOO_MANY_IMAGES = "too many processes at once"
 _NO_IMAGE = "can't tell whether it called exec()"
+_NO_CODE = b"no code is there: the function before keeps no frame pointer"
 _OTHER_NAMESPACE = "process numbers are another namespace's"
 _REFUSALS = {
     errno.EEXIST: "another stack had its place",
@@ -330,7 +331,11 @@ class _Namer:
         if isinstance(image, str):
             return _unnamed(stack, image)
         rows = _unnamed(stack, "")
-        for row, address in zip(rows, stack.addresses, strict=True):
+        for place, (row, address) in enumerate(zip(rows, stack.addresses, strict=True)):
+            if image.has_data(address):
+                # what the kernel followed was no frame pointer: this is a guess, as is the rest
+                row["unknown"] = _NO_CODE
+                return rows[: place + 1]
             found = image.at(address, is_next=bool(row["depth"]))
             if found is None:
                 row["unknown"] = (image.gone or "nothing is mapped there").encode()

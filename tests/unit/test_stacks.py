@@ -133,13 +133,16 @@ def test_a_stack_that_could_not_be_had_says_why(session: Session, key: int, why:
 def test_functions_of_a_living_process_have_names(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its own mappings and the symbols of a library; what no file has is an address."""
+    """By its own mappings and the symbols of a library; memory without code ends the stack.
+
+    A function returns to none: the kernel followed what was no frame pointer.
+    """
     libc = ctypes.CDLL("libc.so.6")
     inside = ctypes.cast(libc.getpid, ctypes.c_void_p).value
     assert inside
     room = ctypes.create_string_buffer(16)
     heap = ctypes.addressof(room)
-    monkeypatch.setitem(MAPS, ("user", 9), (inside, inside + 1, heap, 1 << 46))
+    monkeypatch.setitem(MAPS, ("user", 9), (inside, inside + 1, 1 << 46, heap, inside))
     session.add({**here(), "user": 9})
     frames = session.named()
     frames = frames[frames["kind"] == FRAME_USER]
@@ -147,8 +150,13 @@ def test_functions_of_a_living_process_have_names(
     assert frames["symbol"][1] == frames["symbol"][0]
     assert frames["offset"][:2].tolist() == [0, 1]
     assert b"libc" in frames["module"][0]
-    assert frames["symbol"][2] == b""
-    assert frames["unknown"].tolist() == [b"", b"", b"", b"nothing is mapped there"]
+    assert frames["symbol"][2:].tolist() == [b"", b""]
+    assert frames["unknown"].tolist() == [
+        b"",
+        b"",
+        b"nothing is mapped there",
+        b"no code is there: the function before keeps no frame pointer",
+    ]
 
 
 def test_a_process_that_has_ended_is_said_to_have(session: Session) -> None:
