@@ -57,8 +57,11 @@ class Publisher:
             )
             self._exposition = Exposition(self._view, sampler.reasons, session)
             self._exposition.update(sampler.so_far())
-            exporter = _File if isinstance(self._where, Path) else _Server
-            self._exporter = exporter(self._where, self._exposition)  # type: ignore[arg-type]
+            where, exposition = self._where, self._exposition
+            if isinstance(where, Path):
+                self._exporter = _File(where, exposition)
+            else:
+                self._exporter = _Server(where, exposition)
         return self
 
     def publish(self, *, is_due: bool = False) -> None:

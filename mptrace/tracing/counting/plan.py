@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mptrace.host.facts import KernelFacts
 from mptrace.tracing.counting.counts import KEY, LOST_CAUSES, ROW
-from mptrace.tracing.plan.candidate import Candidate
+from mptrace.tracing.plan.candidate import FOLLOWING, Candidate
 from mptrace.tracing.plan.macros import add_groups
 from mptrace.tracing.plan.members import INITIATORS
 from mptrace.tracing.plan.plan import PhasePlan, plan_phases
@@ -33,23 +33,7 @@ CANDIDATES: tuple[Candidate, ...] = (
     Candidate("wait", "migration_entry_wait", "wait", "enter_wait", "exit_wait"),
     Candidate("wait_pmd", "pmd_migration_entry_wait", "wait", "enter_wait", "exit_wait"),
     Candidate("wait_huge", "migration_entry_wait_huge", "wait", "enter_wait", "exit_wait"),
-    # what a process that is followed forks
-    Candidate(
-        "fork",
-        "sched:sched_process_fork",
-        "process",
-        enter="fork",
-        methods=("raw_tracepoint",),
-        for_others=True,
-    ),
-    Candidate(
-        "end_process",
-        "sched:sched_process_exit",
-        "thread",
-        enter="end_process",
-        methods=("raw_tracepoint",),
-        for_others=True,
-    ),
+    *FOLLOWING,
 )
 #: Without it nothing can be counted.
 ESSENTIAL = "end"

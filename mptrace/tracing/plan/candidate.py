@@ -39,3 +39,24 @@ class Candidate:
     def is_tracepoint(self) -> bool:
         """Whether ``function`` names a tracepoint."""
         return ":" in self.function
+
+
+#: What a process that is followed forks, and when a process has ended.
+FOLLOWING = (
+    Candidate(
+        "fork",
+        "sched:sched_process_fork",
+        "process",
+        enter="fork",
+        methods=("raw_tracepoint",),
+        for_others=True,
+    ),
+    Candidate(
+        "end_process",
+        "sched:sched_process_exit",
+        "thread",
+        enter="end_process",
+        methods=("raw_tracepoint",),
+        for_others=True,
+    ),
+)

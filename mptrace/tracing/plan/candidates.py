@@ -6,7 +6,7 @@ Sources of the rows: BTF and kallsyms of Debian's kernels 5.10 to 7.x, and the
 sources of mm/migrate.c; ``docs/kernels.md`` says what was verified where.
 """
 
-from mptrace.tracing.plan.candidate import Candidate
+from mptrace.tracing.plan.candidate import FOLLOWING, Candidate
 from mptrace.tracing.plan.members import (
     EVIDENCE,
     EVIDENCE_OPTIONAL,
@@ -295,23 +295,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         defines=(("WAIT_LOCKED_SEEN", 1),),
         for_others=True,
     ),
-    # what a process that is followed forks
-    Candidate(
-        "fork",
-        "sched:sched_process_fork",
-        "process",
-        enter="fork",
-        methods=("raw_tracepoint",),
-        for_others=True,
-    ),
-    Candidate(
-        "end_process",
-        "sched:sched_process_exit",
-        "thread",
-        enter="end_process",
-        methods=("raw_tracepoint",),
-        for_others=True,
-    ),
+    *FOLLOWING,
     Candidate("done", "migrate_folio_done", "folio", enter="enter_done", min_parameters=1),
     Candidate("putback", "folio_putback_lru", "folio", enter="enter_putback", min_parameters=1),
     Candidate("putback", "putback_lru_page", "folio", enter="enter_putback", min_parameters=1),
