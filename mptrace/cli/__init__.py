@@ -2,8 +2,8 @@
 """The command line: one file per command, imported only when that command is called.
 
 Exit statuses: 0 done; 1 failure, which includes output that can't be written; 2 wrong usage;
-3 with --strict, when something was lost or is unknown; 130 interrupted. `mptrace record` and
-`mptrace lab` pass on the status of the command that they run.
+3 with --strict, when something was lost or is unknown; 130 interrupted. `mptrace record`,
+`stat` and `lab` pass on the status of the command that they run.
 """
 
 import importlib

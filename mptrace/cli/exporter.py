@@ -2,12 +2,11 @@
 """Where `mptrace stat --openmetrics` puts its counters: into a file, or on a port."""
 
 import contextlib
-import importlib.util
+import importlib.metadata
 import os
 import stat
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from mptrace import __version__
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two writes of a file where there are no intervals.
 FILE_SECONDS = 10.0
+#: The first version whose server of HTTP can be ended.
+_LEAST_LIBRARY = (0, 20)
 
 
 class _Exporter(Protocol):
@@ -70,24 +71,25 @@ class Publisher:
             self._exposition.update(self._sampler.so_far())
             self._exporter.publish(is_due=is_due)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._exporter is not None:
             self._exposition.update(self._sampler.so_far())
             self.is_whole = self._exporter.close()
 
 
 def check_library() -> None:
-    """Raise HostError where the library that writes OpenMetrics is not installed."""
-    if importlib.util.find_spec("prometheus_client") is None:
+    """Raise HostError where the library that writes OpenMetrics is not there, or too old."""
+    try:
+        there = importlib.metadata.version("prometheus_client")
+    except importlib.metadata.PackageNotFoundError:
+        there = ""
+    numbers = [int(part) for part in there.split(".")[:2] if part.isdecimal()]
+    if tuple(numbers) < _LEAST_LIBRARY:
+        least = ".".join(map(str, _LEAST_LIBRARY))
+        what = f"version {there} is installed" if there else "it is not installed"
         raise HostError(
-            "--openmetrics needs the Python package prometheus_client, which is not installed",
-            "pip install prometheus_client, into the environment of mptrace "
-            "(Debian: apt-get install python3-prometheus-client)",
+            f"--openmetrics needs the Python package prometheus_client {least} or later: {what}",
+            f"pip install 'prometheus_client>={least}', into the environment of mptrace",
         )
 
 
@@ -100,11 +102,14 @@ class _File:
         self._path = Path(os.path.realpath(path))
         self._failed = ""
         self._written = 0.0
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(self._path.stat().st_mode):
-                raise UsageError(
-                    f"'{path}' is no file", "--openmetrics replaces a regular file: name one"
-                )
+        is_other = False
+        # what is wrong with the path, writing to it says
+        with contextlib.suppress(OSError):
+            is_other = not stat.S_ISREG(self._path.stat().st_mode)
+        if is_other:
+            raise UsageError(
+                f"'{path}' is no file", "--openmetrics replaces a regular file: name one"
+            )
         self._write()
         if self._failed:
             raise UsageError(
@@ -153,9 +158,10 @@ class _Server:
         name = f"[{host}]" if ":" in host else host
         try:
             self._server, self._thread = start_http_server(port, host, registry=exposition.registry)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
             raise HostError(
-                f"can't listen on {name}:{port}: {error.strerror or error}",
+                f"can't listen on {name}:{port}: {why}",
                 "name an address of this host and a port that is free; 0 takes any",
             ) from error
         progress(f"serving http://{name}:{self._server.server_port}/metrics until the end")

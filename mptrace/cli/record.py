@@ -91,7 +91,7 @@ def command(
     everybody: bool,
     pids: tuple[int, ...],
     user: str | None,
-    cgroup: str,
+    cgroup: str | None,
     run_as: str | None,
     duration: float | None,
     reasons: tuple[str, ...],

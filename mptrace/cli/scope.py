@@ -36,7 +36,6 @@ def scope_options(verb: str) -> Callable[[_Command], _Command]:
         ),
         click.option(
             "--cgroup",
-            default="",
             metavar="PATH",
             help=f"{verb} for the processes of this cgroup (v2) and those below it.",
         ),
@@ -65,7 +64,7 @@ def wanted_of(
     everybody: bool,
     pids: tuple[int, ...],
     user: str | None,
-    cgroup: str,
+    cgroup: str | None,
     command_line: tuple[str, ...] = (),
     run_as: str | None = None,
     name: str,
@@ -83,7 +82,7 @@ def wanted_of(
         ("-a", everybody),
         ("-p", pids),
         ("-u", user is not None),
-        ("--cgroup", cgroup),
+        ("--cgroup", cgroup is not None),
         (f"COMMAND ('{command_line[0]}')" if command_line else "", command_line),
     )
     if not check_exclusive(asked, "each says whom to trace: give one of them") and must:
@@ -91,6 +90,8 @@ def wanted_of(
             "say whom to trace, by one of -a, -p PID, -u USER, --cgroup PATH or COMMAND",
             f"mptrace {name} -a   traces every process",
         )
+    if cgroup == "":
+        raise UsageError("--cgroup names no cgroup", "the root of all is /")
     if run_as is not None and not command_line:
         raise UsageError("--as needs a COMMAND")
     runs_as = None
@@ -102,7 +103,7 @@ def wanted_of(
     return Wanted(
         pids=pids,
         uid=None if user is None else find_user(user).uid,
-        cgroup=cgroup,
+        cgroup=cgroup or "",
         command=command_line,
         user=runs_as,
     )

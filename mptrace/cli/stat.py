@@ -89,7 +89,7 @@ def command(
     everybody: bool,
     pids: tuple[int, ...],
     user: str | None,
-    cgroup: str,
+    cgroup: str | None,
     run_as: str | None,
     duration: float | None,
     view: str,

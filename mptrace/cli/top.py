@@ -42,7 +42,7 @@ def command(
     everybody: bool,
     pids: tuple[int, ...],
     user: str | None,
-    cgroup: str,
+    cgroup: str | None,
     duration: float | None,
     sort: str,
     view: str,

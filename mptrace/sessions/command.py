@@ -32,7 +32,7 @@ class User:
 def find_user(name: str) -> User:
     """The user of a name or number; raises UsageError where there is none."""
     try:
-        entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        entry = pwd.getpwuid(int(name)) if name.isascii() and name.isdigit() else pwd.getpwnam(name)
     except KeyError:
         raise UsageError(f"there is no user '{name}'") from None
     return User(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, entry.pw_shell)

@@ -173,15 +173,14 @@ def cgroup() -> Iterator[Path]:
 
 def counted(told: dict[str, Any]) -> tuple[int, int, int]:
     """Migrations, pages moved, pages failed."""
-    return tuple(  # type: ignore[return-value]
-        told[name] for name in ("migrations", "moved_pages", "failed_pages")
-    )
+    return told["migrations"], told["moved_pages"], told["failed_pages"]
 
 
 def summed(tids: list[int], told: dict[int, tuple[int, int, int]]) -> tuple[int, int, int]:
     """The same of threads, by tracefs."""
     rows = [told.get(tid, (0, 0, 0)) for tid in tids]
-    return tuple(map(sum, zip(*rows, strict=True)))  # type: ignore[return-value]
+    migrations, moved, failed = (sum(column) for column in zip(*rows, strict=True))
+    return migrations, moved, failed
 
 
 @pytest.mark.parametrize("tier", ["bpf", "tracepoints"])
@@ -229,20 +228,31 @@ def test_scopes_count_whom_they_name(tier: str, cgroup: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("tier", ["bpf", "tracepoints"])
 def test_a_command_is_counted_with_what_it_starts(tier: str) -> None:
     """Nobody else is, not even one that migrates meanwhile; its exit status is passed on."""
-    script = 'echo $$; for n in 1 2 3; do sh -c "echo 1 >/proc/sys/vm/compact_memory"; done; exit 7'
+    # each child says who it is
+    child = "echo $$; echo 1 >/proc/sys/vm/compact_memory"
+    script = f"for n in 1 2 3; do sh -c '{child}'; done; exit 7"
     stranger = Worker(NOBODY, None)
     with instance() as kernel:
-        stranger.work()
-        done = subprocess.run(
+        process = subprocess.Popen(
             [*MPTRACE, "stat", "--json", "--by", "process", "--tier", tier, "--", "sh", "-c",
-             f"read x; {WORKER_SH}; {script}"],
-            input="\n", capture_output=True, text=True, timeout=120, check=False,
+             f"echo ready; read x; {WORKER_SH}; {script}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        assert process.stdout is not None
+        # it runs, and everything is counted by now
+        assert process.stdout.readline() == "ready\n"
+        stranger.work()
+        out, errors = process.communicate("\n", timeout=120)
     stranger.end()
-    assert done.returncode == 7, done.stderr
-    total = json.loads(done.stdout.splitlines()[-1])
+    assert process.returncode == 7, errors
+    *children, last = out.splitlines()
+    total = json.loads(last)
     mine = {row["tgid"]: row for row in total["processes"]}
+    assert any(kernel.get(tid, (0, 0, 0))[0] for tid in stranger.tids)
     assert not set(stranger.tids) & set(mine)
+    started = {int(line) for line in children if int(line) in kernel}
+    assert started
+    assert started <= set(mine)
     assert total["total"]["migrations"] > 0
     for tgid, row in mine.items():
         assert counted(row) == kernel[tgid]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Counters of `mptrace stat --openmetrics`, parsed by the Prometheus client library's parser."""
 
-import importlib.util
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from stat_rows import MIGRATION, REASONS, busy, entry, interval, table
 
 from mptrace.cli import main
+from mptrace.cli.exporter import _File, _Server
 from mptrace.cli.types import EXPOSED
+from mptrace.errors import HostError, UsageError
 from mptrace.reporting.text.openmetrics import MOST_SERIES, Exposition, Session
 from mptrace.tracing.counting.counts import Counts, combined
 
@@ -127,7 +129,33 @@ def test_what_is_neither_is_refused(text: str) -> None:
 
 def test_without_the_library_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is attached."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+
+    def version(_: str) -> str:
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
     result = CliRunner().invoke(main, ["stat", "--openmetrics", "x.prom"])
     assert result.exit_code == 1
-    assert "pip install prometheus_client" in result.stderr
+    assert "it is not installed" in result.stderr
+    assert "pip install 'prometheus_client>=0.20'" in result.stderr
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.16.0")
+    result = CliRunner().invoke(main, ["stat", "--openmetrics", "x.prom"])
+    assert "version 0.16.0 is installed" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "/etc/passwd/x", "x" * 300, "none/x"])
+def test_a_file_that_cannot_be_is_refused_in_words(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device, below a file, too long a name, no directory."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"is no file|can't write"):
+        _File(Path(name), Exposition("reason", REASONS, SESSION))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "x" * 70])
+def test_a_host_that_cannot_be_is_refused_in_words(host: str) -> None:
+    """Names that no name server is asked for."""
+    with pytest.raises(HostError, match="can't listen on"):
+        _Server((host, 0), Exposition("reason", REASONS, SESSION))

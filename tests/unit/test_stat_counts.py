@@ -68,6 +68,15 @@ def test_a_difference_is_what_came_since() -> None:
     assert found["histogram"].sum() == 3
 
 
+def test_a_difference_keeps_what_came_without_a_count() -> None:
+    """A read in the middle of a count: the kernel adds up one number after the other."""
+    before = table(entry(MIGRATION, 3, 7, "a", count=1, succeeded=5))
+    now = table(entry(MIGRATION, 3, 7, "a", count=1, succeeded=5, failed=3, time_ns=500))
+    (row,) = difference(now, before)
+    assert (row["count"], row["failed"], row["time_ns"]) == (0, 3, 500)
+    assert not len(difference(now, now))
+
+
 def test_what_found_no_room_is_there_as_others() -> None:
     """The array `others` becomes rows of no process, by kind and reason, empty ones left out."""
     values = np.zeros(32, ROW)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a session by tracepoints says that it can't see, and who threads are."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +136,21 @@ def test_a_thread_that_is_gone_has_the_name_that_the_kernel_told(tmp_path: Path)
     assert (row["tgid"], row["comm"]) == (32, b"migspeed")
     threads.forget(tasks(task(4, 9, 32, 30)))
     assert threads.identity(32, 32).comm == ""
+
+
+def test_what_was_known_of_a_process_stays_when_it_has_ended(tmp_path: Path) -> None:
+    """Its user and cgroup, by which its last events are still told to be somebody's."""
+    proc(tmp_path, 31, "target")
+    (tmp_path / "proc/31/status").write_text("Uid:\t1000\t1000\t1000\t1000\n")
+    processes = Processes(tmp_path)
+    threads = Threads(processes, tmp_path)
+    threads.meet(np.array([31], np.uint32))
+    known = threads.uids[31], threads.cgroup_ids[31]
+    assert known[0] == 1000
+    shutil.rmtree(tmp_path / "proc/31")
+    processes.forget()
+    threads.meet(np.array([31], np.uint32))
+    assert (threads.uids[31], threads.cgroup_ids[31]) == known
 
 
 def test_a_process_is_given_once_and_as_it_was_when_it_was_met(tmp_path: Path) -> None:

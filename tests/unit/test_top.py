@@ -5,9 +5,11 @@ import pytest
 from stat_rows import MIGRATION, REASONS, busy, entry, interval, table
 
 from mptrace.reporting.text.top import HELP, SORT_KEYS, Look, next_sort, top_lines
-from mptrace.tracing.counting.counts import LOST_CAUSES, SORTS, Counts, combined
+from mptrace.tracing.counting.counts import LOST_CAUSES, OTHERS, SORTS, Counts, combined
 
 LOST = {**dict.fromkeys(LOST_CAUSES, 0), "row_map_full": 17}
+#: Groups of no number, as they are called by cgroup.
+NAMELESS = ("(others)", "(unknown)")
 CGROUPS = {7: "/system.slice/db.service", 8: "/user.slice"}
 
 
@@ -45,6 +47,24 @@ def test_sums_since_the_start_stand_beside_the_interval() -> None:
     assert (mover[2], mover[4], mover[6], mover[8]) == ("3308", "183ms", "13234", "366ms")
     assert "over 2.0 s" in lines[1]
     assert "since the start, 7.0 s" in lines[1]
+
+
+def test_groups_without_a_number_are_not_mixed_up() -> None:
+    """By cgroup: what found no row, and cgroups that are unknown, each with its own interval."""
+
+    def rows(others: int, unknown: int) -> Counts:
+        return table(
+            entry(MIGRATION, 3, OTHERS, "", count=1, succeeded=others),
+            entry(MIGRATION, 3, 178, "mover", count=1, succeeded=unknown),
+        )
+
+    since = interval(rows(3000, 11), start_ns=0)
+    lines = top_lines(
+        interval(rows(1000, 2)), since, REASONS, Look(by="cgroup"), (24, 80), "01:02:03"
+    )
+    told = {name: [x.split() for x in lines if x.startswith(name)][-1] for name in NAMELESS}
+    assert [told[name][1] for name in NAMELESS] == ["500", "1"]
+    assert [told[name][5] for name in NAMELESS] == ["3000", "11"]
 
 
 def test_a_process_that_rests_keeps_its_sums() -> None:

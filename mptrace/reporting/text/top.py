@@ -184,11 +184,13 @@ Pair = tuple[Group | None, Group]
 def _paired(both: Sequence[Interval], view: str, reasons: Mapping[int, str]) -> list[Pair]:
     """Groups since the start, each with what it did in the interval."""
     now, since = (groups_of(each, view, reasons) for each in both)
-    found = {(group.name if view == "reason" else group.tgid, group.cgroup): group for group in now}
-    return [
-        (found.get((group.name if view == "reason" else group.tgid, group.cgroup)), group)
-        for group in since
-    ]
+
+    def key(group: Group) -> object:
+        # groups of no number of their own have a name, and a process may change its
+        return group.tgid if group.tgid is not None else (group.name, group.cgroup)
+
+    found = {key(group): group for group in now}
+    return [(found.get(key(group)), group) for group in since]
 
 
 def _in_order(pairs: Sequence[Pair], look: Look) -> list[Pair]:

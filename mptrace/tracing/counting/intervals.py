@@ -22,6 +22,7 @@ class Ending:
 
     def __init__(self) -> None:
         self.gone = False
+        self._hung_up = False
         self._signals = Interrupts()
         self._stack = contextlib.ExitStack()
 
@@ -40,18 +41,24 @@ class Ending:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal came."""
-        return self._signals.noted
+        """Whether a signal came, or the terminal went."""
+        return self._signals.noted or self._hung_up
 
     def __bool__(self) -> bool:
         return self.interrupted or self.gone
 
     def wait(self, seconds: float, sampler: Sampler, *others: int) -> set[int]:
-        """Wait that long or for an end; returns those of ``others`` that are readable."""
+        """Wait that long or for an end; returns those of ``others`` that are readable.
+
+        One of ``others`` that is gone, a terminal say, is an end as a signal is.
+        """
         poll = select.poll()
         for fd in (self._reader, *sampler.alive, *others):
             poll.register(fd, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
+        events = dict(poll.poll(max(0.0, seconds) * 1000))
+        ready = set(events)
+        gone = select.POLLHUP | select.POLLERR | select.POLLNVAL
+        self._hung_up |= any(events.get(fd, 0) & gone for fd in others)
         if self._reader in ready:
             os.read(self._reader, 4096)
         for fd in ready & sampler.alive:

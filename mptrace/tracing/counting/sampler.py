@@ -289,6 +289,11 @@ def _watched(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError as error:
         raise TargetError(f"there is no process {pid}") from error
+    except OSError as error:
+        raise HostError(
+            f"can't watch process {pid}: {error.strerror}",
+            "raise the limit of open files (ulimit -n), or name fewer processes",
+        ) from error
 
 
 def _kernel_pages() -> tuple[int, int] | None:

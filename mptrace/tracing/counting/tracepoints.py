@@ -120,11 +120,13 @@ class StatTracepoints:
         events = np.concatenate([self._held, events])
         now = events["time_ns"] < until
         self._held = events[~now]
-        if lost := int(drained.losses["count"].sum()):
+        lost = int(drained.losses["count"].sum())
+        self._meet(events["tgid"], drained.tasks)
+        # the end of one migration may follow the begin of another, what is between being lost
+        self._counts.add(events[now], has_begin=self._has_begin and not lost)
+        if lost:
             self._lost += lost
             self._counts.forget_open()
-        self._meet(events["tgid"], drained.tasks)
-        self._counts.add(events[now], has_begin=self._has_begin)
         self._threads.forget(drained.tasks)
         for task in drained.tasks[drained.tasks["kind"] == b"comm"]:
             if task["tid"] == task["tgid"]:

@@ -78,7 +78,8 @@ class StatTracer(Program):
 
     def followed(self) -> set[int]:
         """The chosen processes and what they forked, as far as they have not ended."""
-        return {struct.unpack("I", key)[0] for key in self._maps["chosen"].keys()}  # noqa: SIM118
+        keys = self._maps["chosen"].keys()
+        return {tgid for (tgid,) in struct.iter_unpack("I", b"".join(keys))}
 
     def open_gate(self) -> None:
         """Count from now on."""

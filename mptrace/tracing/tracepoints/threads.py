@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mptrace.arrays import Table
 from mptrace.host import proc
 from mptrace.host.processes import Processes, cgroup_id
-from mptrace.recording.layouts import PROCESS
+from mptrace.recording.layouts import NO_UID, PROCESS
 from mptrace.tracing.tracepoints.perf_records import TASK
 
 # What /proc said of a thread is asked again after this time: it may have another name.
@@ -83,7 +83,9 @@ class Threads:
         rows = self._processes.meet(np.unique(tgids).tolist())
         for row in rows:
             tgid = int(row["tgid"])
-            self.uids[tgid], self.cgroup_ids[tgid] = int(row["uid"]), int(row["cgroup_id"])
+            # of one that has ended since it was met before nothing new is told
+            if row["uid"] != NO_UID or tgid not in self.uids:
+                self.uids[tgid], self.cgroup_ids[tgid] = int(row["uid"]), int(row["cgroup_id"])
             # the real one, as BPF decides by it; the other is of who may look at it
             with contextlib.suppress(OSError, KeyError, IndexError, ValueError):
                 self.uids[tgid] = int(proc.status(tgid, self._root)["Uid"].split()[0])
