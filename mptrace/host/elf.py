@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from mptrace.arrays import Table
 
 #: Bytes of symbols, and of their names, that are read of one file at most.
-_MOST_BYTES = 1 << 28
+_MOST_BYTES = 1 << 26
 _MOST_HEADERS = 1 << 12
+_MOST_SEGMENTS = 1 << 8
+#: A name is cut off behind so many bytes.
+_NAME_BYTES = 1 << 12
 _PT_LOAD, _SHT_SYMTAB, _SHT_DYNSYM = 1, 2, 11
 _FUNCTIONS = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
 _SYMBOL = np.dtype(
@@ -66,6 +69,11 @@ class Functions:
     symbols: Table
     names: bytes
 
+    @property
+    def nbytes(self) -> int:
+        """How much memory it takes, about."""
+        return self.segments.nbytes + self.symbols.nbytes + len(self.names)
+
     def at(self, offset: int) -> tuple[bytes, int] | None:
         """Name of the function that has the byte ``offset`` of the file, and its place in it.
 
@@ -82,8 +90,7 @@ class Functions:
         if inside >= int(self.symbols["size"][row]):
             return None
         start = int(self.symbols["name"][row])
-        end = self.names.find(b"\0", start)
-        name = self.names[start:end] if 0 <= start < end else b""
+        name = self.names[start : start + _NAME_BYTES].partition(b"\0")[0]
         return (name, inside) if name else None
 
     def _address(self, offset: int) -> int | None:
@@ -103,7 +110,7 @@ def functions(fd: int) -> Functions | None:
     """
     try:
         return _functions(fd)
-    except (OSError, OverflowError, ValueError, IndexError, struct.error):
+    except (OSError, OverflowError, ValueError, IndexError, MemoryError, struct.error):
         return None
 
 
@@ -117,6 +124,8 @@ def _functions(fd: int) -> Functions | None:
         return None
     loads = _array(fd, segments_at, segments * segment_bytes, _SEGMENT)
     loads = loads[loads["type"] == _PT_LOAD]
+    if loads.size > _MOST_SEGMENTS:
+        return None
     table = _array(fd, sections_at, min(sections, _MOST_HEADERS) * section_bytes, _SECTION)
     for kind in (_SHT_SYMTAB, _SHT_DYNSYM):
         found = table[table["type"] == kind]

@@ -19,6 +19,8 @@ from mptrace.host import elf, proc
 
 #: Files whose functions are kept, and files that are kept open until they are read.
 _MOST_KNOWN, _MOST_OPEN = 64, 128
+#: Bytes that the functions of all files kept may take: more than those of one file.
+_MOST_BYTES = 1 << 28
 _FORMAT = "%x-%x"
 
 
@@ -92,9 +94,12 @@ class Files:
             os.close(fd)
         with self._lock:
             self._known[file] = found
-            if len(self._known) > _MOST_KNOWN:
+            while len(self._known) > _MOST_KNOWN or self._bytes() > _MOST_BYTES:
                 self._known.popitem(last=False)
         return found
+
+    def _bytes(self) -> int:
+        return sum(each.nbytes for each in self._known.values() if each is not None)
 
     def close(self) -> None:
         """Let all files go that were not read."""
@@ -126,6 +131,8 @@ class Image:
         self._held: dict[tuple[bytes, bytes], FileId | None] = {}
         #: Why its process can't be asked any more, "" as long as that is not known.
         self.gone = ""
+        #: When it was read, from when on it may be again (CLOCK_MONOTONIC), and how long that is.
+        self.read_ns = self.next_ns = self.gap_ns = 0
 
     def hold(self, pid: int, addresses: Iterable[int], root: Path = Path("/")) -> None:
         """Look at the files that are mapped at these addresses; ``pid`` is the process."""
@@ -209,8 +216,8 @@ def image_of(
     image.hold(number, addresses, root)
     # afterwards: so it was that program while all this was read
     try:
-        now = proc.stack_begin(number, root)
-    except OSError:
+        now = proc.image(number, root).stack
+    except (OSError, ValueError, IndexError):
         raise Gone("it had ended") from None
     # that of a process that is ending is hidden
     if now != begin:

@@ -12,6 +12,8 @@ from mptrace.host.symbols import kallsyms
 
 #: Bytes that a function of the kernel itself has at the most, as far as anybody says.
 _MOST_BYTES = 1 << 20
+#: And one of a BPF program, where another may have been loaded since.
+_BPF_BYTES = 1 << 12
 _PIECE_BYTES = 1 << 16
 #: Where kallsyms says that BPF programs and their trampolines are.
 BPF = "bpf"
@@ -86,7 +88,7 @@ class KernelFunctions:
         if module and module != BPF:
             if bounds is None or not bounds.start <= address < bounds.end:
                 return None
-        elif offset >= _MOST_BYTES:
+        elif offset >= (_BPF_BYTES if module == BPF else _MOST_BYTES):
             return None
         return KernelFunction(name, module, offset)
 

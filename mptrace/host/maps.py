@@ -25,6 +25,8 @@ from mptrace.recording.mapping import (
 
 _SLASH = Path("/")
 _FILE = re.compile(rb"([0-9a-f]+):([0-9a-f]+) (\d+)")
+_HEAD_BYTES = 16
+_LOOKS = 3
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -65,6 +67,10 @@ def read(tgid: int, most: int, root: Path = _SLASH) -> Reading:
         if before.is_kthread:
             return Reading(_state(tgid, NO_MEMORY, seen_ns), None)
         text, is_cut = proc.maps_begin(tgid, most, root)
+        if not text:
+            # its first thread has ended, and others may go on
+            others = (tid for tid in proc.tids(tgid, root) if tid != tgid)
+            text, is_cut = proc.maps_begin(next(others, tgid), most, root)
         after = proc.image(tgid, root)
     except PermissionError:
         return Reading(_state(tgid, DENIED, seen_ns), None)
@@ -107,13 +113,20 @@ def _file(text: bytes) -> tuple[int, int]:
 def _name(name: bytes) -> bytes:
     if len(name) <= NAME_BYTES:
         return name
-    return CUT_NAME + name[len(CUT_NAME) - NAME_BYTES :]
+    # by its head it is told what it is, by its end which
+    return name[:_HEAD_BYTES] + CUT_NAME + name[_HEAD_BYTES + len(CUT_NAME) - NAME_BYTES :]
 
 
 def _born_ns(image: proc.Image) -> int:
     """When it was started, by CLOCK_MONOTONIC: /proc counts the time of suspends, too."""
-    suspended = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    suspended = min(_suspended_ns() for _ in range(_LOOKS))
     return max(image.start_ticks * 10**9 // _TICKS - suspended, 0)
+
+
+def _suspended_ns() -> int:
+    """Never less than it is; more, where another thread goes on between the two clocks."""
+    monotonic = time.monotonic_ns()
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - monotonic
 
 
 def _state(tgid: int, state: int, seen_ns: int) -> Table:

@@ -103,7 +103,7 @@ class MapsReader:
             self._fresh, self._has_beyond = True, False
 
     def settle(self, seconds: float) -> None:
-        """Read at once what is to be read, waiting for it so long; the rest is left out."""
+        """Read at once what is to be read, waiting for it so long; the rest is read later."""
         with self._ready:
             self._hurry = True
             self._ready.notify_all()
@@ -128,15 +128,17 @@ class MapsReader:
 
     def _loop(self) -> None:
         is_stopped = False
-        while not is_stopped:
-            batches, crowded, is_stopped = self._next()
-            for tgids, addresses in batches:
-                self._look(tgids, addresses)
-            self._look_again(crowded)
-            if not is_stopped:
-                self._read_due()
-        for tgid in list(self._due):
-            self._leave_out(tgid)
+        try:
+            while not is_stopped:
+                batches, crowded, is_stopped = self._next()
+                for tgids, addresses in batches:
+                    self._look(tgids, addresses)
+                self._look_again(crowded)
+                if not is_stopped:
+                    self._read_due()
+        finally:
+            for tgid in list(self._due):
+                self._leave_out(tgid)
 
     def _next(self) -> "tuple[list[tuple[_Tgids, Addresses]], set[int], bool]":
         """What was handed over, and whether to stop; waits until there is something to do."""

@@ -21,7 +21,6 @@ Fields = Mapping[str, str]
 
 _SLASH = Path("/")
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
-_STARTSTACK = 25  # field 28 of stat (proc(5)), from the one behind the name
 _MAPPED = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+ \d+) *(.*)$", re.MULTILINE
 )
@@ -94,12 +93,6 @@ def image(pid: int, root: Path = _SLASH) -> Image:
     _, fields = _stat(_of(pid, root))
     start, code, stack = (int(fields[at]) for at in (19, 23, 25))
     return Image(start, code, stack, bool(int(fields[6]) & _PF_KTHREAD))
-
-
-def stack_begin(pid: int, root: Path = _SLASH) -> int:
-    """Address at which its program's own stack begins, 0 where it may not be known."""
-    rest = (_of(pid, root) / "stat").read_bytes().rpartition(b") ")[2]
-    return int(rest.split()[_STARTSTACK])
 
 
 def status(pid: int | str, root: Path = _SLASH) -> Fields:

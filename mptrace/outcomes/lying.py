@@ -30,12 +30,14 @@ WAS_LEFT_OUT = -5
 NOT_MAPPED = -6
 MAPPED_ANEW = -7
 NOT_RECORDED = -8
+MAPPED_LATER = -9
 _WORDS = {
     NO_ADDRESS: "its address or its process is unknown",
     NOT_READ: "the mappings of its process were not read",
     HAD_ENDED: "its process had ended before its mappings were read",
     WAS_DENIED: "the mappings of its process could not be read: permission denied",
     WAS_LEFT_OUT: "its process has mappings beyond the bound of what is read",
+    MAPPED_LATER: "mapped after the mappings of its process were read",
     NOT_MAPPED: "no longer mapped when the mappings of its process were read",
     MAPPED_ANEW: "mapped anew between two readings of its process's mappings",
 }
@@ -248,13 +250,21 @@ class Lying:
                 found[is_own & (states == state)] = code
             # another process's, which was not there yet
             found[is_own & (states == MAPPED) & (found == nothing)] = HAD_ENDED
+        (_, _), (is_next, next_one) = readings
+        # what came behind the last reading of it: what is known of the next one, or nothing
+        later = np.full(address.size, MAPPED_LATER, np.int64)
+        states = self._readings.state[next_one]
+        for state, code in _OF_STATE.items():
+            later[is_next & (states == state)] = code
+        later[is_next & (states == MAPPED)] = HAD_ENDED
         read = good[0] | good[1]
         over = np.zeros(address.size, np.bool_)
         for (_, at), is_good in zip(readings, good, strict=True):
             over |= is_good & (address >= self._readings.cut[at])
         for is_own, at in readings:
             over |= is_own & (self._readings.state[at] == LEFT_OUT)
-        found[read] = np.where(over[read], WAS_LEFT_OUT, NOT_MAPPED)
+        gone = np.where(good[1], NOT_MAPPED, later)
+        found[read] = np.where(over[read], WAS_LEFT_OUT, gone[read])
         return found
 
 

@@ -15,6 +15,7 @@ from mptrace.recording.stack_layouts import (
     STACK_OF_MIGRATION,
     STACK_OF_WAIT,
     STACK_TABLES,
+    UNNAMED,
     WITHOUT_STACK,
 )
 
@@ -88,7 +89,11 @@ class StackTexts:
 
     def __init__(self, tables: Tables) -> None:
         frames = table_of(tables, "stacks")
-        # recorded again in each recording of a session that rotated
+        # recorded again in each recording of a session that rotated, by one of them perhaps
+        # without names
+        has_no_names = frames["unknown"] == UNNAMED.encode()
+        named = np.isin(frames["stack"], frames["stack"][~has_no_names])
+        frames = frames[~(has_no_names & named)]
         frames = frames[_once(frames)]
         numbers, place = ranks(frames["stack"].astype(np.int64))
         self._texts = {WITHOUT_STACK: StackText("")}

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-#: Bytes of a name; of a longer one the end is kept, behind :data:`CUT_NAME`.
+#: Bytes of a name; of a longer one begin and end are kept, with :data:`CUT_NAME` between them.
 NAME_BYTES = 240
 CUT_NAME = b"..."
 

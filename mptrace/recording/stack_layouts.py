@@ -22,6 +22,8 @@ FRAME_NAMES = ("kernel", "user")
 
 #: Number of no stack, in `stack_uses`.
 WITHOUT_STACK = 0
+#: Why a frame is unknown whose stack another recording of the session may have named.
+UNNAMED = "its recording ended before it was named"
 #: Bytes of a symbol, a module or path, and a reason; what is longer is cut, and ends in CUT.
 SYMBOL_BYTES, MODULE_BYTES, WHY_BYTES = 160, 160, 64
 CUT = b"..."

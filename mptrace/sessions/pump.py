@@ -127,7 +127,7 @@ class Pump:
             if self._maps is not None:
                 self._maps.forget()
             if self._stacks is not None:
-                self._stacks.forget()
+                before.append("stacks", self._stacks.forget())
         return before
 
     def finish(self) -> None:

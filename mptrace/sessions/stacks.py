@@ -9,6 +9,7 @@ end; another one reads the files that these had mapped.
 import errno
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from mptrace.recording.stack_layouts import (
     STACK_FRAME,
     STACK_USE,
     SYMBOL_BYTES,
+    UNNAMED,
     WITHOUT_STACK,
 )
 
@@ -36,7 +38,9 @@ MAX_STACKS = 1 << 15
 MAX_FRAMES = 1 << 17
 #: Programs of processes whose mappings are kept.
 _MOST_IMAGES = 256
-#: Seconds that the end of a session waits for names.
+#: A reading of mappings stands for so long; further ones come ever later.
+_FRESH_NS, _AGAIN_NS, _MOST_AGAIN_NS = 1_000_000_000, 250_000_000, 60_000_000_000
+#: Seconds that a session waits for names in all, when it ends or a round of it does.
 NAMING_SECONDS = 30.0
 
 #: Addresses of a stack, by "kernel" or "user" and its key in the kernel's map.
@@ -46,8 +50,7 @@ Emit = Callable[[Table], None]
 TOO_MANY = "too many different stacks"
 NOT_THERE = "the kernel did not keep it"
 _OF_USER = ("user", "tgid", "tid", "image")
-NO_TIME = "the session ended before it was named"
-_TOO_MANY_IMAGES = "too many processes at once"
+_NOT_MAPPED = "nothing was mapped there when its mappings were read"
 _NO_IMAGE = "can't tell whether it called exec()"
 _NO_CODE = b"no code is there: the function before keeps no frame pointer"
 _OTHER_NAMESPACE = "process numbers are another namespace's"
@@ -88,9 +91,11 @@ class Stacks:
         #: Stacks whose rows the present recording has, or will have.
         self._recorded: set[int] = set()
         self._frames = 0
+        #: Those that have no names yet.
+        self._waiting: dict[int, _Stack] = {}
         #: Stacks of processes to be looked at; a task of it is done when the stack is named.
         self._queue: queue.Queue[_Stack | None] = queue.Queue()
-        self._seen: queue.Queue[_Stack | None] = queue.Queue()
+        self._seen: queue.Queue[tuple[_Stack, Image | str] | None] = queue.Queue()
         self._namer = _Namer()
         self._stopped = threading.Event()
         self._threads = [
@@ -98,6 +103,8 @@ class Stacks:
             for target, name in ((self._look, "processes"), (self._name, "stacks"))
         ]
         self._error: BaseException | None = None
+        #: A file or a process is stuck, and the one who reads it: nobody waits once more.
+        self._gave_up = False
 
     def start(self, emit: Emit) -> None:
         """Begin naming; ``emit`` gets rows of dtype STACK_FRAME, from another thread."""
@@ -130,16 +137,22 @@ class Stacks:
             uses["user_stack"] = np.array(found, np.uint32)[place]
         return uses, np.concatenate([np.empty(0, STACK_FRAME), *ready])
 
-    def forget(self) -> None:
-        """Record each stack anew when it is met: another recording has begun."""
+    def forget(self) -> Table:
+        """Record each stack anew when it is met: another recording has begun.
+
+        Returns the frames of those that the one before has no names of, addresses only.
+        """
         with self._lock:
+            rest = self._unnamed()
             self._recorded.clear()
+            return rest
 
     def wait(self, seconds: float = NAMING_SECONDS) -> None:
-        """Wait until all are named, no longer than that."""
+        """Wait until all are named, no longer than that, and never again if that was too short."""
         with self._queue.all_tasks_done:
-            self._queue.all_tasks_done.wait_for(
-                lambda: not self._queue.unfinished_tasks or self._error is not None, seconds
+            self._gave_up |= not self._queue.all_tasks_done.wait_for(
+                lambda: not self._queue.unfinished_tasks or self._error is not None,
+                0 if self._gave_up else seconds,
             )
 
     def stop(self) -> Table:
@@ -148,22 +161,27 @@ class Stacks:
         Harmless when called again; raises what ended the thread.
         """
         self._stopped.set()
-        for each in (self._queue, self._seen):
-            each.put(None)
+        self._queue.put(None)
+        self._seen.put(None)
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(NAMING_SECONDS)
-        rest = [np.empty(0, STACK_FRAME)]
-        for each in (self._queue, self._seen):
-            while not each.empty():
-                stack = each.get_nowait()
-                if stack is not None:
-                    rest.append(_unnamed(stack, NO_TIME))
+                thread.join(0 if self._gave_up else NAMING_SECONDS)
+                self._gave_up |= thread.is_alive()
         if not any(thread.is_alive() for thread in self._threads):
             self._namer.close()
         if self._error is not None:
             raise self._error
-        return np.concatenate(rest)
+        with self._lock:
+            rest = self._unnamed()
+            self._waiting.clear()
+            return rest
+
+    def _unnamed(self) -> Table:
+        """Frames of those that the present recording needs, and nobody has named yet."""
+        waiting = (stack for number, stack in self._waiting.items() if number in self._recorded)
+        return np.concatenate(
+            [np.empty(0, STACK_FRAME), *(_unnamed(stack, UNNAMED) for stack in waiting)]
+        )
 
     def _numbered(self, stack: _Stack, key: int, ready: list[Table]) -> int:
         """The number of a stack; its rows go to ``ready`` where they are there already."""
@@ -199,7 +217,8 @@ class Stacks:
             return self._unknown(stack.tgid, TOO_MANY)
         number = self._next(content)
         self._frames += len(addresses)
-        self._queue.put(_Stack(number, addresses, stack.tgid, stack.tid, stack.image))
+        self._waiting[number] = _Stack(number, addresses, stack.tgid, stack.tid, stack.image)
+        self._queue.put(self._waiting[number])
         return number
 
     def _next(self, content: object) -> int:
@@ -225,35 +244,32 @@ class Stacks:
     def _look(self) -> None:
         while (stack := self._queue.get()) is not None and not self._stopped.is_set():
             try:
-                self._namer.look_at(stack)
+                image = self._namer.look_at(stack)
             except BaseException as error:  # carried to the session's thread
                 self._fail(error)
                 return
-            self._seen.put(stack)
-        if stack is not None:
-            self._seen.put(stack)
-        self._seen.put(None)
+            self._seen.put((stack, image))
 
     def _name(self) -> None:
-        while (stack := self._seen.get()) is not None and not self._stopped.is_set():
+        while (seen := self._seen.get()) is not None and not self._stopped.is_set():
             try:
-                self._finish(stack)
+                self._finish(*seen)
             except BaseException as error:  # carried to the session's thread
                 self._fail(error)
                 return
-        if stack is not None:
-            self._seen.put(stack)
 
     def _fail(self, error: BaseException) -> None:
         with self._queue.all_tasks_done:
             self._error = self._error or error
             self._queue.all_tasks_done.notify_all()
 
-    def _finish(self, stack: _Stack) -> None:
-        rows = self._namer.rows(stack)
+    def _finish(self, stack: _Stack, image: Image | str) -> None:
+        rows = self._namer.rows(stack, image)
         with self._lock:
             self._rows[stack.number] = rows
-            wanted = stack.number in self._recorded
+            # else it is recorded as it was
+            is_waiting = self._waiting.pop(stack.number, None) is not None
+            wanted = is_waiting and stack.number in self._recorded
         if wanted:
             self._emit(rows)
         self._queue.task_done()
@@ -275,37 +291,48 @@ class _Namer:
         """Read the kernel's functions, before anything is asked."""
         self._kernel.renew()
 
-    def look_at(self, stack: _Stack) -> None:
-        """Note what the stack's process has mapped, unless that is known."""
+    def look_at(self, stack: _Stack) -> Image | str:
+        """What the stack's process has mapped, or why that is not known; read if need be."""
         if not stack.tgid:
-            return
+            return ""
         key = (stack.tgid, stack.image)
         before = self._images.get(key)
         # a process that was gone stays gone
-        if isinstance(before, str) or (before and (before.gone or before.has(stack.addresses))):
-            return
+        if isinstance(before, str) or (before and before.gone):
+            return before
         if self._why_nobody or not stack.image:
-            self._images[key] = self._why_nobody or _NO_IMAGE
-            return
+            return self._images.setdefault(key, self._why_nobody or _NO_IMAGE)
+        now = time.monotonic_ns()
+        if before is not None:
+            is_fresh = now - before.read_ns < _FRESH_NS and before.has(stack.addresses)
+            if is_fresh or now < before.next_ns:
+                return before
+        found: Image | str
         try:
             where = (stack.tgid, stack.tid, stack.image)
-            self._images[key] = image_of(*where, stack.addresses, self._files)
+            found = image_of(*where, stack.addresses, self._files)
+            gap = _AGAIN_NS if before is None else min(2 * before.gap_ns, _MOST_AGAIN_NS)
+            found.read_ns, found.gap_ns, found.next_ns = now, gap, time.monotonic_ns() + gap
         except Gone as gone:
-            if before is None:
-                self._images[key] = str(gone)
-            else:
+            found = str(gone)
+            if before is not None:
                 # what it had mapped before is still true
-                before.gone = str(gone)
+                before.gone, found = str(gone), before
+        self._images[key] = found
         while len(self._images) > _MOST_IMAGES:
             self._images.pop(next(iter(self._images)))
+        return found
 
     def close(self) -> None:
         """Look at nothing any more."""
         self._files.close()
 
-    def rows(self, stack: _Stack) -> Table:
-        """Frames of a stack, shape (n,), the innermost first; without those of the probe."""
-        return self._user(stack) if stack.tgid else self._in_kernel(stack)
+    def rows(self, stack: _Stack, image: Image | str) -> Table:
+        """Frames of a stack, shape (n,), the innermost first; without those of the probe.
+
+        :param image: what `look_at` said of it.
+        """
+        return self._user(stack, image) if stack.tgid else self._in_kernel(stack)
 
     def _in_kernel(self, stack: _Stack) -> Table:
         self._kernel.renew()
@@ -326,8 +353,7 @@ class _Namer:
         rows["depth"] = np.arange(rows.size)
         return rows
 
-    def _user(self, stack: _Stack) -> Table:
-        image = self._images.get((stack.tgid, stack.image), _TOO_MANY_IMAGES)
+    def _user(self, stack: _Stack, image: Image | str) -> Table:
         if isinstance(image, str):
             return _unnamed(stack, image)
         rows = _unnamed(stack, "")
@@ -338,7 +364,7 @@ class _Namer:
                 return rows[: place + 1]
             found = image.at(address, is_next=bool(row["depth"]))
             if found is None:
-                row["unknown"] = (image.gone or "nothing is mapped there").encode()
+                row["unknown"] = (image.gone or _NOT_MAPPED).encode()
                 continue
             row["symbol"] = _cut(found.symbol, SYMBOL_BYTES)
             row["module"] = _cut(found.path, MODULE_BYTES)

@@ -123,8 +123,23 @@ def test_what_was_cut_is_not_said_to_be_unmapped() -> None:
     found = lying(reading(100, *cut))
     assert found.at(TGID, 0x1800, 100).text == "heap"
     assert "beyond the bound" in found.at(TGID, 0x3000, 100).why_unknown
-    assert "no longer mapped" in found.at(TGID, 0x800, 100).why_unknown
+    assert "no longer mapped" in found.at(TGID, 0x800, 50).why_unknown
     assert found.seen == {"processes": 1, "ended": 0, "denied": 0, "left_out": 1, "more": False}
+
+
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ([], "mapped after the mappings of its process were read"),
+        ([reading(300, {"state": ENDED})], "had ended before"),
+        ([reading(300, {"state": DENIED})], "permission denied"),
+        ([reading(300, mapping(0x1000, 1, b"[heap]"))], "no longer mapped"),
+    ],
+)
+def test_what_was_mapped_after_a_reading(then: list[np.ndarray], words: str) -> None:
+    """Only a reading that comes later can say that it is no longer there."""
+    found = lying(reading(100, mapping(0x1000, 1, b"[heap]")), *then)
+    assert words in found.at(TGID, 0x5000, 200).why_unknown
 
 
 def test_an_older_recording_says_why() -> None:
@@ -177,4 +192,4 @@ def test_of_processes_beyond_what_is_remembered_it_is_left_out() -> None:
     assert found.seen == {"processes": 1, "ended": 0, "denied": 0, "left_out": 0, "more": True}
     assert found.at(TGID, 0x1800, 100).text == "heap"
     assert "beyond the bound" in found.at(TGID + 1, 0x1800, 100).why_unknown
-    assert "no longer mapped" in found.at(TGID, 0x3000, 100).why_unknown
+    assert "no longer mapped" in found.at(TGID, 0x3000, 50).why_unknown

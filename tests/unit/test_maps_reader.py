@@ -217,13 +217,13 @@ def test_a_pace_is_kept(tmp_path: Path) -> None:
     session.reader.stop(SECONDS)
 
 
-def test_a_long_name_keeps_its_end(session: Session, tmp_path: Path) -> None:
-    """It is marked as cut."""
-    put(tmp_path, 7, FILE.replace("/usr/lib/a b", "/x" * 300 + "/end"))
+def test_a_long_name_keeps_its_begin_and_its_end(session: Session, tmp_path: Path) -> None:
+    """By its begin it is told what it is: a memfd may have a name as long."""
+    put(tmp_path, 7, FILE.replace("/usr/lib/a b", "/memfd:" + "x" * 600 + "/end"))
     (name,) = session.read(7)["name"].tolist()
     assert len(name) == NAME_BYTES
-    assert name.startswith(b"...")
-    assert name.endswith(b"/x/end")
+    assert name.startswith(b"/memfd:xxxxxxxxx...x")
+    assert name.endswith(b"x/end")
 
 
 def test_a_real_process() -> None:

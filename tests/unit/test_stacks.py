@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from mptrace.recording.stack_layouts import (
     STACK_OF_WAIT,
     STACK_SAMPLE,
     SYMBOL_BYTES,
+    UNNAMED,
     WITHOUT_STACK,
 )
 from mptrace.sessions import stacks
@@ -83,7 +85,7 @@ def session() -> Iterator[Session]:
 def here() -> dict[str, int]:
     """A sample of this process, as the kernel would take it."""
     pid = os.getpid()
-    return {"tgid": pid, "tid": pid, "image": proc.stack_begin(pid), "kernel": 7}
+    return {"tgid": pid, "tid": pid, "image": proc.image(pid).stack, "kernel": 7}
 
 
 def test_a_use_has_what_its_sample_says(session: Session) -> None:
@@ -154,7 +156,7 @@ def test_functions_of_a_living_process_have_names(
     assert frames["unknown"].tolist() == [
         b"",
         b"",
-        b"nothing is mapped there",
+        b"nothing was mapped there when its mappings were read",
         b"no code is there: the function before keeps no frame pointer",
     ]
 
@@ -228,6 +230,56 @@ def test_another_recording_has_the_frames_again(session: Session) -> None:
     assert session.reads == [("kernel", 7)]
 
 
+def test_what_waits_for_its_name_is_in_the_recording_that_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As addresses, and with names in the next one that meets it."""
+    named = threading.Event()
+    monkeypatch.setattr(stacks._Namer, "look_at", lambda *_: named.wait() and "")
+    session = Session()
+    session.add({"kernel": 7})
+    rest = session.stacks.forget()
+    assert rest["address"].tolist() == list(KERNEL)
+    assert set(rest["unknown"].tolist()) == {UNNAMED.encode()}
+    assert not len(session.stacks.forget())
+    session.add({"kernel": 7})
+    named.set()
+    frames = session.named()
+    assert frames["address"].tolist() == list(KERNEL)
+    assert UNNAMED.encode() not in frames["unknown"].tolist()
+    assert not len(session.stacks.stop())
+
+
+def test_who_is_stuck_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that never answers: its stack has addresses, and so have those behind it."""
+    answers = threading.Event()
+    monkeypatch.setattr(stacks._Namer, "look_at", lambda *_: answers.wait() and "")
+    monkeypatch.setattr(stacks, "NAMING_SECONDS", 1e6)
+    session = Session()
+    session.add({"kernel": 7}, {"kernel": 9})
+    session.stacks.wait(0.01)
+    session.stacks.wait(1e6)
+    rest = session.stacks.stop()
+    assert sorted(rest["address"].tolist()) == sorted((*KERNEL, *KERNEL, 0xFFFFFFFF81000030))
+    answers.set()
+
+
+def test_a_stack_has_the_mappings_of_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is read again for other addresses leaves earlier stacks their names."""
+    monkeypatch.setattr(stacks, "_AGAIN_NS", 0)
+    namer = stacks._Namer()
+    pid = os.getpid()
+    inside = ctypes.cast(ctypes.CDLL("libc.so.6").getpid, ctypes.c_void_p).value
+    assert inside
+    one, other = (
+        stacks._Stack(number, (address,), pid, pid, proc.image(pid).stack)
+        for number, address in ((1, inside), (2, 1 << 46))
+    )
+    first, second = namer.look_at(one), namer.look_at(other)
+    assert first is not second
+    assert b"getpid" in namer.rows(one, first)["symbol"][0]
+
+
 def test_what_was_not_named_in_time_has_addresses() -> None:
     """A session that ends leaves nothing out; to end it again does nothing."""
     session = Session()
@@ -235,7 +287,7 @@ def test_what_was_not_named_in_time_has_addresses() -> None:
     session.add({"kernel": 7})
     rest = session.stacks.stop()
     assert rest["address"].tolist() == list(KERNEL)
-    assert set(rest["unknown"].tolist()) == {stacks.NO_TIME.encode()}
+    assert set(rest["unknown"].tolist()) == {UNNAMED.encode()}
     assert not len(session.stacks.stop())
 
 
@@ -267,7 +319,7 @@ def test_frames_of_the_probe_are_left_out(monkeypatch: pytest.MonkeyPatch) -> No
             return _Found(names[address + 1])
 
     monkeypatch.setattr(stacks, "KernelFunctions", Kernel)
-    rows = stacks._Namer().rows(stacks._Stack(1, tuple(range(len(names)))))
+    rows = stacks._Namer().rows(stacks._Stack(1, tuple(range(len(names)))), "")
     assert rows["symbol"].tolist() == [name.encode() for name in names[2:]]
     assert rows["depth"].tolist() == [0, 1, 2]
 

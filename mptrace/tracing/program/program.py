@@ -136,14 +136,15 @@ class Program:
 
         try:
             fd = with_memory(load)
-        except OSError:
+        except OSError as refused:
             # once more, for what the verifier says
             log = ctypes.create_string_buffer(_LOG_BYTES)
             try:
                 fd = load(log)
-            except OSError as error:
+            except OSError:
                 said = tail(log.value.decode(errors="replace"))
-                raise OSError(error.errno, f"{error.strerror}{said}") from None
+                # a log that does not fit has an errno of its own
+                raise OSError(refused.errno, f"{refused.strerror}{said}") from None
         self._fds.append(fd)
         self._program_fds[label] = fd
         return fd
