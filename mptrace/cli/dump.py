@@ -82,6 +82,7 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
     What --from to --failed leave out is said first: on stderr beside CSV and JSON lines.
     """
     from mptrace.cli.selecting import selected
+    from mptrace.outcomes.chosen import COUNTED
     from mptrace.outcomes.dump import dumped_table
     from mptrace.outcomes.said import is_empty
 
@@ -91,11 +92,15 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
         rows = dumped_table(table, data.tables(), data.meta, selection=selection)
     if selection.is_about and rows.said is not None:
         _say_what(rows.said, is_text=form == "table")
+    is_said = selection.is_about and table in COUNTED
+    if rows.unknown and rows.count and not is_said:
+        progress(f"left out as unknown: {many(rows.unknown, *_names(table))}")
     if not rows.count:
         failed = selection.failed and not selection.is_about
         why = _why_none(table, rows.total, rows.unknown, failed=failed)
         if selection.is_about and rows.total:
             why = f"no rows: of {many(rows.total, *_names(table))} none fits"
+            why += "" if is_said or not rows.unknown else f"; {rows.unknown:,} unknown"
         click.echo(why, err=True)
         if selection.is_about and rows.said is not None and not is_empty(rows.said):
             _say_what_there_is(rows.said)

@@ -85,15 +85,18 @@ def selected(
         recording that does not say when it was.
     """
     clock = Clock(meta.raw.get("started"), meta.raw.get("ended"))
-    start = None if since is None else resolve(since, clock, "--from")
-    end = None if until is None else resolve(until, clock, "--to", after=start)
+    # of a session that rotated, not of the recording that is left of it
+    origin = None if meta.session is None else meta.session.monotonic_ns
+    start = None if since is None else resolve(since, clock, "--from", origin_ns=origin)
+    end = None if until is None else resolve(until, clock, "--to", after=start, origin_ns=origin)
     if since and until and start is not None and end is not None and end <= start:
         raise UsageError(
             f"--to '{until.text}' is not later than --from '{since.text}'",
-            "a time of the day is UTC, of the session's day; a number is seconds since its start",
+            "a time of the day is UTC, of the session's day: give a date for another one; "
+            "a number is seconds since its start",
         )
     try:
-        codes, reasons = paths_named(paths, meta)
+        codes, maybe, reasons = paths_named(paths, meta)
     except ValueError as error:
         message, hint = error.args
         raise UsageError(message, hint) from error
@@ -103,6 +106,7 @@ def selected(
         pids=tuple(pids),
         names=tuple(dict.fromkeys(paths)),
         paths=codes,
+        maybe=maybe,
         reasons=reasons,
         nids=tuple(nids),
         failed=failed,

@@ -13,21 +13,22 @@ import numpy.typing as npt
 
 from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.causes import obstacles
-from mptrace.outcomes.correlate import Correlation
+from mptrace.outcomes.correlate import NOT_ATTEMPTED, UNKNOWN, Correlation
 from mptrace.outcomes.failed import Failed
 from mptrace.outcomes.fates import Fates
-from mptrace.outcomes.own import Own
+from mptrace.outcomes.own import Own, has_all, rows_of
 from mptrace.outcomes.paths import PATHS, of_migrations
 from mptrace.outcomes.selection import Selection
 from mptrace.outcomes.stacks import told_of_stacks
+from mptrace.outcomes.taking_part import taking_part
 from mptrace.outcomes.told import Told, every, known, none
 from mptrace.outcomes.waiting import join, waits_of
-from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import MAPPER, NO_LOOKUP, PROCESS, READ_NODES
 from mptrace.recording.mapping import MAPPING
 from mptrace.recording.meta import Meta
 
 _LAST = np.iinfo(np.int64).max
+_ESRCH = 3
 _MOVE_PAGES = next(code for code, path in enumerate(PATHS) if path.key == "move_pages")
 #: Tables whose rows are counted in what is said of a selection.
 COUNTED = ("calls", "entries", "migrations", "folios", "waits")
@@ -75,9 +76,9 @@ class _Chooser:
         self._calls, self._migrations = tables["calls"], tables["migrations"]
         self._folios, self._waits = tables["folios"], waits_of(tables)
         self._joined = join(tables, meta)
-        self._call_of_migration = _rows(self._calls["call_id"], self._migrations["call_id"])
-        self._call_of_folio = _rows(self._calls["call_id"], self._folios["call_id"])
-        self._migration_of_folio = _rows(
+        self._call_of_migration = rows_of(self._calls["call_id"], self._migrations["call_id"])
+        self._call_of_folio = rows_of(self._calls["call_id"], self._folios["call_id"])
+        self._migration_of_folio = rows_of(
             self._migrations["migration_id"], self._folios["migration_id"]
         )
         #: Row in `calls` of each entry's call, -1.
@@ -98,20 +99,26 @@ class _Chooser:
             told["obstacles"] &= known(failed.obstacles())
         told |= told_of_stacks(self._tables, told, whole=not wanted.is_filter)
         ordinals = self._of_ordinals(told, rows)
-        pages = self._calls["nr_pages"][
-            self._found.call_row[ordinals & (self._found.call_row >= 0)]
-        ]
-        bound = self._meta.max_entries
-        beyond = sum(int(count) - bound for count in pages[pages > bound])
         # which node they name, or what became of them, was not read
-        unread = beyond if wanted.failed or wanted.nids else 0
+        is_unread = wanted.failed or bool(wanted.nids)
+        maybe = {**told, "calls": known(told["calls"].yes | told["calls"].unsure)}
+        beyond = self._beyond(ordinals)
+        unread = self._beyond(self._of_ordinals(maybe, rows)) if is_unread else 0
         return Chosen(
             {table: each.yes for table, each in told.items()},
             {table: each.unsure for table, each in told.items()},
             ordinals,
-            beyond - unread,
+            0 if is_unread else beyond,
             unread,
         )
+
+    def _beyond(self, ordinals: Bools) -> int:
+        """Entries of these calls that were not read, as there were too many."""
+        pages = self._calls["nr_pages"][
+            self._found.call_row[ordinals & (self._found.call_row >= 0)]
+        ]
+        bound = self._meta.max_entries
+        return sum(int(count) - bound for count in pages[pages > bound])
 
     def _everything(self) -> dict[str, Told]:
         sizes = {"entries": self._found.rows.size, "waits": self._waits.size}
@@ -133,13 +140,17 @@ class _Chooser:
         of_ordinal[self._found.call_row[has]] = has
         calls = calls_alike
         if wanted.nids:
-            calls &= by_call.at(of_ordinal, none(self._calls.size))
+            # entries that were not read may name any node
+            beyond = self._calls["nr_pages"] > self._meta.max_entries
+            beyond &= (self._calls["nodes_ptr"] != 0) & (of_ordinal >= 0)
+            no = none(self._calls.size)
+            calls &= by_call.at(of_ordinal, no) | Told(no.yes, beyond)
         folios = self._folio_time & self._folio_path & self._folio_pid & self._folio_node
         migrations = self._migration_time & self._migration_path
         direct = self._migration_pid & self._migration_node
         if wanted.pids or wanted.nids:
             inside = self._any(self._migration_of_folio, folios, self._migrations.size)
-            migrations &= direct | inside
+            migrations &= direct | inside | self._partial
         waits = self._wait_time & self._wait_path & self._wait_pid & self._wait_node
         refused = self._of_obstacles(folios, calls, failed.folio_of_obstacles)
         told = {
@@ -209,7 +220,9 @@ class _Chooser:
             return every(calls.size)
         passed = (calls["target_tgid"] == 0) & np.isin(calls["pid"], self._wanted.pids)
         theirs = self._is_theirs(calls["tgid"]) | self._is_theirs(calls["target_tgid"])
-        return known(theirs | passed)
+        # a number may be a thread's, or of another namespace; for none there is no target
+        unclear = (calls["target_tgid"] == 0) & (calls["pid"] != 0) & (calls["ret"] != -_ESRCH)
+        return Told(theirs | passed, unclear & ~(theirs | passed))
 
     @cached_property
     def _migration_pid(self) -> Told:
@@ -270,8 +283,9 @@ class _Chooser:
         rows, wanted = self._migrations, self._wanted
         if not wanted.names:
             return every(rows.size)
-        fits = np.isin(of_migrations(rows, self._meta), wanted.paths)
-        return known(fits | np.isin(rows["reason"], wanted.reasons))
+        paths = of_migrations(rows, self._meta)
+        fits = np.isin(paths, wanted.paths) | np.isin(rows["reason"], wanted.reasons)
+        return Told(fits, np.isin(paths, wanted.maybe) & ~fits)
 
     @cached_property
     def _folio_path(self) -> Told:
@@ -316,18 +330,32 @@ class _Chooser:
         fits |= (rows["has_location"] != 0) & np.isin(rows["before_nid"], self._wanted.nids)
         from_there = np.append(self._folios["src_nid"], -1)[rows["folio"]]
         fits |= np.isin(from_there, self._wanted.nids)
-        return Told(fits, ~fits & ~read)
+        # of one that nobody looked at it is not known where it lies
+        somewhere = (rows["has_location"] != 0) | (from_there >= 0)
+        somewhere |= ~np.isin(rows["outcome"], (UNKNOWN, NOT_ATTEMPTED))
+        return Told(fits, ~fits & (~read | ~somewhere))
 
     @cached_property
     def _wait_node(self) -> Told:
         if not self._wanted.nids:
             return every(self._waits.size)
         folios, entries = self._folio_node, self._entry_node
-        migrations = self._migration_node | self._any(
-            self._migration_of_folio, folios, self._migrations.size
-        )
+        migrations = self._migration_node | self._partial
+        migrations |= self._any(self._migration_of_folio, folios, self._migrations.size)
         calls = self._any(self._call_of_entry, entries, self._calls.size)
         return self._held(migrations, calls)
+
+    @cached_property
+    def _partial(self) -> Told:
+        """Of a migration that lacks folios' records nobody can say whose these were, or where."""
+        inside = self._migration_of_folio >= 0
+        pages = np.bincount(
+            self._migration_of_folio[inside],
+            weights=self._folios["nr_pages"][inside],
+            minlength=self._migrations.size,
+        )
+        no = np.zeros(self._migrations.size, np.bool_)
+        return Told(no, ~has_all(self._migrations, pages))
 
     # ---- the tables that go with these
 
@@ -344,45 +372,26 @@ class _Chooser:
         rows = obstacles.of(self._tables)
         own = self._within(rows["first_ns"], rows["last_ns"])
         only_time = not (self._wanted.pids or self._wanted.names or self._wanted.nids)
-        otherwise = own if only_time else Told(np.zeros(rows.size, np.bool_), own.yes)
-        of_call = calls.at(_rows(self._calls["call_id"], rows["call_id"]), otherwise)
+        otherwise = own
+        if not only_time:
+            otherwise = Told(np.zeros(rows.size, np.bool_), own.yes | own.unsure)
+        of_call = calls.at(rows_of(self._calls["call_id"], rows["call_id"]), otherwise)
         return folios.at(folio, of_call)
 
     def _of_mappers(self, calls: Told) -> Told:
         found = self._tables.get("mappers")
         rows = np.zeros(0, MAPPER) if found is None else found
-        return calls.at(_rows(self._calls["call_id"], rows["call_id"]))
+        return calls.at(rows_of(self._calls["call_id"], rows["call_id"]))
 
     def _of_processes(self, told: dict[str, Told]) -> Told:
         """Those that take part in what is chosen."""
         found = self._tables.get("processes")
         rows = np.zeros(0, PROCESS) if found is None else found
-        return known(np.isin(rows["tgid"], self._taking_part(told)))
+        return known(np.isin(rows["tgid"], taking_part(self._tables, told)))
 
     def _of_mappings(self, told: dict[str, Told]) -> Told:
         """Of processes that were asked for; without such, of those that take part."""
         found = self._tables.get("mappings")
         rows = np.zeros(0, MAPPING) if found is None else found
-        whose = self._wanted.pids or self._taking_part(told)
+        whose = self._wanted.pids or taking_part(self._tables, told)
         return known(np.isin(rows["tgid"], whose))
-
-    def _taking_part(self, told: dict[str, Told]) -> npt.NDArray[np.uint32]:
-        calls = self._calls[told["calls"].yes]
-        waits = self._waits[told["waits"].yes]
-        parts = [
-            calls["tgid"],
-            calls["target_tgid"],
-            self._migrations["tgid"][told["migrations"].yes],
-            self._folios["owner_tgid"][told["folios"].yes],
-            waits["tgid"],
-        ]
-        mappers = self._tables.get("mappers")
-        if mappers is not None:
-            parts.append(mappers["pid"][told["mappers"].yes])
-        return np.unique(np.concatenate(parts))
-
-
-def _rows(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:
-    """Row of each wanted id, -1 where there is none; 0 is no id."""
-    found: Ints = np.where(wanted != 0, rows_of_ids(ids, wanted), -1)
-    return found

@@ -56,6 +56,7 @@ class Failed:
         failed = rows["ret"] != 0
         failed[known] |= stayed[numbers[known]]
         doubt = (rows["lost"] != 0) | (rows["exit_ns"] == 0)
+        doubt |= (rows["nr_pages"] > self._meta.max_entries) & (rows["nodes_ptr"] != 0)
         unclear = np.zeros(stayed.size, np.bool_)
         unclear[entries["call"][unknown]] = True
         doubt[known] |= unclear[numbers[known]]

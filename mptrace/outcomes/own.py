@@ -6,6 +6,7 @@ are, so that their numbers stay, too; whoever sums up leaves them out, and says 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,12 +73,12 @@ def own_of(tables: Tables, meta: Meta) -> Own:
     # where no page told the target, a call with no pid is about its caller's pages
     about_itself = (calls["target_tgid"] == 0) & (calls["pid"] == 0)
     of_call: Bools = np.isin(np.where(about_itself, calls["tgid"], calls["target_tgid"]), tgids)
-    call = _rows_of(calls["call_id"], migrations["call_id"])
+    call = rows_of(calls["call_id"], migrations["call_id"])
     of_migration = _told(of_call, call)
     if meta.tier == TRACEPOINTS:
         of_migration |= np.isin(migrations["tgid"], tgids) & (migrations["call_id"] == 0)
-    call = _rows_of(calls["call_id"], folios["call_id"])
-    migration = _rows_of(migrations["migration_id"], folios["migration_id"])
+    call = rows_of(calls["call_id"], folios["call_id"])
+    migration = rows_of(migrations["migration_id"], folios["migration_id"])
     mapped = np.isin(folios["owner_tgid"], tgids)
     # one mapping in each attempt at the most: nobody else maps it
     mapped &= folios["n_maps"] <= np.maximum(folios["n_unmap"], 1)
@@ -88,7 +89,7 @@ def own_of(tables: Tables, meta: Meta) -> Own:
     return Own(tgids, of_call, of_migration | whole, of_folio, np.isin(waits["tgid"], tgids))
 
 
-def _rows_of(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:
+def rows_of(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:
     """Row of each wanted id, -1 where there is none; 0 is no id."""
     found: Ints = np.where(wanted != 0, rows_of_ids(ids, wanted), -1)
     return found
@@ -110,9 +111,18 @@ def _has_only(migrations: Table, folios: Table, migration: Ints, own: Bools) -> 
     count = np.bincount(of, minlength=migrations.size)
     pages = np.bincount(of, weights=size, minlength=migrations.size)
     strange = np.bincount(of, weights=~mine, minlength=migrations.size)
+    found: Bools = (count > 0) & (strange == 0) & has_all(migrations, pages)
+    return found
+
+
+def has_all(migrations: Table, pages: npt.NDArray[Any]) -> Bools:
+    """Whether a migration's folios have records, as far as the kernel counted.
+
+    What it counted beyond them may be anybody's, as may what was lost.
+
+    :param pages: of each migration the base pages of its folios' records.
+    """
     counted = (migrations["succeeded"] != NOT_COUNTED) & (migrations["failed"] != NOT_COUNTED)
     told = migrations["succeeded"].astype(np.int64) + migrations["failed"].astype(np.int64)
-    # pages that the kernel counted beyond the records may be anybody's, as may lost ones
-    all_there = ~(counted & (told > pages)) & (migrations["lost"] == 0)
-    found: Bools = (count > 0) & (strange == 0) & all_there
+    found: Bools = ~(counted & (told > pages)) & (migrations["lost"] == 0)
     return found

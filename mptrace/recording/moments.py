@@ -49,13 +49,20 @@ def parse_moment(text: str) -> Moment:
     return Moment(text, "date", day * _DAY_NS + _of_day(match) - _offset(match["zone"]))
 
 
-def resolve(given: Moment, clock: Clock, option: str, after: int | None = None) -> int:
+def resolve(
+    given: Moment,
+    clock: Clock,
+    option: str,
+    after: int | None = None,
+    origin_ns: int | None = None,
+) -> int:
     """A time as ns of the recording's CLOCK_MONOTONIC; it may lie outside of the session.
 
     A time of the day is one of the session's days: the first in the session, and later
     than ``after``; where none is in it, the one that is nearest to it.
 
     :param option: by which it was given, for the error.
+    :param origin_ns: when the session began (CLOCK_MONOTONIC), None: with the recording.
     :raises UsageError: the recording does not say when it began.
     """
     if clock.started is None:
@@ -65,7 +72,7 @@ def resolve(given: Moment, clock: Clock, option: str, after: int | None = None) 
         )
     wall, monotonic = clock.started
     if given.kind == "seconds":
-        return monotonic + given.ns
+        return (monotonic if origin_ns is None else origin_ns) + given.ns
     if given.kind == "date":
         return monotonic + given.ns - wall
     end = wall + max(clock.duration_ns() or 0, 0)

@@ -112,10 +112,10 @@ def test_somebody_in_trouble_is_answered() -> None:
     (owner,) = row["owners"]["named"][:1]
     assert f"{who} {row['moved_pages']} 0 {format_ns(row['time_ns'])}" in text
     assert f"toucher/{owner['tgid']} migrate_pages(2), 0->1, {row['first']['utc'][11:23]}" in text
-    assert re.search(r"; \d+ % \w+, \d+ % \w+ who stood still", text)
+    assert re.search(r"; \d+ % [\w ]+, \d+ % [\w ]+ who stood still", text)
     assert f"worker/{thread['tid']} of toucher/{thread['tgid']}" in text
     assert thread["longest_start"]["utc"][11:23] in text
-    assert f"for {who}: migrate_pages(2); longest at {thread['address']}" in text
+    assert f"for {who}: migrate_pages(2); longest at {thread['address']} in anonymous" in text
     assert "-> move in portions" in text
 
 
@@ -350,8 +350,9 @@ def test_where_some_folios_have_no_record_the_kernels_count_stands_beside() -> N
     assert (row["lost"], row["has_all_folios"], row["moved_pages"]) == (0, False, 100)
     text = plain(answer(found))
     assert "0->1" in text
-    assert "the kernel itself counted 399 moved, 0 stayed" in text
-    assert re.search(r"\d+ % \w+, \d+ % \w+ of the recorded folios' time", text)
+    counted = data.table("migrations")["succeeded"].sum()
+    assert f"the kernel itself counted {counted} moved, 0 stayed" in text
+    assert re.search(r"\d+ % [\w ]+, \d+ % [\w ]+ of the recorded folios' time", text)
 
 
 def test_an_incomplete_recording_is_a_warning(tmp_path: Path) -> None:

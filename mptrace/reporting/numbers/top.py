@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The lists of a report's numbers, cut to so many rows.  Pure."""
 
+from collections.abc import Callable
 from typing import Any
 
 from mptrace.reporting.numbers.sums import Numbers
@@ -28,6 +29,19 @@ LISTS = (
 )
 
 
+def _threads(numbers: Numbers) -> int:
+    return int(numbers["stalls"]["threads"])
+
+
+#: Of lists that are bounded before, how many there are: those that wait, calls that ended.
+_SIZES: dict[tuple[str, ...], Callable[[Numbers], int]] = {
+    ("stalls", "by_thread"): _threads,
+    ("stalls", "longest"): lambda all_of: all_of["stalls"]["count"] - all_of["stalls"]["open"],
+    ("summary", "waited"): _threads,
+    ("summary", "calls"): lambda all_of: all_of["calls"]["count"] - all_of["calls"]["without_end"],
+}
+
+
 def shortened(numbers: Numbers, top: int | None) -> Numbers:
     """The same with ``top`` rows of each of :data:`LISTS`; None: as it is.
 
@@ -45,8 +59,11 @@ def shortened(numbers: Numbers, top: int | None) -> Numbers:
             holder[key] = dict(holder[key])
             holder = holder[key]
         rows = holder[keys[-1]]
-        if rows is not None and len(rows) > top:
-            cut[".".join(keys)] = len(rows) - top
-            holder[keys[-1]] = rows[:top]
+        if rows is None:
+            continue
+        holder[keys[-1]] = rows[:top]
+        size = _SIZES[keys](numbers) if keys in _SIZES else len(rows)
+        if size > top:
+            cut[".".join(keys)] = size - len(rows[:top])
     found["selection"] = {**found["selection"], "cut": cut}
     return found

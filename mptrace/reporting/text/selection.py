@@ -34,8 +34,9 @@ def selected(said: Numbers, *, width: int | None = None) -> list[str]:
     ]
     text = f"only {', '.join(_asked(said))}: {', '.join(counts) or 'of nothing'}"
     lines = wrapped("", text, hang="  ")
-    unsure = [many(said["unsure"][table], *_NAMES[table]) for table in _NAMES]
-    unsure = [each for each in unsure if not each.startswith("0 ")]
+    unsure = [
+        many(said["unsure"][table], *_NAMES[table]) for table in _NAMES if said["unsure"][table]
+    ]
     if unsure:
         lines += wrapped("  ", f"left out as unknown whether they belong: {', '.join(unsure)}")
     return lines + (there_is(said) if is_empty(said) else [])
@@ -70,7 +71,8 @@ def _asked(said: Numbers) -> list[str]:
     start, end = said["from"], said["to"]
     parts = []
     if start or end:
-        is_dated = bool(start and end and day(start) != day(end))
+        first = said["there_is"]["first"]
+        is_dated = len({day(each) for each in (start, end, first) if each} - {""}) > 1
         words = [
             f"{word} {_time(each, is_dated=is_dated)}"
             for word, each in (("from", start), ("to", end))

@@ -10,6 +10,7 @@ stalls  everybody, while migratepages moves pages that a thread touches
 lost    everybody, while migratepages moves more pages than a tiny ring has room for
 """
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+#: Where all happens in the guest: what is recorded names no place of whoever makes it.
+PLACE = Path("/srv/recordings")
 KERNEL = "6.12"
 #: What happens while each is made; its options of `mptrace record`.
 NAMES = ("idle", "run", "stalls", "lost")
@@ -32,7 +35,7 @@ def mptrace(*arguments):
 @contextmanager
 def recorded(name, *options):
     """`mptrace record -a` of this name from when it traces until it ended in order."""
-    argv = mptrace("record", "-a", "--tier", "bpf", "--force", "-o", str(HERE / name), *options)
+    argv = mptrace("record", "-a", "--tier", "bpf", "--force", "-o", str(PLACE / name), *options)
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             print(line, end="", file=sys.stderr)
@@ -47,7 +50,7 @@ def recorded(name, *options):
 def moved_by_migratepages():
     """A process whose pages a thread touches, and migratepages moves to node 1."""
     toucher = subprocess.Popen(
-        [HERE / "toucher", str(PAGES)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [PLACE / "toucher", str(PAGES)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     pid = toucher.stdout.readline().strip()
     subprocess.run(["migratepages", pid, "0", "1"], check=True)
@@ -79,8 +82,12 @@ def main():
         # what moves pages here is what is asked to
         for name in ("kernel/numa_balancing", "vm/compaction_proactiveness"):
             Path("/proc/sys", name).write_text("0")
+        PLACE.mkdir()
+        shutil.copy(HERE / "toucher", PLACE)
         for name in sys.argv[2:]:
             make(name)
+            shutil.rmtree(HERE / name, ignore_errors=True)
+            shutil.copytree(PLACE / name, HERE / name)
         return
     program = HERE / "toucher"
     build = ["cc", "-O2", "-static", "-pthread", "-o", program, HERE / "toucher.c"]
