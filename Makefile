@@ -14,7 +14,7 @@ demo: setup ## the main job: a real migration traced; leaves mptrace.data
 	@scripts/demo $(ARGS)
 
 test: setup lint kernels bytecode ## all checks; tests on all kernels of the lab
-	$(python) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/unit tests/host tests/lab
+	$(python) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder tests/unit tests/host tests/lab
 
 setup: $(packages) $(venv)
 
@@ -30,7 +30,7 @@ host: setup ## tests of this machine's own kernel, as root
 	$(python) -m pytest tests/host
 
 labtest: setup bytecode ## tests in guests; KERNEL=6.12 for one kernel
-	$(if $(KERNEL),MPTRACE_LAB_KERNELS=$(KERNEL)) $(python) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/lab
+	$(if $(KERNEL),MPTRACE_LAB_KERNELS=$(KERNEL)) $(python) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder tests/lab
 
 # A guest forgets what it compiles: under emulation that takes seconds after each boot.
 bytecode: setup

@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mptrace.errors import HostError
-from mptrace.host import btf
-from mptrace.host.symbols import kallsyms, variables
+from mptrace.host import btf, kernel_symbols
 
 _PT_LOAD = 1
 
@@ -57,7 +56,7 @@ class Names:
     def word(self, variable: str) -> int | None:
         """Value of an 8-byte variable of the kernel itself; None where it can't be read."""
         # not `_symbols`: it parses every line of kallsyms, ten times as long
-        address = variables(kallsyms(self._root), (variable,)).get(variable)
+        address = kernel_symbols.read(self._root, (), (variable,)).variables.get(variable)
         data = None if address is None else self._read(address, 8)
         return int.from_bytes(data, "little") if data and len(data) == 8 else None
 

@@ -6,7 +6,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mptrace.errors import HostError
-from mptrace.host import access, bpf_support, btf, privileges, settings, symbols, topology
+from mptrace.host import (
+    access,
+    bpf_support,
+    btf,
+    kernel_symbols,
+    privileges,
+    settings,
+    symbols,
+    topology,
+)
 from mptrace.host.facts import (
     REGISTER_ARGUMENTS,
     STACK_ARGUMENTS,
@@ -36,15 +45,15 @@ def read_kernel_facts(
     tracefs = symbols.tracefs(root)
     types = _btf(root)
     prototypes = types.prototypes(functions) if types else {}
-    kallsyms = symbols.kallsyms(root)
+    listed = kernel_symbols.read(root, functions, variables)
     return KernelFacts(
         release=release,
         machine=os.uname().machine,
         page_size=os.sysconf("SC_PAGESIZE"),
         functions=prototypes,
-        symbols=symbols.text_symbols(kallsyms, functions),
-        variables=symbols.variables(kallsyms, variables),
-        traceable=symbols.traceable_functions(tracefs, functions),
+        symbols=listed.text,
+        variables=listed.variables,
+        traceable=listed.traceable,
         offsets=types.offsets(offsets) if types else {},
         sizes=types.sizes(sizes) if types else {},
         page_flags=types.enum("pageflags") if types else {},

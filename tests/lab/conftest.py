@@ -6,7 +6,7 @@ MPTRACE_LAB_KERNELS (by default all series).  ``@pytest.mark.nodes("1G,1G,512M")
 asks for a topology, by default two nodes of 1G; ``@pytest.mark.multi`` for CPUs that really run at
 once.  A guest that can't boot is a failure, never a skip.
 
-With xdist (`-n 2 --dist loadgroup --no-loadscope-reorder`) the tests of one kernel and one
+With xdist (`-n 3 --dist loadgroup --no-loadscope-reorder`) the tests of one kernel and one
 topology are a group, which one worker runs with one guest; those of the default topology are
 a group for each file.  The groups that take longest come first, and tests without a guest
 last: no core waits for the other one.

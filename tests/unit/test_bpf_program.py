@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mptrace.host import kept
 from mptrace.tracing.program import cache
 from mptrace.tracing.program.compiled import Compiled, MapSpec, compiled
 
@@ -132,13 +133,13 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 def test_those_used_least_lately_go(tmp_path: Path) -> None:
     """The number of files is bounded; one that was read again stays."""
-    keys = [cache.key_of([str(number)]) for number in range(cache.MAX_KEPT)]
+    keys = [cache.key_of([str(number)]) for number in range(kept.MAX_KEPT)]
     for age, key in enumerate(reversed(keys)):
         assert cache.store(tmp_path, key, PROGRAM)
         os.utime(tmp_path / f"{key}{cache.SUFFIX}", (1000 - age, 1000 - age))
     assert cache.load(tmp_path, keys[0])
     assert cache.store(tmp_path, KEY, PROGRAM)
-    assert len(list(tmp_path.iterdir())) == cache.MAX_KEPT
+    assert len(list(tmp_path.iterdir())) == kept.MAX_KEPT
     assert cache.load(tmp_path, keys[0])
     assert cache.load(tmp_path, KEY)
 
@@ -146,16 +147,16 @@ def test_those_used_least_lately_go(tmp_path: Path) -> None:
 def test_only_our_own_files_go(tmp_path: Path) -> None:
     """Whatever else lies there stays; what a killed session left half written goes in time."""
     others = [tmp_path / name for name in ("a.bpf", "b.json", f"{'0' * 63}.bpf", "tmp1")]
-    others += [tmp_path / f"{number}.bpf" for number in range(cache.MAX_KEPT)]
+    others += [tmp_path / f"{number}.bpf" for number in range(kept.MAX_KEPT)]
     left = [tmp_path / f"{KEY}{cache.SUFFIX}.{pid}" for pid in (1, 2)]
     for path in others + left:
         path.write_text("x")
     os.utime(left[0], (1000, 1000))
-    for number in range(cache.MAX_KEPT + 3):
+    for number in range(kept.MAX_KEPT + 3):
         assert cache.store(tmp_path, cache.key_of([str(number)]), PROGRAM)
     assert all(path.exists() for path in [*others, left[1]])
     assert not left[0].exists()
-    assert len(list(tmp_path.iterdir())) == len(others) + 1 + cache.MAX_KEPT
+    assert len(list(tmp_path.iterdir())) == len(others) + 1 + kept.MAX_KEPT
 
 
 def test_what_could_not_be_written_leaves_nothing(
@@ -180,9 +181,9 @@ def test_what_could_not_be_written_leaves_nothing(
 
 def test_without_a_place_there_is_no_cache(tmp_path: Path) -> None:
     """Switched off, or where no directory can be made: no error, nothing kept."""
-    assert cache.directory_of({}) == Path(cache.DIRECTORY)
-    assert cache.directory_of({"MPTRACE_PROGRAMS": "/x"}) == Path("/x")
-    assert cache.directory_of({"MPTRACE_PROGRAMS": ""}) is None
+    assert kept.directory_of({}) == Path(kept.DIRECTORY)
+    assert kept.directory_of({"MPTRACE_PROGRAMS": "/x"}) == Path("/x")
+    assert kept.directory_of({"MPTRACE_PROGRAMS": ""}) is None
     assert not cache.store(None, KEY, PROGRAM)
     assert cache.load(None, KEY) is None
     (tmp_path / "file").write_text("")

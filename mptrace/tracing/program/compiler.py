@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mptrace.errors import HostError
-from mptrace.host import bpf
+from mptrace.host import bpf, kept
 from mptrace.tracing.program import cache
 from mptrace.tracing.program.compiled import Compiled, MapSpec, compiled
 from mptrace.tracing.program.source import BPF_DIRECTORY, size_macros, source_of, stand_ins
@@ -67,7 +67,7 @@ def built(
     flags = [f"-D{name}={value}" for name, value in sorted(fixed.items())]
     flags.append(f"-DLINUX_VERSION_CODE={version_code(release)}")
     flags += ["-Wno-macro-redefined", "-Wno-unused-function"]
-    directory = cache.directory_of(os.environ)
+    directory = kept.directory_of(os.environ)
     # bcc itself looks at ARCH
     compiler = (
         _bcc_version(),
