@@ -34,6 +34,7 @@ from mptrace.cli import main
 from mptrace.lab.guest import Guest
 from mptrace.outcomes.paths import PATHS, of_migrations
 from mptrace.recording.layouts import END_DONE, FOLIO_CHOSEN, READ_STATUS
+from mptrace.recording.mapping import MAPPED
 from mptrace.recording.reader import Recording
 
 HERE = Path(__file__).parent
@@ -404,6 +405,31 @@ def test_recordings_read_together_are_whole(run: Run) -> None:
                 assert counts["unknown"] == 0
                 straddling += int(call["call_id"]) in marked
     assert straddling
+
+
+def test_what_is_mapped_is_in_the_recordings_of_a_rotated_session(run: Run) -> None:
+    """Of each process that one of them meets its mappings, or why not; together all are known."""
+    pids = [run.about["pids"][name] for name in ("own", "user", "grouped", "stranger")]
+    of_pages = {
+        run.about["pids"][call["caller"]]: run.told(call["label"]).address
+        for case in run.about["cases"].values()
+        for call in case["calls"]
+        if not call["label"].endswith("victim")
+    }
+    parts = [Recording.open(path) for path in sorted(run.path.glob("part.0*"))]
+    met, known = set(), set()
+    for recording in [*parts, Recording.open(run.path / "part")]:
+        calls, mappings = recording.table("calls"), recording.table("mappings")
+        for tgid in set(calls["target_tgid"][np.isin(calls["target_tgid"], pids)].tolist()):
+            rows = mappings[mappings["tgid"] == tgid]
+            assert rows.size, "neither mappings nor a reason"
+            rows = rows[rows["state"] == MAPPED]
+            met.add((recording.path, tgid))
+            pages = of_pages[tgid][:, None]
+            if ((rows["start"] <= pages) & (pages < rows["end"])).any(axis=1).all():
+                known.add((recording.path, tgid))
+    assert {tgid for path, tgid in known if path == run.path / "part"} == set(pids)
+    assert len(known) > len(met) / 2
 
 
 # ---- hostile callers --------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python -m crowd.conduct DIR [OPTION...]``: all of it under one `mptrace record -a OPTION...`.
 
-Leaves in DIR ``data`` (the recording), what `stalls` and `race` leave, and ``about.json``:
-``sections`` of the former, ``race`` of the latter.
+DIR has ``touch`` and ``race``, made of their C files.  Leaves in it ``data`` (the recording),
+what `stalls` and `race` leave, and ``about.json``: ``sections`` of the former, ``race`` of the
+latter.
 """
 
 import json

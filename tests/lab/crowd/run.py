@@ -2,6 +2,7 @@
 """On the host: what a run of `conduct` in a guest left, once for each kernel."""
 
 import json
+import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from mptrace.recording.reader import Recording
 
 #: The guest that a module of tests asks for with ``pytestmark``: its two CPUs run at once.
 MACHINE = [pytest.mark.multi]
+#: Of the directory: what makes touches, and what makes calls.
+PROGRAMS = ("touch", "race")
 #: struct touch of touch.c
 TOUCH = np.dtype(
     [
@@ -93,12 +96,24 @@ def _calls(path: Path) -> list[Told]:
     return calls
 
 
+def _built(name: str, path: Path) -> bytes:
+    """The program of a C file beside this one, made in ``path``: a compiler is slow in a guest."""
+    flags = ("-O2", "-pthread", "-static", "-Wall", "-Werror")
+    source, program = Path(__file__).with_name(f"{name}.c"), path / name
+    subprocess.run(["gcc", *flags, "-o", program, source], check=True)
+    content = program.read_bytes()
+    program.unlink()
+    return content
+
+
 _runs: dict[str, Crowd] = {}
 
 
 def crowd_of(guest: Guest, kernel: str, directory: str, path: Path) -> Crowd:
     """The one run of this kernel, in ``directory`` of the guest, brought to ``path``."""
     if kernel not in _runs:
+        for name in PROGRAMS:
+            guest.put(f"{directory}/{name}", _built(name, path), mode=0o755)
         argv = [sys.executable, "-m", "crowd.conduct", directory, "--stacks"]
         done = guest.run(argv, cwd=str(Path(__file__).parents[1]), timeout=1200)
         assert done.returncode == 0, done.errors

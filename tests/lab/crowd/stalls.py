@@ -18,9 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .tracing import build
-
-HERE = Path(__file__).parent
 PAGE = 4096
 #: What a touch must take to be noted; of files' pages, one of which is locked at a time on 6.1.
 MIN_NS, FILE_MIN_NS = 1_000_000, 100_000
@@ -169,7 +166,7 @@ def _facilities(directory: Path) -> Iterator[None]:
 
 def run(directory: Path) -> list[Section]:
     """All sections; see the module."""
-    program = build(HERE / "touch.c", directory)
+    program = directory / "touch"
     sections = []
     with _facilities(directory):
         for name, (kind, pages, move) in SECTIONS.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""In a guest: C programs that are built there, and `mptrace record` around what they do."""
+"""In a guest: `mptrace record` around what programs do."""
 
 import signal
 import subprocess
@@ -7,25 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-
-def build(source: Path, directory: Path) -> Path:
-    """The program made of a C file, in ``directory``; fails with the compiler's words."""
-    program = directory / source.stem
-    argv = [
-        "gcc",
-        "-O2",
-        "-pthread",
-        "-static",
-        "-Wall",
-        "-Werror",
-        "-o",
-        str(program),
-        str(source),
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return program
 
 
 @contextmanager
