@@ -91,6 +91,8 @@ class HostFacts:
     hypervisor: str
     #: True only where CPU instructions themselves are emulated (times are ratios).
     emulated: bool
+    #: Where 1 ns is one instruction: ``cpu`` and ``string_moves`` (`topology.read_counted`).
+    counted: Mapping[str, str] | None = None
     #: setting -> value as read: "numa_balancing", "compaction_proactiveness", "thp", ...
     settings: Mapping[str, str] = field(default_factory=dict)
 
@@ -114,6 +116,7 @@ class HostFacts:
             ],
             "hypervisor": self.hypervisor,
             "emulated": self.emulated,
+            "counted": None if self.counted is None else dict(self.counted),
             "settings": dict(self.settings),
         }
 

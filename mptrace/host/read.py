@@ -72,6 +72,7 @@ def read_host_facts(root: Path = _SLASH) -> HostFacts:
         nodes=topology.read_nodes(root),
         hypervisor=hypervisor,
         emulated=emulated,
+        counted=topology.read_counted(root) if emulated else None,
         settings=settings.read_settings(root),
     )
 

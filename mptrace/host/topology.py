@@ -74,6 +74,22 @@ def read_hypervisor(root: Path) -> tuple[str, bool]:
     return "", False
 
 
+def read_counted(root: Path) -> dict[str, str] | None:
+    """How instructions are counted in place of time; None where time is.
+
+    The keys are ``cpu``, the CPU's model, and ``string_moves``, how ``rep movsb`` is told to be:
+    "erms" (the kernel copies by it, and each byte counts) or "".  `mptrace lab --count` says
+    on the kernel's command line that it counts; nobody else can know it.
+    """
+    if "mptrace.counted=1" not in _text(root, "proc/cmdline").split():
+        return None
+    cpuinfo = _text(root, "proc/cpuinfo")
+    model = re.search(r"^model name\s*: *(.*)$", cpuinfo, re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
+    has_erms = flags is not None and "erms" in flags[1].split()
+    return {"cpu": model[1] if model else "", "string_moves": "erms" if has_erms else ""}
+
+
 def _text(directory: Path, name: str) -> str:
     try:
         return (directory / name).read_text()

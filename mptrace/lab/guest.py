@@ -81,8 +81,9 @@ class Guest:
     no two CPUs ever run at once) or "multi" (a host thread for each).  ``verbose``
     attaches a serial console from the first instruction on (a boot takes about 4 s
     longer), so that a death early in the boot can be explained.
-    ``kernel_arguments`` are added to the kernel's command line, ``qemu_arguments``
-    to QEMU's.
+    ``count`` has the guest's clocks go by the instructions that it executes (a boot takes
+    four times as long); its CPUs then run in one thread.  ``kernel_arguments`` are added to the
+    kernel's command line, ``qemu_arguments`` to QEMU's.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Guest:
         topology: Topology,
         *,
         threads: str = "single",
+        count: bool = False,
         verbose: bool = False,
         boot_timeout: float = BOOT_TIMEOUT_S,
         kernel_arguments: Sequence[str] = (),
@@ -99,6 +101,7 @@ class Guest:
         self.kernel = kernel
         self.topology = topology
         self._threads = threads
+        self._count = count
         self._verbose = verbose
         self._boot_timeout = boot_timeout
         self._kernel_arguments = tuple(kernel_arguments)
@@ -280,6 +283,7 @@ class Guest:
                     directory,
                     theirs.fileno(),
                     threads=self._threads,
+                    count=self._count,
                     verbose=self._verbose,
                     kernel_arguments=self._kernel_arguments,
                     qemu_arguments=self._qemu_arguments,

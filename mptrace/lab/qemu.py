@@ -14,6 +14,8 @@ _KERNEL_ARGUMENTS = (
     "random.trust_cpu=on audit=0 rcupdate.rcu_expedited=1 init_on_alloc=0 nowatchdog "
     "numa_balancing=disable secretmem.enable=1"
 )
+#: What the guest's kernel is told where instructions are counted, for mptrace in it to say so.
+COUNTED = "mptrace.counted=1"
 _CONSOLE_LINES = 25
 
 #: The guest's CPU.  Not AVX2: under QEMU 7.2's emulation numpy's AVX2 argsort
@@ -28,6 +30,7 @@ def command(
     port: int,
     *,
     threads: str,
+    count: bool,
     verbose: bool,
     kernel_arguments: Sequence[str],
     qemu_arguments: Sequence[str],
@@ -36,10 +39,14 @@ def command(
 
     ``port`` is the descriptor of the host's end of the way to the agent.
     """
+    # the clocks of the guest go by the instructions that it has executed, 1 ns for each,
+    # and while all its CPUs idle by the host's clock
+    counting = ["-icount", "shift=0,sleep=on"] if count else []
     # util-linux's setpriv: QEMU ends with us even where we are killed outright.
     guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     # The virtio console costs nothing but starts late in the boot; the serial one doesn't.
     console, serial = "quiet console=hvc0", []
+    told = [_KERNEL_ARGUMENTS, *([COUNTED] if count else [])]
     if verbose:
         console = "ignore_loglevel console=ttyS0 console=hvc0"
         serial = ["-serial", f"file:{_quoted(directory / 'serial')}"]
@@ -48,9 +55,10 @@ def command(
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
         *("-no-reboot", "-cpu", CPU),
         *("-accel", f"tcg,thread={threads}"),
+        *counting,
         *topology.qemu_arguments(),
         *("-kernel", str(kernel.image), "-initrd", str(directory / "initrd")),
-        *("-append", " ".join((console, _KERNEL_ARGUMENTS, *kernel_arguments))),
+        *("-append", " ".join((console, *told, *kernel_arguments))),
         *("-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"),
         *("-device", "virtio-9p-pci,fsdev=root,mount_tag=root"),
         *("-device", "virtio-serial-pci"),

@@ -55,6 +55,7 @@ def run_in_guest(
     stderr: int | Sink = 2,
     bring: Sequence[str | os.PathLike[str]] | None = None,
     threads: str = "single",
+    count: bool = False,
     kernel_arguments: Sequence[str] = (),
     verbose: bool = False,
     say: Say = lambda _: None,
@@ -63,7 +64,7 @@ def run_in_guest(
 
     The command starts in ``cwd`` (by default the current directory) with the
     environment ``env`` (by default `guest_environment`); its output goes to the
-    descriptors or sinks ``stdout`` and ``stderr`` as it comes.  ``threads`` and
+    descriptors or sinks ``stdout`` and ``stderr`` as it comes.  ``threads``, ``count`` and
     ``kernel_arguments`` are `Guest`'s.  An empty command
     is a shell, with a terminal where ``stdin`` is one.  What the command changed
     below the paths ``bring`` (by default ``cwd``, unless that is the root) comes
@@ -85,9 +86,15 @@ def run_in_guest(
     roots = [str((directory / path).resolve()) for path in bring]
     found = find_kernel(kernel, say=say) if isinstance(kernel, str) else kernel
     environment = guest_environment() if env is None else dict(env)
-    say(f"lab: booting {found}, {topology}, emulated")
+    how = "instructions counted" if count else "emulated"
+    say(f"lab: booting {found}, {topology}, {how}")
     with Guest(
-        found, topology, threads=threads, verbose=verbose, kernel_arguments=kernel_arguments
+        found,
+        topology,
+        threads=threads,
+        count=count,
+        verbose=verbose,
+        kernel_arguments=kernel_arguments,
     ) as guest:
         programs = SharedPrograms(guest)
         programs.lend()

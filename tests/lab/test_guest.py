@@ -168,6 +168,21 @@ def test_kernel_arguments_are_appended(tmp_path: Path) -> None:
     assert done.stdout.split()[-2:] == ["movablecore=256M", "mptrace.test=1"], done.stderr
 
 
+def test_instructions_are_counted_in_place_of_time(tmp_path: Path) -> None:
+    """--count: a loop of 2,000,000 instructions takes 2 ms; mptrace in the guest knows it."""
+    program = tmp_path / "counted"
+    source = Path(__file__).with_name("counted.c")
+    subprocess.run(["gcc", "-O2", "-static", "-o", program, source], check=True)
+    facts = "from mptrace.host.read import read_host_facts as r; print(r().counted, len(r().nodes))"
+    script = f"./counted && {sys.executable} -c '{facts}'"
+    done = _lab("--count", "--nodes", "2", "--", "sh", "-c", script, cwd=tmp_path)
+    assert ", 1 CPU, instructions counted" in done.stderr
+    nanoseconds, known = done.stdout.splitlines()
+    assert 2_000_000 <= int(nanoseconds) <= 1.005 * 2_000_000
+    assert known.startswith("{'cpu': 'QEMU TCG CPU")
+    assert known.endswith(" 2")
+
+
 def test_what_a_tracer_needs_is_mounted(guest: Guest) -> None:
     """tracefs, debugfs, bpf, cgroup2 and shared memory are there; so is the kernel's BTF."""
     mounts = guest.get("/proc/mounts").decode()

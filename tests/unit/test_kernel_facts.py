@@ -94,6 +94,29 @@ def test_an_empty_tree_gives_absent_facts(tmp_path: Path) -> None:
     assert (host.nodes, host.hypervisor, host.emulated, host.settings) == ((), "", False, {})
 
 
+@pytest.mark.parametrize(
+    ("command_line", "model", "counted"),
+    [
+        (
+            "quiet mptrace.counted=1",
+            "QEMU TCG CPU",
+            {"cpu": "QEMU TCG CPU", "string_moves": "erms"},
+        ),
+        ("quiet", "QEMU TCG CPU", None),
+        ("quiet mptrace.counted=11", "QEMU TCG CPU", None),
+        # nobody counts there, whatever the command line says
+        ("quiet mptrace.counted=1", "Xeon", None),
+    ],
+)
+def test_counted_instructions_are_known_by_the_command_line(
+    tmp_path: Path, command_line: str, model: str, counted: dict[str, str] | None
+) -> None:
+    """Of an emulated machine only."""
+    write(tmp_path, "proc/cmdline", command_line + "\n")
+    write(tmp_path, "proc/cpuinfo", f"model name\t: {model}\nflags\t\t: fpu erms hypervisor\n")
+    assert read_host_facts(tmp_path).counted == counted
+
+
 def test_nodes_in_order_with_memoryless_ones(tmp_path: Path) -> None:
     """Order by number (10 after 2), CPU-less and memoryless nodes kept, memory nodes named."""
     write_node(tmp_path, 10, "", 1024, "20 20 10")

@@ -721,6 +721,7 @@ def test_the_agent_reads_and_writes_files(host: Host, tmp_path: Path) -> None:
         ["lab", "--timeout", "0", "--", "true"],
         ["lab", "--cpus", "99999999999999999999", "--", "true"],
         ["lab", "--cpus", "65", "--", "true"],
+        ["lab", "--count", "--host-threads", "multi", "--", "true"],
         ["no-such-command"],
     ],
 )

@@ -116,6 +116,9 @@ def test_the_first_lines_say_what_was_traced() -> None:
     assert places == sorted(places)
     assert "emulated (TCG): times are ratios, not hardware's" in text
     assert "not emulated" in render(numbers(emulated=False, hypervisor=""))
+    counted = {"cpu": "QEMU TCG CPU", "string_moves": "erms"}
+    text = " ".join(render(numbers(counted=counted)).split())
+    assert "instructions: 1 ns is one executed by QEMU TCG CPU (each byte of a rep movsb" in text
     assert "lost       ring 7" in render(numbers(lost={"ring": 7, "map": 0}))
 
 

@@ -110,6 +110,7 @@ def profile(
         "nodes": list(said.get("nodes") or ()),
         "hypervisor": said.get("hypervisor", ""),
         "emulated": said.get("emulated"),
+        "counted": said.get("counted"),
         "started": said.get("started"),
         "ended": said.get("ended"),
         "settings": dict(said.get("settings") or {}),

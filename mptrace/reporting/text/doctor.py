@@ -48,6 +48,7 @@ def to_json(diagnosis: Diagnosis, kernel: KernelFacts, host: HostFacts) -> dict[
         },
         "hypervisor": host.hypervisor,
         "emulated": host.emulated,
+        "counted": None if host.counted is None else dict(host.counted),
         "memory_nodes": list(host.memory_nodes),
         "settings": dict(host.settings),
         "can_trace": diagnosis.can_trace,

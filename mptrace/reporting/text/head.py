@@ -25,7 +25,9 @@ def head(profile: Numbers) -> list[str]:
     ]
     lines += item("nodes", "; ".join(nodes) or "not recorded")
     hypervisor = profile["hypervisor"]
-    if profile["emulated"]:
+    if profile["counted"]:
+        lines += item("times", counted_text(profile["counted"]))
+    elif profile["emulated"]:
         lines += item(
             "times", f"emulated ({hypervisor or 'unknown'}): times are ratios, not hardware's"
         )
@@ -44,6 +46,12 @@ def head(profile: Numbers) -> list[str]:
     if own := _own(profile["own"]):
         lines += item("own", own)
     return lines
+
+
+def counted_text(counted: Numbers) -> str:
+    """What a nanosecond is where instructions were counted."""
+    copies = "each byte of a rep movsb is one" if counted["string_moves"] else "no erms"
+    return f"instructions: 1 ns is one executed by {counted['cpu'] or 'the CPU'} ({copies})"
 
 
 def _scope(profile: Numbers) -> list[str]:

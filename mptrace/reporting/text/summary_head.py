@@ -81,7 +81,9 @@ def _proof(phases: Numbers) -> str:
 
 def _notes(profile: Numbers) -> Iterator[str]:
     """What else must be known to read the numbers."""
-    if profile["emulated"]:
+    if profile["counted"]:
+        yield "times are instructions, 1 ns is one"
+    elif profile["emulated"]:
         yield "times are emulated"
     elif profile["emulated"] is None:
         yield "not recorded whether emulated"

@@ -308,10 +308,13 @@ def _check_move_pages(access: Access) -> Iterator[Check]:
 
 def _check_emulation(host: HostFacts) -> Iterator[Check]:
     if host.emulated:
+        times = "times are ratios, not hardware's"
+        if host.counted is not None:
+            times = "its clocks count instructions, 1 ns is one"
         yield Check(
             "emulation",
             WARN,
-            f"{host.hypervisor} emulates this machine: times are ratios, not hardware's",
+            f"{host.hypervisor} emulates this machine: {times}",
             concerns=MEASURE,
         )
     else:
