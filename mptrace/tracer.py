@@ -12,6 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mptrace.arrays import Table
+from mptrace.recording.balancing import (
+    BALANCING,
+    BALANCING_KEY,
+    BALANCING_SUMS,
+    PERIOD_SHIFT,
+    SETTLED_NS,
+    rows_of_sums,
+)
 from mptrace.recording.layouts import (
     CALL,
     CHUNK_LARGE,
@@ -47,9 +55,12 @@ LOST_IN_BPF = {
     "return_missed": "returns not seen: more threads at once than a kretprobe can follow",
     "stack_ring_full": "stacks dropped: their ring was full",
     "stack_map_full": "stacks not kept: another stack had the place, or there were too many",
+    "balancing_map_full": "scans and hint faults of NUMA balancing not summed: too many at once",
 }
 #: Those that can't happen without stacks.
 _OF_STACKS = ("stack_ring_full", "stack_map_full")
+#: Those that can't happen where nothing of NUMA balancing but its migrations is seen.
+_OF_BALANCING = ("balancing_map_full",)
 #: All of them: what the kernel counts, too.
 LOST_CAUSES = {
     **LOST_IN_BPF,
@@ -173,6 +184,32 @@ class Tracer(Program):
         addresses = [] if found is None else np.frombuffer(found, "<u8").tolist()
         return tuple(itertools.takewhile(bool, addresses))
 
+    @property
+    def has_balancing(self) -> bool:
+        """Whether it sees what NUMA balancing does beside its migrations."""
+        return "BALANCING" in self.plan.defines
+
+    def balancing(self, now_ns: int, *, every: bool = False) -> Table:
+        """Take what NUMA balancing did in the periods that are over; rows of `BALANCING`.
+
+        :param now_ns: CLOCK_MONOTONIC.
+        :param every: the period under way, too: of an open gate some of it would be lost.
+        """
+        if not self.has_balancing:
+            return np.empty(0, BALANCING)
+        sums = self._maps["balancing"]
+        over = max(now_ns - SETTLED_NS, 0) >> PERIOD_SHIFT
+        keys, found = [], []
+        for key in sums.keys():  # noqa: SIM118
+            if every or np.frombuffer(key, BALANCING_KEY)["period"][0] < over:
+                keys.append(key)
+                found.append(sums.at(key))
+                sums.delete(key)
+        return rows_of_sums(
+            np.frombuffer(b"".join(keys), BALANCING_KEY),
+            np.frombuffer(b"".join(found), BALANCING_SUMS),
+        )
+
     def open_folios(self) -> Table:
         """Folios whose end was not seen, shape (n,), dtype FOLIO, `end` = END_OPEN; clears them."""
         found = b"".join(self._maps["folios"].values())
@@ -194,4 +231,6 @@ class Tracer(Program):
         counts = self._lost(LOST_IN_BPF)
         if not self.has_stacks:
             counts = {cause: n for cause, n in counts.items() if cause not in _OF_STACKS}
+        if not self.has_balancing:
+            counts = {cause: n for cause, n in counts.items() if cause not in _OF_BALANCING}
         return counts | {"handler_skipped": self.skipped()}

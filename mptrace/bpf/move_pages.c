@@ -58,6 +58,10 @@
  * io_sleep         | io_schedule                        | 6.1       | others
  * wake             | wake_page_function                 | 6.1       | others
  * wait_locked      | migration_entry_wait_on_locked     | 6.1       | others, WAIT_LOCKED_SEEN
+ * numa_scan        | task_numa_work                     | 6.1       | others
+ * hint_fault       | numa_migrate_check                 | 6.12      | others
+ *                  | numa_migrate_prep                  | until 6.1 | others
+ * hint_fault_end   | task_numa_fault                    | 6.1       | others, HINT_FAULT_TIMED
  * fork             | sched:sched_process_fork           | 6.1       | others
  * end_process      | sched:sched_process_exit           | 6.1       | others
  * done             | migrate_folio_done                 | 6.1       |
@@ -102,4 +106,5 @@ static long (*const read_kernel_string)(void *to, u32 size, const void *from) =
 #include "move_pages/unmap.h"
 #include "move_pages/move.h"
 #include "move_pages/waits.h"
+#include "move_pages/balancing.h"
 #include "move_pages/processes.h"

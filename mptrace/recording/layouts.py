@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The layout of every record, in one place: ring buffers (numpy) and tables (Arrow names).
 
-The ring layouts mirror the structs of ``records.h`` and ``obstacle.h`` in
-``bpf/move_pages/`` field by field; a test compares them.  All times are nanoseconds
-of CLOCK_MONOTONIC (bpf_ktime_get_ns); all pointers are kernel addresses used as
-identities only; ``nid`` is a memory node number, -1 where unknown.
+The ring layouts mirror the structs of ``records.h`` and ``obstacle.h`` in ``bpf/move_pages/``
+field by field; a test compares them.  All times are nanoseconds of CLOCK_MONOTONIC; all
+pointers are kernel addresses used as identities; ``nid`` is a memory node number, -1: unknown.
 """
 
 from typing import Any
 
 import numpy as np
 
+from mptrace.recording.balancing import BALANCING
 from mptrace.recording.mapping import MAPPING
 from mptrace.recording.stack_layouts import STACK_TABLES
 
@@ -30,8 +30,7 @@ END_REUSED = 3  # the same folio was isolated again before an end was seen
 END_OPEN = 4  # still in the kernel's map when the session closed
 END_NAMES = ("lookup", "done", "putback", "reused", "open")
 
-# What the lookup of an entry found (`lookup_rc`): 0 a folio, LOOKUP_NONE nothing,
-# otherwise the -errno of follow_page().
+# `lookup_rc` of an entry: 0 a folio, LOOKUP_NONE nothing, otherwise the -errno of follow_page().
 LOOKUP_NONE = 1
 # `isolate_rc` of a lookup after which no isolation was tried.
 ISOLATE_NOT_TRIED = 1
@@ -367,6 +366,7 @@ TABLES = {
     "obstacles": OBSTACLE,
     "mappers": MAPPER,
     "waits": WAIT,
+    "balancing": BALANCING,
     "processes": PROCESS,
     "mappings": MAPPING,
     "entries": ENTRY,

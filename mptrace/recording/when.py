@@ -22,6 +22,10 @@ TIMES = frozenset(
         "seen_ns",
         "dark_first_ns",
         "light_last_ns",
+        "from_ns",
+        "to_ns",
+        "scan_max_at_ns",
+        "fault_max_at_ns",
     }
 )
 UTC = "_utc"

@@ -23,6 +23,8 @@ from mptrace.tracer import Drained, Tracer
 _SEARCH_SECONDS = mappers.SESSION_NS / 1e9 + 1
 #: Longest wait for mappings that are still to be read at the end.
 _MAPS_SECONDS = 1.0
+#: Seconds between two looks at what NUMA balancing did.
+_BALANCING_SECONDS = 1.0
 #: Seconds between two looks at the rings.
 _DRAIN_SECONDS = 0.02
 
@@ -58,6 +60,8 @@ class Pump:
         self._assembler = Assembler()
         self._lock = threading.Lock()
         self._keep = False
+        #: When what NUMA balancing did was taken last, in time.monotonic().
+        self._balanced = time.monotonic()
         self._given_up = False
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -90,6 +94,7 @@ class Pump:
         finally:
             with self._lock:
                 self._take()
+                self._take_balancing(every=True)
                 self._keep = False
             # while the workload's memory is there
             self._await_searches()
@@ -113,11 +118,13 @@ class Pump:
         """Go on in another recording; returns the one before, to be finished.
 
         Of a call or migration that is under way a part is in either: it counts as
-        lost in the second, so that nothing is judged by what is missing there.
+        lost in the second, so that nothing is judged by what is missing there.  What NUMA
+        balancing did beside is in the one during which it was taken, some time after.
         """
         self._settle()
         with self._lock:
             self._take()
+            self._take_balancing()
             before, self._writer = self._writer, writer
             self._assembler.boundary_ns = time.monotonic_ns()
             # who reads both knows by it what is whole all the same
@@ -207,6 +214,15 @@ class Pump:
             self._writer.tick()
         if self._keep:
             self._take_maps()
+            if time.monotonic() - self._balanced >= _BALANCING_SECONDS:
+                self._take_balancing()
+
+    def _take_balancing(self, *, every: bool = False) -> None:
+        self._balanced = time.monotonic()
+        rows = self._tracer.balancing(time.monotonic_ns(), every=every)
+        if rows.size:
+            self._ask(rows["tgid"])
+            self._writer.append("balancing", rows)
 
     def _settle(self) -> None:
         """Have what is to be read of processes read now; they may end, or be another part's."""

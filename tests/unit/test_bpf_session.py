@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mptrace.recording.balancing import BALANCING
 from mptrace.recording.layouts import (
     CALL,
     CHUNK_SMALL,
@@ -69,6 +70,10 @@ class PlayedTracer:
 
     def open_folios(self) -> np.ndarray[Any, Any]:
         return np.empty(0, FOLIO)
+
+    def balancing(self, _now_ns: int, **_every: bool) -> np.ndarray[Any, Any]:
+        """None."""
+        return np.empty(0, BALANCING)
 
     def open_obstacles(self) -> np.ndarray[Any, Any]:
         return np.empty(0, OBSTACLE)

@@ -7,6 +7,7 @@ import pytest
 from recorded_facts import PHASES, facts_of
 
 from mptrace.host.facts import Prototype
+from mptrace.tracing.plan.balancing import BALANCING_PHASES
 from mptrace.tracing.plan.candidates import (
     CANDIDATES,
     ESSENTIAL,
@@ -161,3 +162,54 @@ def test_where_fred_is_built_in_the_registers_lie_lower(
     assert plan.defines["STACK_PADDING"] == padding
     assert plan.notes == ()
     assert "fred_frame" in candidate_sizes()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "function"), [("6.1", "numa_migrate_prep"), ("6.12", "numa_migrate_check")]
+)
+def test_balancing_is_seen_beside_its_migrations(kernel: str, function: str) -> None:
+    """Scans and hint faults, of programs that know nothing of mptrace."""
+    plan = make_plan(facts_of(kernel), Request(others=True))
+    phases = phases_of(plan)
+    assert [phases[name].attach for name in BALANCING_PHASES] == [
+        "task_numa_work",
+        function,
+        "task_numa_fault",
+    ]
+    assert (plan.defines["BALANCING"], plan.defines["HINT_FAULT_TIMED"]) == (1, 1)
+    assert plan.defines["MR_NUMA_MISPLACED"] == 5
+    assert "BALANCING" not in make_plan(facts_of(kernel)).defines
+    smaller = make_plan(facts_of(kernel), Request(others=True, max_balancing=1 << 10))
+    assert plan.memory_bound_bytes - smaller.memory_bound_bytes > 15 * (1 << 10) * 112
+
+
+@pytest.mark.parametrize(
+    ("lacking", "missing"),
+    [
+        # counted all the same
+        ("task_numa_fault", {"hint_fault_end"}),
+        ("numa_migrate_check", {"hint_fault", "hint_fault_end"}),
+        ("task_numa_work", {"numa_scan"}),
+    ],
+)
+def test_a_part_of_balancing_that_is_missing(lacking: str, missing: set[str]) -> None:
+    """An end of hint faults is useless without their begin; nothing else goes with it."""
+    facts = facts_of("6.12")
+    functions = {name: p for name, p in facts.functions.items() if name != lacking}
+    facts = dataclasses.replace(facts, symbols=facts.symbols - {lacking}, functions=functions)
+    plan = make_plan(facts, Request(others=True))
+    assert {p.phase for p in plan.phases if not p.method} == missing
+    assert all(phases_of(plan)[name].reason for name in missing)
+    assert plan.defines["BALANCING"] == 1
+    assert plan.defines["HINT_FAULT_TIMED"] == int(lacking != "task_numa_fault")
+
+
+def test_a_kernel_without_balancing_has_nothing_of_it() -> None:
+    """As where it was left out of the configuration."""
+    facts = facts_of("6.12")
+    gone = {"task_numa_work", "numa_migrate_check", "task_numa_fault"}
+    functions = {name: p for name, p in facts.functions.items() if name not in gone}
+    facts = dataclasses.replace(facts, symbols=facts.symbols - gone, functions=functions)
+    plan = make_plan(facts, Request(others=True))
+    assert "BALANCING" not in plan.defines
+    assert {p.phase for p in plan.phases if not p.method} == set(BALANCING_PHASES)

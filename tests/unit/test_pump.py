@@ -11,6 +11,7 @@ import pytest
 
 from mptrace.errors import RecordingError
 from mptrace.host.processes import Processes
+from mptrace.recording.balancing import BALANCING
 from mptrace.recording.layouts import (
     CALL,
     CHUNK_SMALL,
@@ -41,6 +42,7 @@ class PlayedTracer:
         self._rings: list[Rows | Drained] = []
         self._lock = threading.Lock()
         self.drained = threading.Event()
+        self.balanced: Rows = np.empty(0, BALANCING)
 
     def put(self, count: int, stage: int = STAGE_SHARED, first: int = 0) -> None:
         """So many refusals of different pages."""
@@ -99,6 +101,10 @@ class PlayedTracer:
             sides=sides,
             waits=np.empty(0, WAIT),
         )
+
+    def balancing(self, _now_ns: int, *, every: bool = False) -> Rows:
+        """What was put there, at the end."""
+        return self.balanced if every else self.balanced[:0]
 
     def open_obstacles(self) -> Rows:
         return np.empty(0, OBSTACLE)
@@ -373,3 +379,40 @@ def test_a_full_disk_is_told_to_the_session(
         kept.__exit__(None, None, None)
     with pytest.raises(RecordingError, match="no space"):
         session.pump.finish()
+
+
+def test_what_was_balanced_is_taken_once_in_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at each look at the rings; of whom it is, is asked at once; all of it at the end."""
+    monkeypatch.setattr("mptrace.sessions.pump._BALANCING_SECONDS", 3600.0)
+    tracer = PlayedTracer()
+    looks: list[bool] = []
+    rows = np.zeros(1, BALANCING)
+    rows["tgid"], rows["scans"] = 41, 7
+
+    def balancing(now_ns: int, *, every: bool = False) -> Rows:
+        assert abs(now_ns - time.monotonic_ns()) < 3600 * 10**9
+        looks.append(every)
+        return rows
+
+    tracer.balancing = balancing  # type: ignore[method-assign]
+    (tmp_path / "proc/41").mkdir(parents=True)
+    (tmp_path / "proc/41/comm").write_text("balanced\n")
+    writers = [RecordingWriter(tmp_path / name, meta={}) for name in ("r", "after")]
+    pump = Pump(tracer, writers[0], PlayedFinder(), Processes(tmp_path))  # type: ignore[arg-type]
+    pump.start()
+    with pump.keeping():
+        for call_id in range(1, 5):
+            tracer.put_call(call_id, 1, 2)
+            assert tracer.drained.wait(WAIT_SECONDS)
+        pump.swap(writers[1])
+    pump.finish()
+    for writer in writers:
+        writer.finish()
+    # before the next recording, and the last look
+    assert looks == [False, True]
+    found = [Recording.open(writer.path).table("balancing") for writer in writers]
+    assert [table["scans"].tolist() for table in found] == [[7], [7]]
+    people = Recording.open(tmp_path / "r").table("processes")
+    assert b"balanced" in people["comm"][people["tgid"] == 41].tolist()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mptrace import tracer
-from mptrace.recording import layouts, stack_layouts
+from mptrace.recording import balancing, layouts, stack_layouts
 from mptrace.tracing.program.source import source_of
 
 SOURCE = source_of("move_pages.c")
@@ -44,6 +44,8 @@ def dtype_of(body: str) -> np.dtype[np.void]:
         ("call_record", layouts.CALL),
         ("obstacle_record", layouts.OBSTACLE),
         ("stack_record", stack_layouts.STACK_SAMPLE),
+        ("balancing_key", balancing.BALANCING_KEY),
+        ("balancing_sums", balancing.BALANCING_SUMS),
     ],
 )
 def test_a_record_has_the_fields_of_its_struct(struct: str, layout: np.dtype[np.void]) -> None:
@@ -81,6 +83,13 @@ def test_constants_of_stacks_are_the_same_on_both_sides() -> None:
     assert len(names) == 1 + len(stack_layouts.USE_NAMES)
     for name in names:
         assert int(defines[name].strip("()")) == getattr(stack_layouts, name), name
+
+
+def test_a_period_is_as_long_on_both_sides() -> None:
+    """Who takes the sums of a period knows when it is over."""
+    shift = re.search(r"#define BALANCING_PERIOD_SHIFT\s+(\d+)", SOURCE)
+    assert shift
+    assert int(shift[1]) == balancing.PERIOD_SHIFT
 
 
 def test_every_cause_of_loss_has_a_name() -> None:

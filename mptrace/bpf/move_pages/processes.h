@@ -19,8 +19,8 @@ int fork(u64 *ctx)
 }
 
 /*
- * The end of a thread, which is in no call, migration or wait: of what is still there the
- * return was missed.
+ * The end of a thread, which is in no call, migration, wait or scan: of what is still there
+ * the return was missed.
  */
 int end_process(u64 *ctx)
 {
@@ -30,6 +30,7 @@ int end_process(u64 *ctx)
 		count_lost(NULL, LOST_RETURN);
 	if (!waiting.delete(&tid))
 		count_lost(NULL, LOST_RETURN);
+	forget_balancing(tid);
 	if (follows())
 		forget_ended(ctx[0]);
 	return 0;

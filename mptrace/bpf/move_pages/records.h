@@ -128,6 +128,33 @@ struct stack_record {
 };
 _Static_assert(sizeof(struct stack_record) == 40, "stack_layouts.STACK_SAMPLE");
 
+/* What NUMA balancing did in a process on a CPU in a period; with BALANCING only. */
+struct balancing_key {
+	u64 period;		/* of 2^BALANCING_PERIOD_SHIFT ns, about 1.07 s */
+	u32 tgid;
+	u32 cpu;
+};
+_Static_assert(sizeof(struct balancing_key) == 16, "balancing.BALANCING_KEY");
+
+struct balancing_sums {
+	u64 from_ns;		/* when the first of it began, the last ended */
+	u64 to_ns;
+	u64 scan_ns;
+	u64 scan_max_ns;
+	u64 scan_max_at_ns;	/* when the longest began */
+	u64 fault_ns;
+	u64 fault_max_ns;
+	u64 fault_max_at_ns;
+	u32 scans;		/* that ended */
+	u32 faults;		/* that began */
+	u32 faults_timed;	/* that ended, in fault_ns */
+	u32 pad;
+	char comm[16];		/* of the thread that was the first */
+};
+_Static_assert(sizeof(struct balancing_sums) == 96, "balancing.BALANCING_SUMS");
+
+#define BALANCING_PERIOD_SHIFT	30
+
 #define NO_STACK		(-1)	/* a kernel thread has none in user space */
 #define STACK_OF_CALL		0
 #define STACK_OF_MIGRATION	1
@@ -203,7 +230,8 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define LOST_RETURN		11	/* a return was not seen: too many at once for a kretprobe */
 #define LOST_STACK_RING		12	/* the ring of stacks was full */
 #define LOST_STACK_MAP		13	/* another stack had its place, or the map was full */
-#define LOST_CAUSES		14
+#define LOST_BALANCING_MAP	14	/* the map of NUMA balancing's sums or threads was full */
+#define LOST_CAUSES		15
 
 #define ERR_PTR_MIN		0xfffffffffffff001ULL
 

@@ -17,6 +17,7 @@ FORBIDS = {
     "obstacle_map_full": "some causes are less exact",
     "wait_ring_full": "waits are missing",
     "wait_map_full": "waits are missing",
+    "balancing_map_full": "what NUMA balancing took is a least number",
     "chosen_map_full": "processes that were forked are missing",
     "handler_skipped": "events of any kind are missing",
 }

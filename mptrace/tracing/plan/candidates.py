@@ -6,6 +6,7 @@ Sources of the rows: BTF and kallsyms of Debian's kernels 5.10 to 7.x, and the
 sources of mm/migrate.c; ``docs/kernels.md`` says what was verified where.
 """
 
+from mptrace.tracing.plan.balancing import BALANCING, BALANCING_PHASES
 from mptrace.tracing.plan.candidate import FOLLOWING, Candidate
 from mptrace.tracing.plan.members import (
     EVIDENCE,
@@ -295,6 +296,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         defines=(("WAIT_LOCKED_SEEN", 1),),
         for_others=True,
     ),
+    *BALANCING,
     *FOLLOWING,
     Candidate("done", "migrate_folio_done", "folio", enter="enter_done", min_parameters=1),
     Candidate("putback", "folio_putback_lru", "folio", enter="enter_putback", min_parameters=1),
@@ -341,6 +343,7 @@ UNPROVED_KINDS = {
     "io_sleep": "folios whose lock others want",
     "wake": "folios whose lock others want",
     "wait_locked": "pages that others touch",
+    **dict.fromkeys(BALANCING_PHASES, "NUMA balancing"),
     "fork": "processes",
     "end_process": "processes",
 }

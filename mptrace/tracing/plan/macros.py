@@ -7,6 +7,7 @@ For each thing that this kernel lacks there is a note: what can't be seen withou
 from collections.abc import Collection
 
 from mptrace.host.facts import KernelFacts
+from mptrace.recording.balancing import BALANCING_KEY, BALANCING_SUMS
 from mptrace.recording.layouts import (
     FOLIO,
     LARGE_CHUNK,
@@ -102,6 +103,8 @@ def add_initiator_macros(facts: KernelFacts, defines: dict[str, int | str]) -> t
     # MR_SYSCALL has been 3 since there was an enum
     numbers = {name: number for number, name in facts.migrate_reasons.items()}
     defines["MR_SYSCALL"] = numbers.get("syscall", 3)
+    # and MR_NUMA_MISPLACED is 5 on the kernels that were looked at
+    defines["MR_NUMA_MISPLACED"] = numbers.get("numa_misplaced", 5)
     defines["PAGE_STRUCT_BYTES"] = facts.sizes.get("page", 64)
     # only x86-64 is known to keep the registers of a system call where they are looked for
     stack = facts.machine == "x86_64"
@@ -189,6 +192,8 @@ def add_bounds(request: Request, page_size: int, defines: dict[str, int | str]) 
     defines["MAX_THREADS"] = request.max_threads
     defines["MAX_CHOSEN"] = request.max_chosen
     defines["MAX_WAITING"] = _max_waiting(request)
+    defines["MAX_BALANCING"] = request.max_balancing
+    defines["MAX_BALANCING_THREADS"] = request.max_balancing_threads
     defines["MAX_STACKS"] = _max_stacks(request)
     for macro, size in (
         ("FOLIO_RING_PAGES", request.folio_ring_bytes),
@@ -224,8 +229,15 @@ def memory_bound(request: Request, page_size: int) -> int:
     obstacles = request.max_obstacles * (OBSTACLE.itemsize + 80)
     threads = request.max_threads * (_THREAD_BYTES + 80)
     waits = _max_waiting(request) * (WAIT.itemsize + 80)
+    balancing = _balancing_bytes(request) if request.others else 0
     stacks = 2 * _max_stacks(request) * _STACK_BYTES if request.stacks else 0
-    return rings + folios + obstacles + threads + waits + stacks + request.max_chosen * 100
+    maps = folios + obstacles + threads + waits + balancing + stacks
+    return rings + maps + request.max_chosen * 100
+
+
+def _balancing_bytes(request: Request) -> int:
+    sums = BALANCING_KEY.itemsize + BALANCING_SUMS.itemsize + 80
+    return request.max_balancing * sums + request.max_balancing_threads * 100
 
 
 def _max_stacks(request: Request) -> int:

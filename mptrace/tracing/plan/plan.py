@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mptrace.host.facts import REGISTER_ARGUMENTS, STACK_ARGUMENTS, KernelFacts
+from mptrace.tracing.plan.balancing import BALANCING_PHASES
 from mptrace.tracing.plan.candidate import Candidate
 from mptrace.tracing.plan.candidates import CANDIDATES, ESSENTIAL, PHASES_FOR_OTHERS
 from mptrace.tracing.plan.macros import (
@@ -72,17 +73,24 @@ def make_plan(
     notes = add_struct_macros(facts, defines, evidence=request.evidence)
     add_bounds(request, facts.page_size, defines)
     notes += add_initiator_macros(facts, defines)
+    if any(p.method for p in phases if p.phase in BALANCING_PHASES):
+        defines["BALANCING"] = 1
     if request.stacks:
         notes += add_stack_macros(facts, defines)
     return Plan(phases, defines, request, memory_bound(request, facts.page_size), notes)
 
 
 def _without_idle_probes(phases: tuple[PhasePlan, ...]) -> tuple[PhasePlan, ...]:
-    """Of two phases that mean something only together neither where the other is missing."""
+    """None of a phase that means nothing without another one, where that is missing."""
     there = {phase.phase for phase in phases if phase.method}
     idle = {
         one: other
-        for one, other in (("io_sleep", "wake"), ("wake", "io_sleep"))
+        for one, other in (
+            ("io_sleep", "wake"),
+            ("wake", "io_sleep"),
+            # without its end a hint fault is counted all the same
+            ("hint_fault_end", "hint_fault"),
+        )
         if other not in there
     }
     return tuple(
@@ -100,6 +108,7 @@ _DEFAULT_MACROS: dict[str, int | str] = {
     "MOVE_SRC": 1,
     "MOVE_DST": 0,
     "WAIT_LOCKED_SEEN": 0,
+    "HINT_FAULT_TIMED": 0,
 }
 
 

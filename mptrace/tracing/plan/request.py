@@ -24,6 +24,10 @@ class Request:
     #: Threads that wait at once, whatever for: each that sleeps for I/O is looked at.
     max_waiting: int = 1 << 15
     max_threads: int = 4096
+    #: Sums of NUMA balancing that are kept at once: a process, a CPU and a second each.
+    max_balancing: int = 1 << 14
+    #: Threads that are in it at once, or whose last hint fault was not seen to end.
+    max_balancing_threads: int = 1 << 15
     #: Record where calls, migrations without one and waits came from.
     stacks: bool = False
     #: Different stacks, of the kernel and of user space each, in a whole session.
