@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Collection
 
+from mptrace.reporting.text import balancing as report_balancing
 from mptrace.reporting.text import calls as report_calls
 from mptrace.reporting.text import groups as report_groups
 from mptrace.reporting.text import head as report_head
@@ -42,6 +43,7 @@ _OF_CALLS: tuple[_Section, ...] = (
 _OF_ALL: tuple[_Section, ...] = (
     report_paths.paths,
     report_sizes.sizes,
+    report_balancing.balancing,
     report_stalls.stalls,
     report_stacks.stacks,
     report_stalls.budget,
@@ -56,7 +58,12 @@ PARTS: dict[str, tuple[_Section, ...]] = {
         report_paths.misled,
         report_paths.paths,
     ),
-    "phases": (report_time.time, report_time.movement, report_sizes.sizes),
+    "phases": (
+        report_time.time,
+        report_time.movement,
+        report_sizes.sizes,
+        report_balancing.balancing,
+    ),
     "stalls": (report_stalls.stalls,),
     "stacks": (report_stacks.stacks,),
     "failures": (report_calls.failures, report_paths.paths),

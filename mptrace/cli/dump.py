@@ -21,6 +21,7 @@ from mptrace.units import many
 if TYPE_CHECKING:
     from mptrace.outcomes.plain_table import PlainTable
     from mptrace.outcomes.said import Said
+    from mptrace.recording.meta import Meta
 
 TABLES = (
     "entries",
@@ -30,6 +31,7 @@ TABLES = (
     "obstacles",
     "mappers",
     "waits",
+    "balancing",
     "processes",
     "mappings",
     "stacks",
@@ -71,6 +73,7 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
     obstacles   what stood in a page's way, and the page's state at that moment
     mappers     a process that maps a page which was refused as shared
     waits       a thread that had to wait for a page under migration
+    balancing   scans and hint faults of NUMA balancing in a process's second
     processes   a process that mptrace met
     mappings    a mapping of a process that mptrace met, or why none is known
     stacks      one frame of a stack, the innermost first (record --stacks)
@@ -98,6 +101,8 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
     if not rows.count:
         failed = selection.failed and not selection.is_about
         why = _why_none(table, rows.total, rows.unknown, failed=failed)
+        if table == "balancing" and (unknown := _why_unseen(data.meta)):
+            why = f"no rows: what NUMA balancing did is unknown: {unknown}"
         if selection.is_about and rows.total:
             why = f"no rows: of {many(rows.total, *_names(table))} none fits"
             why += "" if is_said or not rows.unknown else f"; {rows.unknown:,} unknown"
@@ -123,6 +128,7 @@ _NONE = {
     "obstacles": "nothing refused or delayed a page in this recording",
     "mappers": "no mappings were recorded of a page that was refused as shared",
     "waits": "no thread waited for a page in this recording",
+    "balancing": "no scan or hint fault of NUMA balancing was seen in this recording",
     "processes": "the recording does not describe processes",
     "mappings": "the recording has no mappings of processes",
     "stacks": "no stacks were recorded ('mptrace record --stacks' records them)",
@@ -136,6 +142,14 @@ _SINGULAR = {
     "folios": "folio",
     "obstacles": "obstacle",
 }
+
+
+def _why_unseen(meta: "Meta") -> str:
+    """Why neither scans nor hint faults of NUMA balancing were seen, "" where they were."""
+    from mptrace.outcomes.balancing import unseen
+
+    why = unseen(meta)
+    return why["scans"] if why["scans"] and why["faults"] else ""
 
 
 def _say_what(said: "Said", *, is_text: bool) -> None:
@@ -153,6 +167,8 @@ def _say_what_there_is(said: "Said") -> None:
 
 
 def _names(table: str) -> tuple[str, str]:
+    if table == "balancing":
+        return "row", "rows"
     return _SINGULAR.get(table, table.removesuffix("es") if "ess" in table else table[:-1]), table
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.arrays import Bools, Ints, Table, Tables
+from mptrace.outcomes.balancing import balancing_of, told_of_balancing
 from mptrace.outcomes.causes import obstacles
 from mptrace.outcomes.correlate import NOT_ATTEMPTED, UNKNOWN, Correlation
 from mptrace.outcomes.failed import Failed
@@ -31,7 +32,7 @@ _LAST = np.iinfo(np.int64).max
 _ESRCH = 3
 _MOVE_PAGES = next(code for code, path in enumerate(PATHS) if path.key == "move_pages")
 #: Tables whose rows are counted in what is said of a selection.
-COUNTED = ("calls", "entries", "migrations", "folios", "waits")
+COUNTED = ("calls", "entries", "migrations", "folios", "waits", "balancing")
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class _Chooser:
 
     def _everything(self) -> dict[str, Told]:
         sizes = {"entries": self._found.rows.size, "waits": self._waits.size}
+        sizes["balancing"] = balancing_of(self._tables).size
         for table in ("calls", "migrations", "folios", "mappers", "processes", "mappings"):
             some = self._tables.get(table)
             sizes[table] = 0 if some is None else some.size
@@ -159,6 +161,7 @@ class _Chooser:
             "migrations": migrations,
             "folios": folios,
             "waits": waits,
+            "balancing": told_of_balancing(self._tables, self._meta, wanted),
             "obstacles": refused,
             "mappers": self._of_mappers(calls),
         }

@@ -82,6 +82,17 @@ _SHORT = {
         "holder_tid",
         "lies_in",
     ),
+    "balancing": (
+        "from_utc",
+        "tgid",
+        "comm",
+        "scans",
+        "scan_ns",
+        "scan_max_ns",
+        "faults",
+        "fault_ns",
+        "fault_max_ns",
+    ),
     "processes": ("tgid", "comm", "uid", "cgroup"),
     "mappings": ("tgid", "comm", "start", "end", "perms", "state", "name"),
     "stacks": ("stack", "kind", "depth", "symbol", "offset", "module", "unknown"),
@@ -100,11 +111,12 @@ def dumped_table(
     """One table of a recording, joined with what became of its rows.
 
     :param table: ``entries``, ``calls``, ``migrations``, ``folios``, ``obstacles``,
-        ``mappers``, ``waits``, ``processes``, ``mappings``, ``stacks`` or ``stack_uses``.
+        ``mappers``, ``waits``, ``balancing``, ``processes``, ``mappings``, ``stacks`` or
+        ``stack_uses``.
     :param failed: only what did not succeed, as ``selection.failed``: entries whose page
         stayed or was never attempted, calls with such an entry or an error, migrations
         that left something behind, folios that stayed, obstacles of such.  Waits,
-        processes and mappings do not fail: all of them.
+        processes and the like do not fail: all of them.
     :param selection: which rows; numbers of rows and verdicts stay those of the recording.
     """
     if failed:
@@ -118,6 +130,7 @@ def dumped_table(
         "obstacles": found.obstacles,
         "mappers": found.mappers,
         "waits": found.waits,
+        "balancing": found.balancing,
         "processes": found.processes,
         "mappings": found.mappings,
         "stacks": found.stacks,

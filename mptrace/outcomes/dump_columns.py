@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.arrays import Ints, Table
+from mptrace.outcomes.balancing import balancing_of, unseen
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.chosen import choose
 from mptrace.outcomes.correlate import (
@@ -240,6 +241,20 @@ class DumpColumns:
         columns["folio"] = (hexadecimal(rows["folio"]), rows["folio"] != 0)
         columns["holder_id"] = (hexadecimal(rows["holder_id"]), rows["holder_id"] != 0)
         columns |= self._places(self._lying.of_waits(rows), rows["address"])
+        return columns
+
+    def balancing(self) -> Columns:
+        rows, why = balancing_of(self._tables), unseen(self._meta)
+        where = self._where("balancing")
+        first = {"own": (self._own.balancing, np.ones(rows.size, np.bool_))}
+        columns = self._raw(rows, where, first)
+        groups = {"scan": ("scans", "scans"), "fault": ("fault_ns", "faults_timed")}
+        for what, (seen, count) in groups.items():
+            for name in (count, f"{what}_ns", f"{what}_max_ns", f"{what}_max_at_ns"):
+                values, known = columns[name]
+                some = name == count or name == f"{what}_ns" or columns[count][0] != 0
+                columns[name] = (values, known & (not why[seen]) & some)
+        columns["faults"] = (columns["faults"][0], columns["faults"][1] & (not why["faults"]))
         return columns
 
     def processes(self) -> Columns:

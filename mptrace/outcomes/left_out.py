@@ -45,4 +45,5 @@ def left_out(own: Own, chosen: Chosen) -> Own:
         own.migrations | ~masks["migrations"],
         own.folios | ~masks["folios"],
         own.waits | ~masks["waits"],
+        own.balancing | ~masks["balancing"],
     )

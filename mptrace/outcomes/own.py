@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.fates import TRACEPOINTS, Fates
+from mptrace.recording.balancing import BALANCING
 from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import NO_LOOKUP, NOT_COUNTED, WAIT
 from mptrace.recording.meta import Meta
@@ -31,6 +32,7 @@ class Own:
     migrations: Bools
     folios: Bools
     waits: Bools
+    balancing: Bools
 
     def of_calls(self, calls: Table, call_id: npt.NDArray[np.uint64]) -> Bools:
         """Whether each of these ids is that of an own call; ``calls`` is the table."""
@@ -55,10 +57,10 @@ def own_of(tables: Tables, meta: Meta) -> Own:
 
     Own are a folio that a process of mptrace maps and nobody else; a migration that had
     no other folio; a call about mptrace's pages, whoever made it, with its folios and
-    migrations; a wait of a thread of mptrace.  A page that others map, too, is
-    everybody's, and what mptrace does to others' pages is its doing like anybody's.
-    Tracepoints tell no owner: there a migration without a call is own that mptrace
-    began, with its folios, as nothing else can be told.
+    migrations; a wait of a thread of mptrace, and what NUMA balancing did in one.  A page
+    that others map, too, is everybody's, and what mptrace does to others' pages is its
+    doing like anybody's.  Tracepoints tell no owner: there a migration without a call is
+    own that mptrace began, with its folios, as nothing else can be told.
 
     :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
     :param meta: its meta.json; ``own`` and ``tier`` are used.
@@ -66,9 +68,11 @@ def own_of(tables: Tables, meta: Meta) -> Own:
     calls, migrations, folios = tables["calls"], tables["migrations"], tables["folios"]
     known = tables.get("waits")
     waits = np.zeros(0, WAIT) if known is None else known
+    found = tables.get("balancing")
+    balancing = np.zeros(0, BALANCING) if found is None else found
     tgids = own_tgids(meta)
     if not tgids:
-        sizes = (calls.size, migrations.size, folios.size, waits.size)
+        sizes = (calls.size, migrations.size, folios.size, waits.size, balancing.size)
         return Own(tgids, *(np.zeros(size, np.bool_) for size in sizes))
     # where no page told the target, a call with no pid is about its caller's pages
     about_itself = (calls["target_tgid"] == 0) & (calls["pid"] == 0)
@@ -86,7 +90,8 @@ def own_of(tables: Tables, meta: Meta) -> Own:
     mapped &= (call < 0) | (folios["lookup_seq"] == NO_LOOKUP)
     of_folio: Bools = mapped | _told(of_call, call) | _told(of_migration, migration)
     whole = _has_only(migrations, folios, migration, of_folio) & (migrations["call_id"] == 0)
-    return Own(tgids, of_call, of_migration | whole, of_folio, np.isin(waits["tgid"], tgids))
+    of_threads = np.isin(waits["tgid"], tgids), np.isin(balancing["tgid"], tgids)
+    return Own(tgids, of_call, of_migration | whole, of_folio, *of_threads)
 
 
 def rows_of(ids: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Ints:

@@ -292,6 +292,12 @@ def of_migrations(migrations: Table, meta: Meta) -> Ints:
     return codes[place]
 
 
+def path_of_balancing(meta: Meta) -> int:
+    """Path of NUMA balancing's migrations on this host, as an index into :data:`PATHS`."""
+    has_all = _has_only_nodes_with_cpus(meta)
+    return _CODE["numa_balancing" if has_all else "numa_balancing_or_promotion"]
+
+
 def _named(names: Mapping[int, str], number: int, prefix: str) -> str:
     return names.get(number, "").lower().removeprefix(prefix)
 

@@ -27,12 +27,15 @@ class RecordedProcesses:
     """Names and cgroups of the processes of a recording.
 
     A name is what /proc said of the process (tables `processes`, `mappers`), else that
-    of a thread of it that made a call, migrated or waited, else "".
+    of a thread of it that made a call, migrated, waited or was balanced, else "".
     """
 
     def __init__(self, tables: Tables, meta: Meta) -> None:
         self._comm: dict[int, str] = {}
         self._threads: dict[int, str] = {}
+        balancing = tables.get("balancing")
+        if balancing is not None:
+            self._comm |= dict(_names(balancing, "tgid"))
         for name in ("waits", "migrations", "calls"):
             rows = tables.get(name)
             if rows is not None:
@@ -107,7 +110,7 @@ def _names(rows: Table, of: str) -> Iterator[tuple[int, str]]:
 def _one_of_each(rows: Table, wanted: str, of: str = "tgid") -> Table:
     """A row of each process or thread that has what is wanted: its first thread's, if any."""
     rows = rows[rows[wanted] != np.zeros(1, rows.dtype[wanted])]
-    if of == "tgid":
+    if of == "tgid" and "tid" in (rows.dtype.names or ()):
         rows = rows[np.argsort(rows["tid"] != rows["tgid"], kind="stable")]
     _, first = np.unique(rows[of], return_index=True)
     return rows[first]

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from mptrace.arrays import Tables
+from mptrace.outcomes.balancing import balancing_of
 from mptrace.outcomes.chosen import COUNTED, Chosen
 from mptrace.outcomes.correlate import Correlation
 from mptrace.outcomes.own import Own
-from mptrace.outcomes.paths import PATHS, of_migrations
+from mptrace.outcomes.paths import PATHS, of_migrations, path_of_balancing
 from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.outcomes.selection import Selection
 from mptrace.outcomes.waiting import waits_of
@@ -47,6 +48,7 @@ def said_of(
             "migrations": ~own.migrations,
             "folios": ~own.folios,
             "waits": ~own.waits,
+            "balancing": ~own.balancing,
         }
     rows, unsure = {}, {}
     for table in COUNTED:
@@ -77,12 +79,14 @@ def is_filter(said: Mapping[str, Any]) -> bool:
 
 
 def is_empty(said: Mapping[str, Any]) -> bool:
-    """Whether nothing is chosen; of a selection of failures alone waits don't count."""
+    """Whether nothing is chosen; of a selection of failures alone what can't fail doesn't count."""
     only_failed = said["failed"] and not any(
         (said["from"], said["to"], said["pids"], said["paths"], said["nodes"])
     )
     return not any(
-        row["chosen"] for table, row in said["rows"].items() if table != "waits" or not only_failed
+        row["chosen"]
+        for table, row in said["rows"].items()
+        if table not in ("waits", "balancing") or not only_failed
     )
 
 
@@ -93,13 +97,23 @@ def _moment(clock: Clock, ns: int) -> dict[str, Any]:
 
 def _there_is(tables: Tables, meta: Meta, clock: Clock, own: Own | None) -> Said:
     calls, migrations, folios = tables["calls"], tables["migrations"], tables["folios"]
-    waits = waits_of(tables)
+    waits, balancing = waits_of(tables), balancing_of(tables)
     if own is not None:
         calls, migrations = calls[~own.calls], migrations[~own.migrations]
         folios, waits = folios[~own.folios], waits[~own.waits]
+        balancing = balancing[~own.balancing]
     times = first_and_last(
-        np.concatenate([calls["enter_ns"], migrations["enter_ns"], waits["start_ns"]]),
-        np.concatenate([calls["exit_ns"], migrations["exit_ns"], waits["end_ns"]]),
+        np.concatenate(
+            [
+                calls["enter_ns"],
+                migrations["enter_ns"],
+                waits["start_ns"],
+                balancing["from_ns"],
+            ]
+        ),
+        np.concatenate(
+            [calls["exit_ns"], migrations["exit_ns"], waits["end_ns"], balancing["to_ns"]]
+        ),
     )
     columns = (
         calls["tgid"],
@@ -107,10 +121,12 @@ def _there_is(tables: Tables, meta: Meta, clock: Clock, own: Own | None) -> Said
         migrations["tgid"],
         folios["owner_tgid"],
         waits["tgid"],
+        balancing["tgid"],
     )
     people = RecordedProcesses(tables, meta)
     keys = {PATHS[code].key for code in np.unique(of_migrations(migrations, meta)).tolist()}
     keys |= {"move_pages"} if calls.size else set()
+    keys |= {PATHS[path_of_balancing(meta)].key} if balancing.size else set()
     nids = np.concatenate(
         [folios["src_nid"], folios["dst_nid"][folios["dst"] != 0], migrations["dst_nid"]]
     )

@@ -7,14 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.arrays import Tables
+from mptrace.outcomes.balancing import balancing_of
 from mptrace.outcomes.told import Told
 from mptrace.outcomes.waiting import waits_of
 
 
 def taking_part(tables: Tables, told: Mapping[str, Told]) -> npt.NDArray[np.uint32]:
-    """Each process once that moves, is moved, waits or maps a page in these rows.
+    """Each process once that moves, is moved, is balanced, waits or maps a page in these rows.
 
-    :param told: table -> which of its rows; `calls`, `waits`, `migrations`, `folios`, `mappers`.
+    :param told: table -> which of its rows; of all tables but those of processes.
     """
     calls = tables["calls"][told["calls"].yes]
     parts = [
@@ -23,6 +24,7 @@ def taking_part(tables: Tables, told: Mapping[str, Told]) -> npt.NDArray[np.uint
         tables["migrations"]["tgid"][told["migrations"].yes],
         tables["folios"]["owner_tgid"][told["folios"].yes],
         waits_of(tables)["tgid"][told["waits"].yes],
+        balancing_of(tables)["tgid"][told["balancing"].yes],
     ]
     mappers = tables.get("mappers")
     if mappers is not None:

@@ -174,6 +174,8 @@ NO_ROWS = {
     "mappers": "no mappings were recorded of a page that was refused as shared",
     "mappings": "the recording has no mappings of processes",
     "waits": "no thread waited for a page in this recording",
+    "balancing": "what NUMA balancing did is unknown: the mptrace that recorded it did not look at "
+    "it",
     "processes": "the recording does not describe processes",
     "stacks": "no stacks were recorded ('mptrace record --stacks' records them)",
     "stack_uses": "no stacks were recorded ('mptrace record --stacks' records them)",

@@ -25,6 +25,7 @@ from mptrace.outcomes.selection import EVERYTHING, Selection
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.recording.when import Clock, with_utc
+from mptrace.reporting.numbers.balancing import balancing_numbers
 from mptrace.reporting.numbers.budget import cost_curve, within
 from mptrace.reporting.numbers.callers import callers_of
 from mptrace.reporting.numbers.calls import (
@@ -146,6 +147,7 @@ def profile(
         "groups": groups_of(tables, whole, processes, out),
         "misled": misled_of(tables, meta, found, processes),
         "stalls": stalls_of(tables, meta, fate, processes, out, lying, most=selection.top or 0),
+        "balancing": balancing_numbers(tables, meta, processes, out, missing_parts=missing_parts),
         "stacks": stacks_of(tables, meta, fate, processes, out),
         "cost_curve": curves,
         "budget": None if budget_ns is None else within(curves, budget_ns),

@@ -83,6 +83,7 @@ def summary_of(
         "calls": [_call(row, clock) for row in slowest] if numbers["workload"] else None,
         "waited": [_waited(row, clock) for row in waits["by_thread"]],
         "stayed": _stayed(numbers, tables, lying, clock),
+        "balancing": _balancing(numbers["balancing"]),
         "unknown": _unknown(numbers),
         "advice": advice_of(numbers),
     }
@@ -277,6 +278,19 @@ def _waited(row: Numbers, clock: Clock) -> Numbers:
         "lies_in": longest and longest["lies_in"],
         "kind": longest and longest["kind"],
         "initiator": longest and longest["initiator"],
+    }
+
+
+def _balancing(found: Numbers) -> Numbers | None:
+    """Of all processes, and that of most time; None where nothing was seen."""
+    if not found["processes"]:
+        return None
+    names = ("tgid", "comm", "scan_ns", "fault_ns")
+    return {
+        "processes": len(found["processes"]),
+        **{name: value for name, value in found["totals"].items() if not name.endswith("_at_ns")},
+        "is_least": found["is_least"],
+        "most": {name: found["processes"][0][name] for name in names},
     }
 
 

@@ -19,6 +19,7 @@ LISTS = (
     ("stalls", "by_initiator"),
     ("stalls", "by_thread"),
     ("stalls", "longest"),
+    ("balancing", "processes"),
     ("stacks", "initiators"),
     ("stacks", "waits"),
     ("summary", "who"),

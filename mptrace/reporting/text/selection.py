@@ -14,6 +14,7 @@ _NAMES = {
     "entries": ("entry", "entries"),
     "folios": ("folio", "folios"),
     "waits": ("wait", "waits"),
+    "balancing": ("row of NUMA balancing", "rows of NUMA balancing"),
 }
 _MOST = 8
 

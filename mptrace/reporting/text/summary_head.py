@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 
 from mptrace.outcomes.said import is_empty, is_filter
+from mptrace.reporting.text import balancing
 from mptrace.reporting.text.head import filters_text, parts_text, states_of_recording, whose
 from mptrace.reporting.text.layout import Numbers, clip, many, short, wrapped
 from mptrace.reporting.text.selection import selected
@@ -148,6 +149,11 @@ def pages_of(count: int, *, unknown: int, lost: int) -> str:
 
 
 def totals(profile: Numbers) -> list[str]:
+    """Pages moved and stayed, who waited, and what NUMA balancing took beside."""
+    return [*_totals(profile), *balancing.line(profile)]
+
+
+def _totals(profile: Numbers) -> list[str]:
     """Pages moved and stayed, threads that waited, in one line; of an idle session that, too."""
     summary = profile["summary"]
     sums, own = summary["totals"], summary["own_pages"]
