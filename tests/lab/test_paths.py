@@ -136,3 +136,61 @@ def test_the_outcomes_of_folios_add_up(session: Judged) -> None:
     """Of each migration the folios that moved or were freed meanwhile are what succeeded."""
     assert not session.different(succeeded=True)
     assert not session.different(succeeded=False)
+
+
+# ---- what NUMA balancing does beside its migrations
+
+
+def balanced(session: Judged, tgid: int = 0) -> dict[str, int]:
+    """Sums of mptrace's rows, of one process or of all, mptrace among them."""
+    rows = [row for row in session.balancing if not tgid or row["tgid"] == tgid]
+    names = ("scans", "scan_ns", "faults", "faults_timed", "fault_ns")
+    return {name: sum(row[name] for row in rows) for name in names}
+
+
+def test_balancing_is_seen_whole(session: Judged) -> None:
+    """The oracle lost nothing; on this kernel its functions can be traced by mptrace, too."""
+    oracle = session.told["balancing"]
+    assert oracle["lost"] == 0
+    assert set(oracle["missed"].values()) == {0}
+    phases = {phase["phase"]: phase for phase in session.meta["coverage"]}
+    assert all(phases[name]["attach"] for name in ("numa_scan", "hint_fault", "hint_fault_end"))
+
+
+def test_scans_of_balancing_are_counted(session: Judged) -> None:
+    """As often as a kretprobe of tracefs saw task_numa_work() return, in all processes."""
+    scans = balanced(session)["scans"]
+    assert scans == session.told["balancing"]["all"]["scans"]
+    assert scans == session.told["balancing"]["hits"]["scan_end"]
+    assert scans > 10
+
+
+def test_scans_of_balancing_are_timed(session: Judged) -> None:
+    """Within the time of the probes around, and around what change_prot_numa() took inside."""
+    scan_ns = balanced(session)["scan_ns"]
+    seen = session.told["balancing"]["all"]
+    assert seen["changing_least_ns"] <= scan_ns <= seen["scan_most_ns"]
+    assert seen["changing_least_ns"] > 0
+
+
+def test_hint_faults_are_those_that_the_kernel_counts(session: Judged) -> None:
+    """As many as numa_hint_faults of /proc/vmstat, and as the probe in the function itself.
+
+    After the paths mptrace goes on to trace, and what is left of the scans' work is touched.
+    """
+    oracle, counted = session.told["balancing"], session.told["vmstat"]["numa_hint_faults"]
+    assert oracle["faults_until_end"] <= counted <= oracle["faults_until_after"]
+    assert counted <= balanced(session)["faults"] <= session.told["around"]["numa_hint_faults"]
+
+
+@pytest.mark.parametrize("name", ["numa-balancing", "promotion"])
+def test_hint_faults_of_the_process(session: Judged, name: str) -> None:
+    """Of the one that is balanced, which ends meanwhile: count and time, exactly and in bounds."""
+    path = session.paths[name]
+    if "missing" in path:
+        pytest.skip(path["missing"])
+    mine, seen = balanced(session, path["pid"]), session.told["balancing"]["of"][str(path["pid"])]
+    assert mine["faults"] == seen["faults"] >= path["least"]
+    assert mine["faults_timed"] == seen["faults_timed"]
+    assert seen["migrating_least_ns"] <= mine["fault_ns"] <= seen["fault_most_ns"]
+    assert mine["scans"] == seen["scans"]

@@ -3,8 +3,10 @@
 
 ``python -m paths.conduct [--record DIR] [NAME...]`` writes JSON: of each path what it
 returned, its window and the counters of /proc/vmstat, or ``error``, or what is
-``missing``; of the whole time its window and counters, the tracepoint's events and how many
-of them were lost.  With ``--record``, ``mptrace record -a`` runs around all of it.
+``missing``; of the whole time its window and counters, the tracepoint's events, how many
+of them were lost, and what kprobes saw of NUMA balancing; ``around`` are the counters from
+before the recording until after it.  With ``--record``, ``mptrace record -a`` runs around all
+of it.
 """
 
 import argparse
@@ -18,9 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from .balancing import BalancingWitness
 from .kernel_paths import KERNEL, missing
 from .provoke import REQUESTS, Path_
-from .witness import Witness, window
+from .witness import Witness, difference, vmstat, window
 
 PATHS: dict[str, Path_] = {**REQUESTS, **KERNEL}
 
@@ -49,11 +52,12 @@ def conduct(names: list[str]) -> dict[str, Any]:
     """Run the paths; what became of them."""
     results: list[dict[str, Any]] = []
     about: dict[str, Any] = {"kernel": os.uname().release, "paths": results}
-    with Witness() as witness:
+    with Witness() as witness, BalancingWitness() as balancing:
         with window(about):
             for name in names:
                 results.append(_run(name))
-        return {**about, "events": witness.events(), "lost": witness.lost()}
+        told = {"events": witness.events(), "lost": witness.lost()}
+        return {**about, **told, "balancing": balancing.told(about["end_ns"], about["after_ns"])}
 
 
 def _run(name: str) -> dict[str, Any]:
@@ -76,9 +80,10 @@ def main() -> None:
     parser.add_argument("--record", metavar="DIR")
     parser.add_argument("names", nargs="*", choices=[*PATHS, []])
     arguments = parser.parse_args()
+    before = vmstat()
     with recorder(arguments.record) if arguments.record else nullcontext():
         result = conduct(arguments.names or list(PATHS))
-    print(json.dumps(result))
+    print(json.dumps({**result, "around": difference(before, vmstat())}))
 
 
 if __name__ == "__main__":

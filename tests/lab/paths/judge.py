@@ -88,6 +88,7 @@ class Judged:
         self._pair()
         self.events = self._at("ns", self.events)
         self.migrations = self._at("ns", self.recorded)
+        self.balancing = dump(recording, "balancing")
         self.folios: dict[int, list[Row]] = defaultdict(list)
         for row in dump(recording, "folios"):
             if row["migration"] is not None:

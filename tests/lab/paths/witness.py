@@ -77,7 +77,7 @@ class Witness:
 #: Counters of /proc/vmstat that a migration moves.
 COUNTERS = re.compile(
     r"pgmigrate_|thp_migration_|compact_(isolated|stall|success|daemon_wake)|numa_pages_migrated|"
-    r"pgpromote_success|pgdemote_|balloon_migrate"
+    r"numa_hint_faults$|pgpromote_success|pgdemote_|balloon_migrate"
 )
 
 
