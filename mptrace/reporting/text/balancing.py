@@ -17,6 +17,7 @@ from mptrace.units import and_more, format_ns
 
 MOST_ROWS = 10
 _TITLE = "NUMA balancing beside its migrations"
+_NOTE = "times are of the clock; hint faults include migrating: the process's own migrations"
 _WHAT = {"scans": "scans", "faults": "hint faults", "fault_ns": "times of hint faults"}
 
 
@@ -29,7 +30,10 @@ def balancing(profile: Numbers) -> list[str]:
         return wrapped("", f"{_TITLE}: unknown: {why[0]}", hang="  ") if why else []
     title = f"{_TITLE}: no scan and no hint fault was seen"
     if found["processes"]:
-        title = f"{_TITLE}, {format_ns(_total(found['totals']))} of its threads' time"
+        of = many(len(found["processes"]), "process", "processes")
+        sums = found["totals"]
+        took = (">= " if found["is_least"] else _untimed(sums)) + format_ns(_total(sums))
+        title = f"{_TITLE}: {took} in {of}"
     lines = wrapped("", title, hang="  ")
     least = ">= " if found["is_least"] else ""
     rows, rest = cut(found["processes"], MOST_ROWS, lambda row: row["tgid"], asked_for(profile))
@@ -55,7 +59,7 @@ def balancing(profile: Numbers) -> list[str]:
             lines += [text, *_details(row)]
         more = and_more(len(rest), "process", "--json", plural="processes")
         lines += wrapped("  ", more) if more else []
-        lines += wrapped("  ", "in all and longest are of the clock; migrating: its own migrations")
+        lines += wrapped("  ", _NOTE)
     for text in why:
         lines += wrapped("  ", f"unknown: {text}")
     if rows and found["why_unknown"]["migrating_ns"]:
