@@ -23,6 +23,7 @@ META: dict[str, Any] = {
     ],
     "hypervisor": "TCG",
     "emulated": True,
+    "counted": None,
     "started": {"wall_ns": 1_700_000_000 * 10**9, "monotonic_ns": 5},
     "ended": {"wall_ns": 1_700_000_001 * 10**9, "monotonic_ns": 10**9 + 5},
     "settings": {"numa_balancing": "0"},

@@ -23,6 +23,7 @@ from click.testing import CliRunner
 
 from mptrace.cli import COMMANDS, main
 from mptrace.errors import LabError, UsageError
+from mptrace.host.kept import DIRECTORY
 from mptrace.lab import agent, wire
 from mptrace.lab.apt import Source, host_sources, parse_deb822, parse_one_line, stanzas_for
 from mptrace.lab.changes import apply
@@ -39,7 +40,6 @@ from mptrace.lab.port import Port
 from mptrace.lab.programs import MAX_KEPT, SharedPrograms
 from mptrace.lab.runner import guest_environment, run_in_guest
 from mptrace.lab.topology import GuestNode, parse_nodes
-from mptrace.tracing.program.cache import DIRECTORY
 
 GIB, MIB = 1 << 30, 1 << 20
 

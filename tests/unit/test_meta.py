@@ -31,6 +31,7 @@ WHOLE: dict[str, Any] = {
     "format_version": 3,
     "complete": True,
     "settings": {"thp": "madvise"},
+    "counted": {"cpu": "QEMU TCG CPU", "string_moves": "erms"},
     "modes": others.META["modes"],
     "cgroups": {"77": "/system.slice"},
     "own": [4711, 4712],
