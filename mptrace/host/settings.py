@@ -6,6 +6,10 @@ import re
 import zlib
 from pathlib import Path
 
+from mptrace.errors import HostError
+
+#: Frames in a map of stacks: struct bpf_stacktrace of BCC.
+STACK_FRAMES = 127
 # setting -> file.  Of a choice like "always [madvise] never" the chosen one is kept.
 _FILES = {
     "numa_balancing": "proc/sys/kernel/numa_balancing",
@@ -35,6 +39,19 @@ def read_settings(root: Path) -> dict[str, str]:
         chosen = _CHOSEN.search(text)
         settings[name] = chosen[1] if chosen else text
     return settings
+
+
+def check_stacks(root: Path = Path("/")) -> None:
+    """Raise HostError where the kernel keeps shorter stacks than its maps are made for."""
+    try:
+        most = int((root / "proc/sys/kernel/perf_event_max_stack").read_text())
+    except (OSError, ValueError):
+        return
+    if most < STACK_FRAMES:
+        raise HostError(
+            f"no stacks can be recorded: kernel.perf_event_max_stack is {most}",
+            f"sysctl kernel.perf_event_max_stack={STACK_FRAMES}, or leave out --stacks",
+        )
 
 
 def nodes_shift(root: Path, release: str) -> int | None:

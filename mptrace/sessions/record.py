@@ -12,6 +12,7 @@ from mptrace.host.heap import keep_small
 from mptrace.host.privileges import check_privileges
 from mptrace.host.processes import NOT_TOLD_APART
 from mptrace.host.read import read_host_facts
+from mptrace.host.settings import check_stacks
 from mptrace.host.signals import Interrupts
 from mptrace.recording.meta import Coverage
 from mptrace.recording.rotation import Series
@@ -36,6 +37,8 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
     RecordingError where the disk is full: what was recorded until then can be read.
     """
     check_privileges()
+    if request.bounds.stacks and request.tier != "tracepoints":
+        check_stacks()
     host = read_host_facts()
     Series(request.output, request.rotation).check_new(force=request.force, aside=request.aside)
     with contextlib.ExitStack() as stack:

@@ -17,6 +17,7 @@ from mptrace.errors import HostError, Progress, TargetError
 from mptrace.host import maps_reader, proc
 from mptrace.host.privileges import check_privileges
 from mptrace.host.read import read_host_facts
+from mptrace.host.settings import check_stacks
 from mptrace.host.signals import Interrupts
 from mptrace.recording.clock import now
 from mptrace.recording.layouts import MAX_ENTRIES
@@ -72,6 +73,8 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
     """
     host = read_host_facts()
     check_privileges()
+    if request.stacks:
+        check_stacks()
     workload = resolve(request.workload, host.memory_nodes)
     if len(host.memory_nodes) < 2:
         raise HostError(

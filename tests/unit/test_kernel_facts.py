@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mptrace.errors import HostError
 from mptrace.host import privileges, settings, symbols, topology
 from mptrace.host.facts import Node
 from mptrace.host.read import read_host_facts, read_kernel_facts
@@ -115,6 +116,17 @@ def test_counted_instructions_are_known_by_the_command_line(
     write(tmp_path, "proc/cmdline", command_line + "\n")
     write(tmp_path, "proc/cpuinfo", f"model name\t: {model}\nflags\t\t: fpu erms hypervisor\n")
     assert read_host_facts(tmp_path).counted == counted
+
+
+def test_stacks_that_are_too_short_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    """A map of stacks has a fixed depth; where the kernel does not say, it is tried."""
+    settings.check_stacks(tmp_path)
+    write(tmp_path, "proc/sys/kernel/perf_event_max_stack", "127\n")
+    settings.check_stacks(tmp_path)
+    write(tmp_path, "proc/sys/kernel/perf_event_max_stack", "64\n")
+    with pytest.raises(HostError, match="perf_event_max_stack is 64") as refused:
+        settings.check_stacks(tmp_path)
+    assert "sysctl kernel.perf_event_max_stack=127" in refused.value.hint
 
 
 def test_nodes_in_order_with_memoryless_ones(tmp_path: Path) -> None:
