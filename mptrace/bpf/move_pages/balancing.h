@@ -100,20 +100,27 @@ static __always_inline void on_enter_numa_scan(void)
 		begin_balancing(id, BALANCING_SCAN, bpf_ktime_get_ns());
 }
 
-static __always_inline void on_exit_numa_scan(void)
+/* What the thread is in is over: the sums that it belongs to, with its begin and time in ns. */
+static __always_inline struct balancing_sums *end_balancing(u32 kind, u64 *began, u64 *ns)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct balancing_start *start = balancing_at.lookup(&tid);
-	struct balancing_sums *s;
-	u64 began, now, ns;
+	u64 now;
 
-	if (!start || start->kind != BALANCING_SCAN)
-		return;
-	began = start->ns;
+	if (!start || start->kind != kind)
+		return NULL;
+	*began = start->ns;
 	balancing_at.delete(&tid);
 	now = bpf_ktime_get_ns();
-	ns = now - began;
-	s = balancing_sums_of(began, now);
+	*ns = now - *began;
+	return balancing_sums_of(*began, now);
+}
+
+static __always_inline void on_exit_numa_scan(void)
+{
+	u64 began, ns;
+	struct balancing_sums *s = end_balancing(BALANCING_SCAN, &began, &ns);
+
 	if (!s)
 		return;
 	lock_xadd(&s->scans, 1);
@@ -145,18 +152,9 @@ static __always_inline void on_enter_hint_fault(void)
 
 static __always_inline void on_exit_hint_fault(void)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	struct balancing_start *start = balancing_at.lookup(&tid);
-	struct balancing_sums *s;
-	u64 began, now, ns;
+	u64 began, ns;
+	struct balancing_sums *s = end_balancing(BALANCING_FAULT, &began, &ns);
 
-	if (!start || start->kind != BALANCING_FAULT)
-		return;
-	began = start->ns;
-	balancing_at.delete(&tid);
-	now = bpf_ktime_get_ns();
-	ns = now - began;
-	s = balancing_sums_of(began, now);
 	if (!s)
 		return;
 	lock_xadd(&s->faults_timed, 1);
