@@ -91,10 +91,10 @@ class HostFacts:
     hypervisor: str
     #: True only where CPU instructions themselves are emulated (times are ratios).
     emulated: bool
-    #: Where 1 ns is one instruction: ``cpu`` and ``string_moves`` (`topology.read_counted`).
-    counted: Mapping[str, str] | None = None
     #: setting -> value as read: "numa_balancing", "compaction_proactiveness", "thp", ...
     settings: Mapping[str, str] = field(default_factory=dict)
+    #: Where 1 ns is one instruction: ``cpu`` and ``string_moves`` (`topology.read_counted`).
+    counted: Mapping[str, str] | None = None
 
     @property
     def memory_nodes(self) -> tuple[int, ...]:

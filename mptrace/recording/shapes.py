@@ -207,7 +207,7 @@ SHAPES: Mapping[str, Shape] = {
     "nodes": _list_of(_NODE),
     "hypervisor": _text,
     "emulated": _or_none(_flag),
-    "counted": _or_none(_record({}, {"cpu": _text, "string_moves": _text})),
+    "counted": _or_none(_record({"cpu": _text, "string_moves": _text}, {})),
     "started": _or_none(_TIME),
     "ended": _or_none(_TIME),
     "settings": _mapping(_text),

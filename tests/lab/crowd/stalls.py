@@ -9,6 +9,7 @@ of the toucher's /proc/PID/maps before its pages were moved and afterwards.
 """
 
 import ctypes
+import re
 import subprocess
 import sys
 import threading
@@ -22,11 +23,11 @@ PAGE = 4096
 #: What a touch must take to be noted; of files' pages, one of which is locked at a time on 6.1.
 MIN_NS, FILE_MIN_NS = 1_000_000, 100_000
 SMALL_PAGES = 1021
-SMALL_ROUNDS = 6
 FILE_PAGES = 61
-FILE_ROUNDS = 200
 HUGE_PAGES = 5 * 512
-HUGE_ROUNDS = 6
+#: Moves at the least, and how often touchers must have slept; else so many times as many moves.
+ROUNDS, FILE_ROUNDS = 6, 100
+SLEEPS, MOST_TIMES = 30, 12
 THREADS = 2
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 POOLS = [
@@ -61,6 +62,24 @@ def toucher(program: Path, kind: str, pages: int, path: Path) -> Iterator[Sectio
     assert process.returncode == 0, f"touch: {process.returncode}"
 
 
+def sleeps(section: Section) -> int:
+    """How often the touchers gave up their CPU of their own accord, as the kernel counts."""
+    count = 0
+    for tid in section["tids"]:
+        text = Path(f"/proc/{section['pid']}/task/{tid}/status").read_text()
+        count += int(re.search(r"^voluntary_ctxt_switches:\t(\d+)$", text, re.MULTILINE)[1])
+    return count
+
+
+def rounds(section: Section, least: int) -> Iterator[int]:
+    """Numbers of moves: how soon touchers sleep depends on what else the machine does."""
+    before = sleeps(section)
+    for number in range(MOST_TIMES * least):
+        if number >= least and sleeps(section) - before >= SLEEPS:
+            return
+        yield number
+
+
 def by_program(*argv: str) -> dict[str, Any]:
     """Run a program: its only thread is the mover."""
     before = time.monotonic_ns()
@@ -74,19 +93,19 @@ def by_program(*argv: str) -> dict[str, Any]:
 
 def migratepages(section: Section) -> None:
     """All pages of the process there and back, by numactl's program."""
-    for number in range(SMALL_ROUNDS):
+    for number in rounds(section, ROUNDS):
         nodes = ("0", "1") if number % 2 == 0 else ("1", "0")
         mover = by_program("migratepages", str(section["pid"]), *nodes)
         section["movers"].append({**mover, "reason": "syscall"})
 
 
-def move_pages(section: Section, rounds: int = SMALL_ROUNDS) -> None:
+def move_pages(section: Section, least: int = ROUNDS) -> None:
     """All pages of the mapping there and back, a call of move_pages(2) each."""
     count = section["pages"]
     addresses = (ctypes.c_uint64 * count)(
         *range(section["base"], section["base"] + count * PAGE, PAGE)
     )
-    for number in range(rounds):
+    for number in rounds(section, least):
         nodes = (ctypes.c_int * count)(*[1 - number % 2] * count)
         status = (ctypes.c_int * count)(*[-1000] * count)
         before = time.monotonic_ns()
@@ -117,14 +136,6 @@ def move_file(section: Section) -> None:
     move_pages(section, FILE_ROUNDS)
 
 
-def huge(section: Section) -> None:
-    """Huge pages, transparent or hugetlb's, there and back, by numactl's program."""
-    for number in range(HUGE_ROUNDS):
-        nodes = ("0", "1") if number % 2 == 0 else ("1", "0")
-        mover = by_program("migratepages", str(section["pid"]), *nodes)
-        section["movers"].append({**mover, "reason": "syscall"})
-
-
 #: A file's page that a fault looks for while it is moved: the thread sleeps for the folio's lock.
 SHMEM, DISK = "/dev/shm/touched", "{directory}/ext4/touched"
 SECTIONS: dict[str, tuple[str, int, Callable[[Section], None]]] = {
@@ -132,8 +143,8 @@ SECTIONS: dict[str, tuple[str, int, Callable[[Section], None]]] = {
     "move_pages": ("4k", SMALL_PAGES, move_pages),
     "shmem": (SHMEM, FILE_PAGES, move_file),
     "file": (DISK, FILE_PAGES, move_file),
-    "huge": ("thp", HUGE_PAGES, huge),
-    "hugetlb": ("hugetlb", HUGE_PAGES, huge),
+    "huge": ("thp", HUGE_PAGES, migratepages),
+    "hugetlb": ("hugetlb", HUGE_PAGES, migratepages),
 }
 
 
