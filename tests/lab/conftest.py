@@ -14,6 +14,7 @@ last: no core waits for the other one.
 
 import io
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -217,6 +218,22 @@ def mptrace(guest: Guest, guest_dir: str) -> Callable[..., Completed]:
     def call(*arguments: str, timeout: float = 600.0) -> Completed:
         argv = [sys.executable, "-m", "mptrace", *arguments]
         return guest.run(argv, cwd=guest_dir, timeout=timeout)
+
+    return call
+
+
+@pytest.fixture
+def refusals(guest: Guest, guest_dir: str) -> Callable[..., list[Completed]]:
+    """Call mptrace with each list of arguments, in ``guest_dir``: see several.py."""
+
+    def call(*arguments: list[str]) -> list[Completed]:
+        argv = [sys.executable, str(HERE / "several.py"), json.dumps(arguments)]
+        done = guest.run(argv, cwd=guest_dir, timeout=600)
+        assert done.returncode == 0, done.errors
+        return [
+            Completed(status, out.encode(), err.encode())
+            for status, out, err in json.loads(done.text)
+        ]
 
     return call
 

@@ -28,7 +28,7 @@ from recorder.told import (
     read_compat,
     read_told,
 )
-from test_run import LEFTOVERS, Mptrace, assert_error, assert_nothing_left, sh
+from test_run import LEFTOVERS, Refusals, assert_error, assert_nothing_left, sh
 
 from mptrace.cli import main
 from mptrace.lab.guest import Guest
@@ -704,14 +704,19 @@ def test_how_a_session_ends(guest: Guest, guest_dir: str) -> None:
 
 
 @pytest.mark.one_kernel
-def test_what_cannot_be_recorded(guest: Guest, guest_dir: str, mptrace: Mptrace) -> None:
+def test_what_cannot_be_recorded(guest: Guest, guest_dir: str, refusals: Refusals) -> None:
     """Each wrong request gets its message and status, starts no command and leaves nothing."""
-    assert_error(mptrace("record", "-p", "999999"), 1, "no process 999999")
-    assert_error(mptrace("record", "--cgroup", "/no/where"), 1, "no cgroup (v2) '/no/where'")
-    assert_error(mptrace("record", "-a", "--reason", "fun"), 2, "'fun'", "compaction")
-    assert_error(mptrace("record", "-a", "--from", "7"), 2, "no node 7")
-    assert_error(mptrace("record", "--as", "nobody", "-a"), 2, "--as")
-    assert_error(mptrace("record", "--", "no-such-command"), 127, "not found")
+    wrong = {
+        ("-p", "999999"): (1, "no process 999999"),
+        ("--cgroup", "/no/where"): (1, "no cgroup (v2) '/no/where'"),
+        ("-a", "--reason", "fun"): (2, "'fun'", "compaction"),
+        ("-a", "--from", "7"): (2, "no node 7"),
+        ("--as", "nobody", "-a"): (2, "--as"),
+        ("--", "no-such-command"): (127, "not found"),
+    }
+    done = refusals(*(["record", *arguments] for arguments in wrong))
+    for each, (status, *words) in zip(done, wrong.values(), strict=True):
+        assert_error(each, status, *words)
     powerless = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", PYTHON]
     done = guest.run([*powerless, "-m", "mptrace", "record", "--", "touch", "ran"], cwd=guest_dir)
     assert_error(done, 1, "CAP_BPF", "sudo")

@@ -18,6 +18,7 @@ from mptrace.lab.guest import Completed, Guest
 from mptrace.lab.kernels import SERIES
 
 Mptrace = Callable[..., Completed]
+Refusals = Callable[..., list[Completed]]
 Fetch = Callable[[str], Path]
 PYTHON = sys.executable
 CHECKOUT = Path(__file__).parents[2]
@@ -309,18 +310,23 @@ def test_the_target_exits_in_the_middle(guest: Guest, guest_dir: str, holder: st
 
 
 @pytest.mark.one_kernel
-def test_errors_have_a_way_out(guest: Guest, guest_dir: str, mptrace: Mptrace) -> None:
+def test_errors_have_a_way_out(guest: Guest, guest_dir: str, refusals: Refusals) -> None:
     """Each wrong request gets its message, its hint and its status, and leaves nothing."""
-    assert_error(mptrace("run", "--target", "7"), 2, "node 7", "nodes with memory: 0, 1")
-    assert_error(mptrace("run", "--pid", "999999", "--yes"), 1, "999999")
-    assert_error(mptrace("run", "-o", "/nowhere/at/all"), 1, "/nowhere/at/all")
-    assert_error(mptrace("run", "--kind", "hugetlb"), 1, "huge")
     sh(guest, "mkdir taken; echo precious >taken/file; ln -s taken link", guest_dir)
-    assert_error(mptrace("run", "-o", "taken"), 1, "'taken' exists", "--force")
-    assert_error(mptrace("run", "-o", "link", "--force"), 1, "not a recording")
+    wrong = {
+        ("--target", "7"): (2, "node 7", "nodes with memory: 0, 1"),
+        ("--pid", "999999", "--yes"): (1, "999999"),
+        ("-o", "/nowhere/at/all"): (1, "/nowhere/at/all"),
+        ("--kind", "hugetlb"): (1, "huge"),
+        ("-o", "taken"): (1, "'taken' exists", "--force"),
+        ("-o", "link", "--force"): (1, "not a recording"),
+    }
+    done = refusals(*(["run", *arguments] for arguments in wrong))
+    for each, (status, *words) in zip(done, wrong.values(), strict=True):
+        assert_error(each, status, *words)
     assert guest.get(f"{guest_dir}/taken/file") == b"precious\n"
     sh(guest, "ln -s taken mptrace.data", guest_dir)
-    assert_error(mptrace("run"), 1, "'mptrace.data' is not a recording", "-o")
+    assert_error(refusals(["run"])[0], 1, "'mptrace.data' is not a recording", "-o")
     sh(guest, "rm mptrace.data", guest_dir)
     powerless = guest.run([*UNPRIVILEGED, PYTHON, "-m", "mptrace", "run"], cwd="/tmp")
     assert_error(powerless, 1, "root", "sudo")

@@ -14,6 +14,7 @@ from mptrace.lab.guest import Completed, Guest
 
 HERE = Path(__file__).parent
 Mptrace = Callable[..., Completed]
+Refusals = Callable[..., list[Completed]]
 # as in stat_guest.py
 PAGES, PINNED, ROUNDS, STORM, ROOM = 509, 11, 6, 211, 64
 #: Names of tracefs -> names of BTF.
@@ -167,18 +168,19 @@ def _unprivileged() -> list[str]:
 
 
 @pytest.mark.one_kernel
-def test_what_cannot_be_done_is_said(guest: Guest, guest_dir: str, mptrace: Mptrace) -> None:
+def test_what_cannot_be_done_is_said(guest: Guest, guest_dir: str, refusals: Refusals) -> None:
     """No privilege, no such process, a thread, no terminal, a COUNT alone: message and status."""
     for command in (["stat"], ["stat", "1", "1"]):
         done = guest.run([*_unprivileged(), *command], cwd=guest_dir)
         assert (done.returncode, "tracing needs root" in done.errors) == (1, True), done.errors
-    done = mptrace("stat", "-p", "4194303")
-    assert (done.returncode, "there is no process 4194303" in done.errors) == (1, True)
-    done = mptrace("top")
-    assert done.returncode == 1
-    assert "mptrace stat" in done.errors
-    for arguments in (["nan"], ["-1"], ["0"], ["1", "0"], ["-d", "inf"], ["--by", "page"]):
-        assert mptrace("stat", *arguments).returncode == 2, arguments
+    wrong = [["nan"], ["-1"], ["0"], ["1", "0"], ["-d", "inf"], ["--by", "page"]]
+    nobody, top, *usage = refusals(
+        ["stat", "-p", "4194303"], ["top"], *(["stat", *arguments] for arguments in wrong)
+    )
+    assert (nobody.returncode, "there is no process 4194303" in nobody.errors) == (1, True)
+    assert top.returncode == 1
+    assert "mptrace stat" in top.errors
+    assert [done.returncode for done in usage] == [2] * len(wrong)
 
 
 @pytest.mark.one_kernel
