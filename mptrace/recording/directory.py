@@ -146,7 +146,33 @@ def move(path: Path, to: Path) -> None:
         if os.path.lexists(to):
             _remove_recording(to, parent, to.name)
         with explained(path, "move"):
-            os.rename(path.name, to.name, src_dir_fd=parent, dst_dir_fd=parent)
+            try:
+                os.rename(path.name, to.name, src_dir_fd=parent, dst_dir_fd=parent)
+            except OSError as error:
+                # a directory of the lower layer of an overlay, as in a container or the lab
+                if error.errno != errno.EXDEV:
+                    raise
+                _move_files(parent, path.name, to.name)
+
+
+def _move_files(parent: int, name: str, to: str) -> None:
+    """Move a recording file by file; until the last one it is the source that is a recording."""
+    fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        about = os.fstat(fd)
+        os.mkdir(to, 0o700, dir_fd=parent)
+        target = os.open(to, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            os.fchown(target, about.st_uid, about.st_gid)
+            os.fchmod(target, stat.S_IMODE(about.st_mode))
+            for each in sorted(os.listdir(fd), key=lambda each: each == META):
+                os.rename(each, each, src_dir_fd=fd, dst_dir_fd=target)
+            os.utime(target, ns=(about.st_atime_ns, about.st_mtime_ns))
+        finally:
+            os.close(target)
+        os.rmdir(name, dir_fd=parent)
+    finally:
+        os.close(fd)
 
 
 def is_recording(path: Path) -> bool:
