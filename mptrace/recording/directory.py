@@ -156,7 +156,7 @@ def move(path: Path, to: Path) -> None:
 
 
 def _move_files(parent: int, name: str, to: str) -> None:
-    """Move a recording file by file; until the last one it is the source that is a recording."""
+    """Move a recording file by file, all of them or none."""
     fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     try:
         about = os.fstat(fd)
@@ -168,6 +168,12 @@ def _move_files(parent: int, name: str, to: str) -> None:
             for each in sorted(os.listdir(fd), key=lambda each: each == META):
                 os.rename(each, each, src_dir_fd=fd, dst_dir_fd=target)
             os.utime(target, ns=(about.st_atime_ns, about.st_mtime_ns))
+        except BaseException:
+            # a full disk, Ctrl-C: all of it is in one place again
+            for each in os.listdir(target):
+                os.rename(each, each, src_dir_fd=target, dst_dir_fd=fd)
+            os.rmdir(to, dir_fd=parent)
+            raise
         finally:
             os.close(target)
         os.rmdir(name, dir_fd=parent)
