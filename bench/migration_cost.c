@@ -27,13 +27,14 @@ static long spent(void)
 
 int main(int argc, char **argv)
 {
-	long count = atol(argv[1]), batch = atol(argv[2]), rounds = atol(argv[3]);
+	long count = argc == 4 ? atol(argv[1]) : 0, batch = argc == 4 ? atol(argv[2]) : 0;
+	long rounds = argc == 4 ? atol(argv[3]) : 0;
 	unsigned long node0 = 1;
 	void **pages = malloc(count * sizeof(*pages));
 	int *nodes = malloc(count * sizeof(*nodes)), *status = malloc(count * sizeof(*status));
 	char *base, line[8];
 
-	if (argc != 4 || !pages || !nodes || !status)
+	if (count < 1 || batch < 1 || !pages || !nodes || !status)
 		return 2;
 	base = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (base == MAP_FAILED || madvise(base, count * PAGE, MADV_NOHUGEPAGE) ||
