@@ -99,6 +99,7 @@ static long (*const read_kernel_string)(void *to, u32 size, const void *from) =
 #include "move_pages/interest.h"
 #include "move_pages/stacks.h"
 #include "move_pages/folios.h"
+#include "move_pages/threads.h"
 #include "move_pages/arrays.h"
 #include "move_pages/entry.h"
 #include "move_pages/call.h"

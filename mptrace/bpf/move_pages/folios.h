@@ -342,34 +342,4 @@ folio_in(struct level *level, u64 src, u64 now)
 	return f;
 }
 
-static __always_inline struct thread *start_thread(struct control *c, u64 id)
-{
-	u32 tid = id;
-	struct thread *template, *t;
-	int zero = 0;
-
-	template = new_thread.lookup(&zero);
-	if (!template)
-		return NULL;
-	if (threads.update(&tid, template)) {
-		count_lost(NULL, LOST_THREAD_MAP);
-		return NULL;
-	}
-	t = threads.lookup(&tid);
-	if (!t)
-		return NULL;
-	t->call.tid = tid;
-	t->call.tgid = id >> 32;
-	t->interest = is_chosen(c, bpf_get_current_task(), id >> 32);
-	bpf_get_current_comm(t->call.comm, sizeof(t->call.comm));
-	return t;
-}
-
-static __always_inline void end_thread(struct thread *t)
-{
-	u32 tid = t->call.tid;
-
-	threads.delete(&tid);
-}
-
 #endif

@@ -25,9 +25,12 @@ int fork(u64 *ctx)
 int end_process(u64 *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
+	struct thread *t = this_thread();
 
-	if (!threads.delete(&tid))
+	if (t) {
+		end_thread(t);
 		count_lost(NULL, LOST_RETURN);
+	}
 	if (!waiting.delete(&tid))
 		count_lost(NULL, LOST_RETURN);
 	forget_balancing(tid);

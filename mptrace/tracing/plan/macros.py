@@ -189,6 +189,7 @@ def add_bounds(request: Request, page_size: int, defines: dict[str, int | str]) 
     defines["MAX_ENTRIES"] = MAX_ENTRIES
     defines["MAX_FOLIOS"] = request.max_folios
     defines["MAX_OBSTACLES"] = request.max_obstacles
+    defines["SLOTS"] = _SLOTS
     defines["MAX_THREADS"] = request.max_threads
     defines["MAX_CHOSEN"] = request.max_chosen
     defines["MAX_WAITING"] = _max_waiting(request)
@@ -227,7 +228,7 @@ def memory_bound(request: Request, page_size: int) -> int:
     )
     folios = request.max_folios * (FOLIO.itemsize + 80)
     obstacles = request.max_obstacles * (OBSTACLE.itemsize + 80)
-    threads = request.max_threads * (_THREAD_BYTES + 80)
+    threads = _SLOTS * _THREAD_BYTES + request.max_threads * (_THREAD_BYTES + 80)
     waits = _max_waiting(request) * (WAIT.itemsize + 80)
     balancing = _balancing_bytes(request) if request.others else 0
     stacks = 2 * _max_stacks(request) * _STACK_BYTES if request.stacks else 0
@@ -255,6 +256,8 @@ def _max_waiting(request: Request) -> int:
 
 #: Of a stack in a map of them: 127 addresses, what stands before them and a place in a table.
 _STACK_BYTES = 127 * 8 + 40
+#: Threads that are found without a hash: a power of two, bpf/move_pages/state.h.
+_SLOTS = 1024
 #: Of struct thread, at most.
 _THREAD_BYTES = 1024
 
