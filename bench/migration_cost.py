@@ -41,6 +41,7 @@ ROUNDS = 6
 _LARGEST = max(PAGES)
 FACTS = read_facts()
 OTHERS = Request(others=True)
+OUTCOMES = Request(others=True, detail="outcomes")
 #: What traces the process of a number while inside.
 Way = Callable[[int], AbstractContextManager[object]]
 
@@ -132,6 +133,10 @@ def ways(directory: Path) -> dict[str, Way]:
         "the same with `--stacks`": by_probes(
             Request(others=True, stacks=True), lambda _: Scope("all")
         ),
+        "`--detail outcomes`: `record -p` on somebody else": by_probes(
+            OUTCOMES, lambda _: Scope("pids", tgids=(os.getpid(),))
+        ),
+        "`--detail outcomes`: `record -a`": by_probes(OUTCOMES, lambda _: Scope("all")),
     }
     if shutil.which("strace"):
         found["`strace -f -e move_pages`"] = lambda pid: strace(directory, pid)

@@ -7,7 +7,7 @@ Reading a recording needs none of it, nor root.
 import itertools
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,10 +32,11 @@ from mptrace.recording.layouts import (
     OBSTACLE,
     WAIT,
 )
+from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES, LOOKUP, LOOKUPS_FEW, LOOKUPS_MANY
 from mptrace.recording.stack_layouts import STACK_SAMPLE
 from mptrace.tracing.plan.plan import Plan
 from mptrace.tracing.plan.scope import CONTROL, Scope
-from mptrace.tracing.program.chunks import chunk_rows
+from mptrace.tracing.program.chunks import chunk_rows, lookup_rows
 from mptrace.tracing.program.program import Program, word
 from mptrace.tracing.program.ring import Ring
 
@@ -56,9 +57,13 @@ LOST_IN_BPF = {
     "stack_ring_full": "stacks dropped: their ring was full",
     "stack_map_full": "stacks not kept: another stack had the place, or there were too many",
     "balancing_map_full": "scans and hint faults of NUMA balancing not summed: too many at once",
+    "lookup_ring_full": "lookups dropped: their ring was full (--buffer makes it larger)",
+    "refusal_map_full": "refusals not seen: too many migrations left folios behind at once",
 }
 #: Those that can't happen without stacks.
 _OF_STACKS = ("stack_ring_full", "stack_map_full")
+#: Those that can happen at the level `outcomes` only.
+_OF_OUTCOMES = ("lookup_ring_full", "refusal_map_full")
 #: Those that can't happen where nothing of NUMA balancing but its migrations is seen.
 _OF_BALANCING = ("balancing_map_full",)
 #: All of them: what the kernel counts, too.
@@ -82,6 +87,7 @@ class Drained:
     sides: Table
     waits: Table
     stacks: Table = field(default_factory=lambda: np.empty(0, STACK_SAMPLE))
+    lookups: Table = field(default_factory=lambda: np.empty(0, LOOKUP))
 
     def __len__(self) -> int:
         return sum(map(len, vars(self).values()))
@@ -110,6 +116,11 @@ class Tracer(Program):
             ("wait_ring", defines["WAIT_RING_PAGES"], WAIT),
         ):
             self._rings[name] = Ring(self._maps[name].fd, int(pages) * page, dtype)
+        if self.has_lookups:
+            for name, dtype in (("few", LOOKUPS_FEW), ("many", LOOKUPS_MANY)):
+                pages = int(defines[f"{name.upper()}_RING_PAGES"])
+                ring = f"{name}_ring"
+                self._rings[ring] = Ring(self._maps[ring].fd, pages * page, dtype)
         if self.has_stacks:
             pages = defines["STACK_RING_PAGES"]
             self._rings["stack_ring"] = Ring(
@@ -165,10 +176,18 @@ class Tracer(Program):
         folios = rings["folio_ring"].take()
         obstacles = rings["obstacle_ring"].take()
         waits = rings["wait_ring"].take()
-        if not self.has_stacks:
-            return Drained(folios, obstacles, migrations, calls, sides, waits)
-        stacks = rings["stack_ring"].take()
-        return Drained(folios, obstacles, migrations, calls, sides, waits, stacks)
+        drained = Drained(folios, obstacles, migrations, calls, sides, waits)
+        if self.has_lookups:
+            found = [lookup_rows(rings[f"{name}_ring"].take()) for name in ("many", "few")]
+            drained = replace(drained, lookups=np.concatenate(found))
+        if self.has_stacks:
+            drained = replace(drained, stacks=rings["stack_ring"].take())
+        return drained
+
+    @property
+    def has_lookups(self) -> bool:
+        """Whether lookups stand for folios: at the level `outcomes`."""
+        return self.plan.request.detail == LEVEL_OUTCOMES
 
     @property
     def has_stacks(self) -> bool:
@@ -231,6 +250,8 @@ class Tracer(Program):
         counts = self._lost(LOST_IN_BPF)
         if not self.has_stacks:
             counts = {cause: n for cause, n in counts.items() if cause not in _OF_STACKS}
+        if not self.has_lookups:
+            counts = {cause: n for cause, n in counts.items() if cause not in _OF_OUTCOMES}
         if not self.has_balancing:
             counts = {cause: n for cause, n in counts.items() if cause not in _OF_BALANCING}
         return counts | {"handler_skipped": self.skipped()}

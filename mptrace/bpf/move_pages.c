@@ -102,6 +102,7 @@ static long (*const read_kernel_string)(void *to, u32 size, const void *from) =
 #include "move_pages/threads.h"
 #include "move_pages/arrays.h"
 #include "move_pages/entry.h"
+#include "move_pages/lookups.h"
 #include "move_pages/call.h"
 #include "move_pages/migration.h"
 #include "move_pages/unmap.h"

@@ -87,12 +87,15 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
     from mptrace.cli.selecting import selected
     from mptrace.outcomes.chosen import COUNTED
     from mptrace.outcomes.dump import dumped_table
+    from mptrace.outcomes.implied import with_implied
     from mptrace.outcomes.said import is_empty
 
     data = opened(recording)
     selection = selected(data.meta, **options)
     with reading(recording):
-        rows = dumped_table(table, data.tables(), data.meta, selection=selection)
+        rows = dumped_table(
+            table, with_implied(data.tables(), data.meta), data.meta, selection=selection
+        )
     if selection.is_about and rows.said is not None:
         _say_what(rows.said, is_text=form == "table")
     is_said = selection.is_about and table in COUNTED

@@ -77,6 +77,7 @@ def command(
     from mptrace.outcomes.chosen import choose
     from mptrace.outcomes.correlate import correlate
     from mptrace.outcomes.fates import fates
+    from mptrace.outcomes.implied import with_implied
     from mptrace.outcomes.own import own_of
     from mptrace.outcomes.said import is_empty, said_of
     from mptrace.recording.when import Clock, with_utc
@@ -92,7 +93,7 @@ def command(
     # of an address the processes say whose page it is
     about = replace(selection, pids=()) if pids else selection
     with reading(recording):
-        tables = data.tables()
+        tables = with_implied(data.tables(), data.meta)
         found = correlate(tables, data.meta)
         chosen, said = None, None
         if about.is_about:

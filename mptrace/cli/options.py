@@ -17,6 +17,7 @@ from mptrace.cli.types import (
     flat,
     whole,
 )
+from mptrace.recording.lookup_layouts import DETAILS, LEVEL_ALL
 from mptrace.tracing.plan.request import Request
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -84,6 +85,18 @@ def stacks_option(command: _Command) -> _Command:
 def force_option(command: _Command) -> _Command:
     """``force``: whether an existing recording may be replaced."""
     return click.option("--force", is_flag=True, help="Replace an existing recording.")(command)
+
+
+def detail_option(command: _Command) -> _Command:
+    """``detail``: how much of each page is traced."""
+    return click.option(
+        "--detail",
+        type=click.Choice(DETAILS),
+        default=LEVEL_ALL,
+        show_default=True,
+        help="How much to trace of each page: 'outcomes' is light, and leaves out phases, "
+        "blackouts and owners.",
+    )(command)
 
 
 def bounds_options(command: _Command) -> _Command:

@@ -3,6 +3,7 @@
 
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 
 from mptrace.cli.options import (
     bounds_options,
+    detail_option,
     duration_option,
     output_options,
     stacks_option,
@@ -27,6 +29,7 @@ from mptrace.cli.types import (
 )
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
 from mptrace.host.signals import interrupted_by
+from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.tracing.plan.request import Request
 from mptrace.units import and_more, many
 
@@ -80,6 +83,7 @@ _MOST_NAMED = 3
 @click.option(
     "--keep", type=COUNT, help="With rotation: keep only this many recordings, the last ones."
 )
+@detail_option
 @bounds_options
 @stacks_option
 @tier_option("Trace")
@@ -104,6 +108,7 @@ def command(
     rotate_size: int | None,
     rotate_time: float | None,
     keep: int | None,
+    detail: str,
     buffer: int,
     max_folios: int | None,
     stacks: bool,
@@ -138,13 +143,18 @@ def command(
         raise UsageError(
             "--stacks needs BPF, and --tier tracepoints does without", "leave out one of them"
         )
+    if detail == LEVEL_OUTCOMES and (from_nids or to_nids):
+        raise UsageError(
+            "--from-node and --to-node need the nodes of each folio",
+            f"leave out --detail, or give --detail {LEVEL_ALL}",
+        )
     # before what takes long to load
     progress(will_watch("record", wanted, duration))
     from mptrace.recording.rotation import Rotation
     from mptrace.sessions.record import record
     from mptrace.sessions.request import RecordRequest, WantedFilters
 
-    bounds = Request(others=True, folio_ring_bytes=buffer, stacks=stacks)
+    bounds = Request(others=True, detail=detail, folio_ring_bytes=buffer, stacks=stacks)
     if max_folios:
         bounds = replace(bounds, max_folios=max_folios)
     request = RecordRequest(
@@ -164,7 +174,7 @@ def command(
     rows = result.rows
     progress(
         f"{many(rows['calls'], 'call')}, {many(rows['migrations'], 'migration')}, "
-        f"{many(rows['folios'], 'folio')}, {many(rows['waits'], 'wait')} of threads"
+        f"{_folios(rows)}, {many(rows['waits'], 'wait')} of threads"
     )
     lost = {cause: count for cause, count in result.lost.items() if count}
     for cause, count in lost.items():
@@ -177,3 +187,10 @@ def command(
     if result.interrupted:
         raise SystemExit(EXIT_INTERRUPTED)
     raise SystemExit(EXIT_STRICT if strict and lost else EXIT_OK)
+
+
+def _folios(rows: Mapping[str, int]) -> str:
+    """What was recorded of pages: at the level `outcomes` lookups, and what was left behind."""
+    if not rows["lookups"]:
+        return many(rows["folios"], "folio")
+    return f"{many(rows['lookups'], 'page')} looked up, {many(rows['folios'], 'folio')} left behind"

@@ -98,6 +98,7 @@ def print_report(
 
     :param options: those of `selecting.selection_options`.
     """
+    from mptrace.outcomes.implied import with_implied
     from mptrace.outcomes.selection import EVERYTHING
     from mptrace.report import answer
     from mptrace.reporting.numbers.profile import is_clean, profile
@@ -107,7 +108,7 @@ def print_report(
     selection = selected(data.meta, **options) if options else EVERYTHING
     with reading(recording):
         numbers = profile(
-            data.tables(),
+            with_implied(data.tables(), data.meta),
             data.meta,
             missing_parts=data.missing_parts,
             budget_ns=budget_ns,

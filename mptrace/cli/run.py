@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mptrace.cli import terminal
-from mptrace.cli.options import bounds_options, output_options, stacks_option
+from mptrace.cli.options import bounds_options, detail_option, output_options, stacks_option
 from mptrace.cli.output import progress
 from mptrace.cli.report import print_report
 from mptrace.cli.starting import will_move
@@ -134,6 +134,7 @@ from mptrace.units import many
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices.")
 @click.option("--directory", default="", help="With --kind file: where to make the file.")
 @output_options
+@detail_option
 @bounds_options
 @stacks_option
 @click.option("--no-cost", is_flag=True, help="Don't measure what tracing costs.")
@@ -171,6 +172,7 @@ def command(
     directory: str,
     output: Path,
     force: bool,
+    detail: str,
     buffer: int,
     max_folios: int | None,
     stacks: bool,
@@ -233,6 +235,7 @@ def command(
             folio_ring_bytes=buffer,
             max_folios=max_folios or 0,
             stacks=stacks,
+            detail=detail,
             command=tuple(sys.argv[1:]),
         ),
         progress,

@@ -17,7 +17,7 @@ from mptrace.host.facts import HostFacts
 from mptrace.host.privileges import check_privileges
 from mptrace.outcomes.correlate import correlate
 from mptrace.recording.clock import now
-from mptrace.recording.layouts import DRIVER_CALL, LOCATION
+from mptrace.recording.driver_layouts import DRIVER_CALL, LOCATION
 from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions import mappers

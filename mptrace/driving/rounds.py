@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mptrace import driver
 from mptrace.arrays import Addresses, Nids
 from mptrace.errors import MptraceError
-from mptrace.recording import layouts
+from mptrace.recording import driver_layouts
 
 #: Asked before each call: whether the round goes on.
 Wanted = Callable[[], bool]
@@ -58,8 +58,8 @@ class Issued:
     were not issued and their rows are left out.
     """
 
-    calls: npt.NDArray[np.void]  #: layouts.DRIVER_CALL
-    locations: npt.NDArray[np.void]  #: layouts.LOCATION; empty unless asked for
+    calls: npt.NDArray[np.void]  #: driver_layouts.DRIVER_CALL
+    locations: npt.NDArray[np.void]  #: driver_layouts.LOCATION; empty unless asked for
     statuses: npt.NDArray[np.void]  #: STATUS
     gone: MptraceError | None = None
 
@@ -76,8 +76,8 @@ def issue(calls: PlannedCalls, *, number: int, round_: int, record: bool, wanted
     bounds = calls.bounds
     lengths = bounds[:, 2] - bounds[:, 1]
     out = Issued(
-        np.zeros(len(bounds), layouts.DRIVER_CALL),
-        np.zeros(calls.addresses.size if record else 0, layouts.LOCATION),
+        np.zeros(len(bounds), driver_layouts.DRIVER_CALL),
+        np.zeros(calls.addresses.size if record else 0, driver_layouts.LOCATION),
         np.zeros(calls.addresses.size, STATUS),
     )
     out.calls["driver_call"] = number + np.arange(len(bounds))

@@ -32,8 +32,8 @@ class RoundReply:
     """A round's totals and its rows, of which there are none unless it was recorded."""
 
     totals: RoundTotals
-    calls: npt.NDArray[np.void]  #: layouts.DRIVER_CALL
-    locations: npt.NDArray[np.void]  #: layouts.LOCATION
+    calls: npt.NDArray[np.void]  #: driver_layouts.DRIVER_CALL
+    locations: npt.NDArray[np.void]  #: driver_layouts.LOCATION
 
     @property
     def call_ns(self) -> int:

@@ -35,6 +35,7 @@ _FUNCTIONS = {
     "unmap": "try_to_migrate",
     "release": "filemap_release_folio",
     "move": "move_to_new_folio",
+    "putback": "folio_putback_lru",
 }
 
 

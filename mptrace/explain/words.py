@@ -35,6 +35,7 @@ from mptrace.recording.layouts import (
     STAGE_LOCK,
     STAGE_LOOKUP,
     STAGE_NAMES,
+    STAGE_PUTBACK,
     STAGE_RELEASE,
     STAGE_SHARED,
     STAGE_UNMAP,
@@ -158,6 +159,8 @@ def _refusal(found: Refusal) -> str:
         return f"{function} returned no folio"
     if stage == STAGE_LOOKUP and found.rc == LOOKUP_NONE:
         return f"{function} found no folio"
+    if stage == STAGE_PUTBACK:
+        return f"the kernel left it behind ({function}); what refused it is not traced"
     if stage == STAGE_ISOLATE:
         return f"{function} refused it: {rc}"
     return f"{function} returned {rc}"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.causes.columns import state_of
+from mptrace.outcomes.causes.rule_columns import RuleColumns
 from mptrace.outcomes.doubts import doubt
 from mptrace.outcomes.joined import (
     ALREADY_THERE,
@@ -268,7 +269,7 @@ def _causes(
         }
         obstacle = np.where(has, obstacles.of_folios(tables)[safe] if folios.size else -1, -1)
         cause[failed] = rules.causes_of_failure(
-            rules.RuleColumns(
+            RuleColumns(
                 looked_up=has,
                 queued=queued,
                 told_zero=entries.after[failed] == -errno.EFAULT,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mptrace.arrays import Bools, Bytes, Ints, Table, Tables
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.causes.columns import state_of
+from mptrace.outcomes.causes.rule_columns import RuleColumns
 from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
 from mptrace.outcomes.paths import reason_name
 from mptrace.recording.joins import pair_ids, ranks, rows_of_ids
@@ -21,14 +22,19 @@ from mptrace.recording.layouts import (
     END_DONE,
     END_OPEN,
     END_REUSED,
+    END_UNTRACED,
     FOLIO_UNTRACKED,
     NOT_COUNTED,
     STRUCT_PAGE_BYTES,
 )
+from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 
-# Phases without which nobody can say whether a folio moved.
-_ESSENTIAL = frozenset({"migration", "move"})
+# Phases without which nobody can say whether a folio moved, by what was traced at all.
+_ESSENTIAL = {
+    LEVEL_ALL: frozenset({"migration", "move"}),
+    LEVEL_OUTCOMES: frozenset({"migration", "putback"}),
+}
 #: The tier in which the kernel's tracepoints are all that is seen.
 TRACEPOINTS = "tracepoints"
 
@@ -117,6 +123,7 @@ def fates_of(move_rc: Ints, end: Bytes, flags: Bytes) -> tuple[Bytes, npt.NDArra
     tests = [
         (untracked, UNKNOWN, "lost"),
         (moved, MOVED, ""),
+        (end == END_UNTRACED, UNKNOWN, "not_traced"),
         (end == END_OPEN, UNKNOWN, "call_open"),
         (end == END_REUSED, UNKNOWN, "lost"),
         (end == END_DONE, UNKNOWN, "freed"),
@@ -168,7 +175,7 @@ def _causes(tables: Tables, meta: Meta, row: Ints, migration: Ints) -> npt.NDArr
         for name in ("lookup_rc", "isolate_rc", "move_rc", "flags", "nr_pages", "n_alloc")
     }
     cause = rules.causes_of_failure(
-        rules.RuleColumns(
+        RuleColumns(
             looked_up=yes,
             queued=yes,
             told_zero=no,
@@ -181,8 +188,11 @@ def _causes(tables: Tables, meta: Meta, row: Ints, migration: Ints) -> npt.NDArr
         )
     )
     # compaction takes its targets from the free pages that its scanner finds
-    none = is_compaction & (cause == rules.cause_code("no_memory"))
-    cause[none] = rules.cause_code("no_free_page")
+    for name, of_compaction in (
+        ("no_memory", "no_free_page"),
+        ("no_memory_in_group", "no_free_page_in_group"),
+    ):
+        cause[is_compaction & (cause == rules.cause_code(name))] = rules.cause_code(of_compaction)
     return cause
 
 
@@ -207,4 +217,5 @@ def split_heads(folios: Table, row: Ints) -> Bools:
 
 
 def _lacks_coverage(meta: Meta) -> bool:
-    return any(phase.phase in _ESSENTIAL and not phase.is_seen for phase in meta.coverage)
+    needed = _ESSENTIAL.get(meta.detail, _ESSENTIAL[LEVEL_ALL])
+    return any(phase.phase in needed and not phase.is_seen for phase in meta.coverage)

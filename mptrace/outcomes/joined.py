@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mptrace.arrays import Bools, Bytes, Ints, Table, Tables
 from mptrace.outcomes.causes.rules import cause_code
 from mptrace.recording.layouts import (
+    END_UNTRACED,
     ENTRY,
     LARGE_CHUNK,
     OUTCOMES,
@@ -21,6 +22,7 @@ from mptrace.recording.layouts import (
     READ_PAGES,
     READ_STATUS,
 )
+from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 
 UNKNOWN, MOVED, ALREADY_THERE, FAILED, NOT_ATTEMPTED = range(len(OUTCOMES))
@@ -33,8 +35,11 @@ DUPLICATE, SAME_FOLIO, MOVED_AGAIN, SPLIT, MOVED_LATER = range(1, len(ENTRY_REAS
 #: `written`: the kernel stored a status, left it untouched, or the records don't tell.
 WRITTEN, UNTOUCHED, CANT_TELL = 1, 0, -1
 
-# Phases without which no verdict is possible.
-_ESSENTIAL_PHASES = frozenset({"call", "lookup", "isolate", "move"})
+# Phases without which no verdict is possible, by the level of detail.
+_ESSENTIAL_PHASES = {
+    LEVEL_ALL: frozenset({"call", "lookup", "isolate", "move"}),
+    LEVEL_OUTCOMES: frozenset({"call", "lookup", "migration", "putback"}),
+}
 PMD_BYTES = 2 << 20
 
 
@@ -94,12 +99,20 @@ class CallColumns:
         closed = has & (column("exit_ns") != 0)
         reason[~closed] = cause_code("lost" if lost_anything else "call_open")
         unseen = {phase.phase for phase in meta.coverage if not phase.is_seen}
-        if unseen & _ESSENTIAL_PHASES:
+        if unseen & _ESSENTIAL_PHASES.get(meta.detail, _ESSENTIAL_PHASES[LEVEL_ALL]):
             reason[:] = cause_code("no_coverage")
         # Lookups were counted, and not one folio record of the session is here.
         no_events = not (tables["folios"]["call_id"] != 0).any()
         if no_events:
             reason[(column("n_lookups") > 0) & (reason == 0)] = cause_code("no_events")
+        # how a call ended that failed depends on what became of its last lookup
+        folios = tables["folios"]
+        vague = folios[(folios["end"] == END_UNTRACED) & (folios["isolate_rc"] == 0)]
+        ordinal = np.searchsorted(ids, vague["call_id"])
+        last = column("n_lookups")[ordinal] - 1 == vague["lookup_seq"]
+        unsure = np.unique(ordinal[last])
+        unsure = unsure[(column("ret")[unsure] != 0) & (reason[unsure] == 0)]
+        reason[unsure] = cause_code("not_traced")
         returns_missed = (column("lost") > 0) & ("return_missed" in lost)
         # lru_cache_disable() or lru_add_drain_all(): the first thing that do_pages_move()
         # does, and that find_mm_struct() before it does not.

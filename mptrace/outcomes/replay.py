@@ -114,12 +114,14 @@ def replay_loop(records: CallRecords) -> Loop:
     broken |= (calls.ret < 0)[call] & queued & (of(groups.flush, 0) >= calls.n_lookups[call])
     written[broken & (written == WRITTEN) & ~entries.changed] = CANT_TELL
 
+    untraced = of(lookups.fate_cause, 0) == cause_code("not_traced")
+    fate = of(lookups.fate, UNKNOWN).astype(np.int64)
     outcome = np.select(
-        [~known, left, queued, there],
-        [UNKNOWN, NOT_ATTEMPTED, of(lookups.fate, UNKNOWN).astype(np.int64), ALREADY_THERE],
+        [~known, left, queued | untraced, there],
+        [UNKNOWN, NOT_ATTEMPTED, fate, ALREADY_THERE],
         FAILED,
     ).astype(np.uint8)
-    cause = np.where(known & queued, of(lookups.fate_cause, 0), 0).astype(np.uint16)
+    cause = np.where(known & (queued | untraced), of(lookups.fate_cause, 0), 0).astype(np.uint16)
     fits = lookups.complete & np.where(lookups.misfit, True, groups.complete)
     code = np.where(fits, cause_code("ambiguous"), calls.lost_code).astype(np.uint16)
     cause = np.where(known, cause, code[call])

@@ -71,7 +71,8 @@ def share_folios(records: CallRecords, before: EntryOutcomes) -> SharedFolios:
 def _related(records: CallRecords) -> Ints:
     """Lookups whose folio another lookup of the same call met too, before or after a move."""
     lookups = records.lookups
-    found, moved = lookups.rc == 0, lookups.moved
+    # at the level of detail `outcomes` nobody sees where a folio goes
+    found, moved = lookups.rc == 0, lookups.moved & (lookups.dst != 0)
     # A mixed number of (call, pointer) finds candidates with one sort; a chance
     # collision only costs a moment.
     salt = lookups.call.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)

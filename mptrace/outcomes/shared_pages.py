@@ -83,6 +83,7 @@ def _tell_never_attempted(
     :param end_nid: where each lookup's page ended in the call, -1 where it did not move.
     """
     calls, entries, lookups = records.calls, records.entries, records.lookups
+    before = _may_have_moved(records, before)
     sources = np.flatnonzero(end_nid >= 0)
     concerned = np.zeros(calls.count, np.bool_)
     concerned[lookups.call[sources]] = True
@@ -123,6 +124,29 @@ def _tell_never_attempted(
         doubt[open_[near]] = True
         found = found.unknown(doubt, cause_code("maybe_same_folio"))
     return found
+
+
+def _may_have_moved(records: CallRecords, before: EntryOutcomes) -> EntryOutcomes:
+    """What was never attempted is unknown near a page of which it isn't traced if it moved."""
+    calls, entries, lookups = records.calls, records.entries, records.lookups
+    code = cause_code("not_traced")
+    vague = np.flatnonzero(lookups.fate_cause == code)
+    left = np.flatnonzero((before.outcome == NOT_ATTEMPTED) & entries.readable)
+    if not vague.size or not left.size:
+        return before
+    page = (entries.address[left] // np.uint64(calls.page_size)).astype(np.int64)
+    own_page = (lookups.address[vague] // np.uint64(calls.page_size)).astype(np.int64)
+    doubt = np.zeros(entries.count, np.bool_)
+    for size in np.unique(lookups.nr_pages[vague]):
+        mine = lookups.nr_pages[vague] == size
+        doubt[left] |= any_near(
+            lookups.call[vague][mine],
+            own_page[mine],
+            entries.call[left],
+            page,
+            np.full(left.size, max(int(size) - 1, 0)),
+        )
+    return before.unknown(doubt, code)
 
 
 def _taken_over(

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from mptrace.recording.balancing import BALANCING
+from mptrace.recording.driver_layouts import DRIVER_CALL, LOCATION
+from mptrace.recording.lookup_layouts import LOOKUP
 from mptrace.recording.mapping import MAPPING
 from mptrace.recording.stack_layouts import STACK_TABLES
 
@@ -28,7 +30,8 @@ END_DONE = 1  # migrate_folio_done(): the kernel finished with the source folio
 END_PUTBACK = 2  # putback: the folio went back to the LRU (hugetlb: also on success)
 END_REUSED = 3  # the same folio was isolated again before an end was seen
 END_OPEN = 4  # still in the kernel's map when the session closed
-END_NAMES = ("lookup", "done", "putback", "reused", "open")
+END_UNTRACED = 5  # in no recording: how it ended is not traced at this level of detail
+END_NAMES = ("lookup", "done", "putback", "reused", "open", "untraced")
 
 # `lookup_rc` of an entry: 0 a folio, LOOKUP_NONE nothing, otherwise the -errno of follow_page().
 LOOKUP_NONE = 1
@@ -75,6 +78,7 @@ STAGE_LOCK = 7  # between the target's allocation and the unmap: lock or writeba
 STAGE_UNMAP = 8  # still mapped after try_to_migrate()
 STAGE_RELEASE = 9  # private data not released
 STAGE_MOVE = 10
+STAGE_PUTBACK = 11  # left behind by a migration of which nothing else is seen
 STAGE_NAMES = (
     "",
     "vma",
@@ -87,6 +91,7 @@ STAGE_NAMES = (
     "unmap",
     "release",
     "move",
+    "putback",
 )
 
 # Bits of `seen` of an obstacle: what could be read.
@@ -285,34 +290,6 @@ ENTRY = np.dtype(
     ]
 )
 
-#: One row per call of mptrace's own driver: its side of the story.
-DRIVER_CALL = np.dtype(
-    [
-        ("driver_call", "<u4"),  # ordinal in this session
-        ("tid", "<u4"),
-        ("before_ns", "<u8"),  # CLOCK_MONOTONIC just before and just after the syscall
-        ("after_ns", "<u8"),
-        ("ret", "<i8"),  # >= 0 as returned, -1 with errno_ set otherwise
-        ("errno_", "<i4"),
-        ("sentinel", "<i4"),  # what the status array was filled with before
-        ("entries", "<u4"),
-        ("pid", "<i4"),
-        ("round", "<u4"),  # round of the workload that issued it
-        ("backward", "u1"),  # 1: moving back to the source node
-    ]
-)
-
-#: One row per entry of a driver call: where the page was, asked before and after the call.
-LOCATION = np.dtype(
-    [
-        ("driver_call", "<u4"),
-        ("entry", "<u4"),
-        ("address", "<u8"),
-        ("before_nid", "<i4"),  # node, or -errno of the page
-        ("final_nid", "<i4"),
-    ]
-)
-
 #: One row per mapping found of a page that was refused because it is mapped several times.
 MAPPER = np.dtype(
     [
@@ -363,6 +340,7 @@ TABLES = {
     "calls": CALL,
     "migrations": MIGRATION,
     "folios": FOLIO,
+    "lookups": LOOKUP,
     "obstacles": OBSTACLE,
     "mappers": MAPPER,
     "waits": WAIT,

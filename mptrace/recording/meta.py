@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from mptrace.recording.layouts import MAX_ENTRIES
+from mptrace.recording.lookup_layouts import LEVEL_ALL
 
 #: Of a recording that does not say what its kernel's base pages are.
 DEFAULT_PAGE_SIZE = 4096
@@ -151,6 +152,8 @@ class Meta:
     ended: Instant | None
     #: ``bpf`` or ``tracepoints``; None: a version before 3, or a driver's session.
     tier: str | None
+    #: How much of each page was traced: one of `lookup_layouts.DETAILS`; "all" by default.
+    detail: str
     #: None: a version before 3, or a driver's session.
     scope: RecordedScope | None
     #: Processes (tgid) that were mptrace itself; None where that is not known, as before
@@ -205,6 +208,7 @@ class Meta:
             started=_instant(raw.get("started")),
             ended=_instant(raw.get("ended")),
             tier=raw.get("tier"),
+            detail=raw.get("detail") or LEVEL_ALL,
             scope=None if scope is None else _scope(scope),
             own=None if own is None else tuple(own),
             rotation=_part_of(raw.get("rotation")),

@@ -238,6 +238,7 @@ SHAPES: Mapping[str, Shape] = {
         )
     ),
     "tier": _or_none(_text),
+    "detail": _or_none(_text),
     "tier_reason": _or_none(_text),
     "unseen": _list_of(_text),
     "cgroups": _mapping(_text, **_DECIMAL),

@@ -47,6 +47,7 @@ class Assembler:
             "folios": drained.folios,
             "obstacles": drained.obstacles,
             "waits": drained.waits,
+            "lookups": drained.lookups,
             "entries": self._merger.add(sides, calls["call_id"]),
         }
 

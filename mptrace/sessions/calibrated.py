@@ -170,4 +170,4 @@ def _watch(tracer: Tracer, worker: Worker, workload: Workload) -> Seen:
     tracer.close_gate()
     worker.teardown()
     drained = tracer.drain()
-    return Seen(drained.calls, drained.migrations, drained.folios)
+    return Seen(drained.calls, drained.migrations, drained.folios, drained.lookups)

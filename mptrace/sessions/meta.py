@@ -30,6 +30,7 @@ def first_meta(
     """Keys of ``meta.json`` that are known at the start, of a session without a workload."""
     return {
         "tool_version": __version__,
+        "detail": tracer.plan.request.detail,
         "command": [],
         "interrupted": False,
         "kernel": {
@@ -60,5 +61,5 @@ def first_meta(
 
 def _unproved_kinds(coverage: tuple[Coverage, ...]) -> list[str]:
     """Kinds of memory and paths that no calibrated phase covers."""
-    proved = {c.phase for c in coverage if c.state == "proved"}
-    return sorted({kind for phase, kind in UNPROVED_KINDS.items() if phase not in proved})
+    unproved = {c.phase for c in coverage if c.state != "proved"}
+    return sorted({kind for phase, kind in UNPROVED_KINDS.items() if phase in unproved})

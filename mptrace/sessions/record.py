@@ -64,7 +64,8 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
                 return _by_bpf(request, host, opened, command, progress)
         if request.bounds.stacks:
             progress("there will be no stacks (--stacks): tracepoints have none")
-        if request.bounds != Request(others=True, stacks=request.bounds.stacks):
+        plain = Request(others=True, stacks=request.bounds.stacks, detail=request.bounds.detail)
+        if request.bounds != plain:
             progress("--buffer and --max-folios have no effect on tracepoints")
         return _by_tracepoints(request, host, command, progress, why)
 

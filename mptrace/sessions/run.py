@@ -21,6 +21,7 @@ from mptrace.host.settings import check_stacks
 from mptrace.host.signals import Interrupts
 from mptrace.recording.clock import now
 from mptrace.recording.layouts import MAX_ENTRIES
+from mptrace.recording.lookup_layouts import LEVEL_ALL
 from mptrace.recording.rotation import Rotation, Series
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions.calibrated import calibrated, read_facts
@@ -53,6 +54,8 @@ class RunRequest:
     max_folios: int = 0
     #: Also record where calls, migrations and waits came from.
     stacks: bool = False
+    #: How much of each page is traced: one of `lookup_layouts.DETAILS`.
+    detail: str = LEVEL_ALL
     command: tuple[str, ...] = ()
 
 
@@ -274,7 +277,9 @@ class _Session:
 
 def _bounds(request: RunRequest, workload: Workload) -> Request:
     """The map of folios must hold what one call isolates at once, in every thread."""
-    bounds = Request(folio_ring_bytes=request.folio_ring_bytes, stacks=request.stacks)
+    bounds = Request(
+        folio_ring_bytes=request.folio_ring_bytes, stacks=request.stacks, detail=request.detail
+    )
     if request.max_folios:
         return replace(bounds, max_folios=request.max_folios)
     if workload.target == "pid":

@@ -18,6 +18,7 @@ import numpy as np
 
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.correlate import ENTRY_REASONS, UNTOUCHED, WRITTEN, Correlation, correlate
+from mptrace.outcomes.implied import with_implied
 from mptrace.recording.layouts import DRIVER_CALL, LOCATION, OUTCOMES, WITNESSES
 from mptrace.recording.meta import Meta
 
@@ -48,17 +49,18 @@ class Told:
 class Recorded:
     """A section that record_calls.py left: tables of the tracer, calls of the movers."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, less: bool = False) -> None:
+        """:param less: what the second tracer saw, at the level of detail `outcomes`."""
+        names = ["calls", "migrations", "folios", "entries"]
+        names += ["lookups", "obstacles", "waits"] * less
         with np.load(path) as data:
             self.about = json.loads(str(data["about"]))
-            self.tables = {
-                name: data[name] for name in ("calls", "migrations", "folios", "entries")
-            }
+            self.tables = {name: data["less_" * less + name] for name in names}
             told = [
                 data[f"told_{name}"]
                 for name in ("address", "target", "folio", "what", "status", "before", "after")
             ]
-        self.meta = Meta.of(self.about["meta"])
+        self.meta = Meta.of({**self.about["meta"], **(self.about["less"] if less else {})})
         self.extra = self.about["extra"]
         ends = np.cumsum([about["entries"] for about in self.about["calls"]])
         self.told = [
@@ -99,7 +101,7 @@ class Recorded:
         meta = self.meta
         if "lost" in changed:
             meta = Meta.of({**meta.raw, "lost": changed.pop("lost")})
-        return correlate({**self.located(), **changed}, meta)
+        return correlate(with_implied({**self.located(), **changed}, meta), meta)
 
     def rows_of(self, found: Correlation) -> list:
         """mptrace's rows of each of the mover's calls, None where it has no such call.

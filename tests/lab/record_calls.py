@@ -24,6 +24,7 @@ import numpy as np
 from mptrace.driving.worker_client import Worker
 from mptrace.host.read import read_host_facts
 from mptrace.recording.layouts import CALL, ENTRY, FOLIO, MAX_ENTRIES, MIGRATION
+from mptrace.sessions.assembler import Assembler, joined
 from mptrace.sessions.calibrated import calibrated, read_facts
 from mptrace.tracing.plan import calibration
 from mptrace.tracing.plan.calibration import Seen
@@ -110,12 +111,42 @@ def range_entries(base, pages, target, *, pinned=()):
     return addresses, np.full(pages, target, "<i4"), addresses, what
 
 
+class Less:
+    """What a second tracer sees of the same calls at the level of detail `outcomes`."""
+
+    def __init__(self, tracer, coverage, facts):
+        self.tracer = tracer
+        self.coverage = coverage
+        self._flags = dict(facts.page_flags)
+        self._parts = []
+        self._assembler = Assembler()
+        self._lost = tracer.losses()
+
+    def take(self):
+        """What is in its rings."""
+        self._parts.append(self._assembler.add(self.tracer.drain()))
+
+    def told(self):
+        """Its tables by their names in the file, and what it says of itself."""
+        tables = joined([*self._parts, self._assembler.rest(self.tracer)])
+        lost = self.tracer.losses()
+        meta = {
+            "detail": "outcomes",
+            "coverage": [c.to_dict() for c in self.coverage],
+            "page_flags": self._flags,
+            "lost": {cause: lost[cause] - self._lost[cause] for cause in lost},
+        }
+        names = ("calls", "migrations", "folios", "entries", "lookups", "obstacles", "waits")
+        return {f"less_{name}": tables[name] for name in names}, meta
+
+
 class Section:
     """The recording of one section: what the tracer saw and what the movers told."""
 
-    def __init__(self, tracer, coverage, nodes, directory):
+    def __init__(self, tracer, coverage, nodes, directory, less=None):
         self.tracer = tracer
         self.directory = directory
+        self.less = less
         self.meta = {
             "coverage": [c.to_dict() for c in coverage],
             "nodes": [{"nid": nid} for nid in nodes],
@@ -138,16 +169,21 @@ class Section:
         for name in ("calls", "migrations", "folios"):
             self._tables[name].append(getattr(drained, name))
         self._tables["entries"].append(self._merger.add(drained.sides, drained.calls["call_id"]))
+        if self.less:
+            self.less.take()
 
     @contextmanager
     def gate(self, tgid):
         """The gate is open for one process (0: any)."""
-        self.tracer.drain()
-        self.tracer.open_gate(tgid)
+        tracers = [self.tracer, *([self.less.tracer] if self.less else [])]
+        for tracer in tracers:
+            tracer.drain()
+            tracer.open_gate(tgid)
         try:
             yield
         finally:
-            self.tracer.close_gate()
+            for tracer in tracers:
+                tracer.close_gate()
             self.take()
 
     def issue(self, mover, *calls, **note):
@@ -223,6 +259,7 @@ class Section:
             "seconds": time.monotonic() - self._started,
             "extra": self.extra,
         }
+        less, about["less"] = self.less.told() if self.less else ({}, None)
         layouts = {"calls": CALL, "migrations": MIGRATION, "folios": FOLIO, "entries": ENTRY}
         tables = {
             table: np.concatenate([np.empty(0, layouts[table]), *rows])
@@ -234,7 +271,7 @@ class Section:
             for index, column in enumerate(names)
         }
         with open(self.directory / f"{name}.npz", "wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **tables, **told)
+            np.savez(file, about=np.array(json.dumps(about)), **tables, **told, **less)
         return about
 
 
@@ -257,7 +294,7 @@ def there_and_back(section, mover, nodes, pages, *, pinned_back=0, seed=0):
 
 def record_small(lab):
     """23 and 509 4k pages between each pair of neighbouring nodes, there and back."""
-    section = lab.section()
+    section = lab.section(twice=True)
     for pages in (23, 509):
         for first, last in zip(lab.nodes, (*lab.nodes[1:], lab.nodes[0]), strict=True):
             there_and_back(section, lab.mover, (first, last), pages)
@@ -266,7 +303,7 @@ def record_small(lab):
 
 def record_large(lab):
     """200,003 4k pages there and, three of them held by a pipe, back."""
-    section = lab.section()
+    section = lab.section(twice=True)
     section.patience = 0.2
     there_and_back(section, lab.mover, lab.nodes, 200_003, pinned_back=3)
     return section
@@ -274,7 +311,7 @@ def record_large(lab):
 
 def record_kinds(lab):
     """Pages of all kinds in one call, there and back, the second time in another order."""
-    section, mover = lab.section(), lab.mover
+    section, mover = lab.section(twice=True), lab.mover
     first, last = lab.nodes[0], lab.nodes[-1]
     path = str(lab.ext4() / "file")
     made = {}
@@ -305,7 +342,7 @@ def record_kinds(lab):
 
 def record_random(lab):
     """Seeded random cases: pins, duplicates, holes, several targets, THP, bad nodes."""
-    section, mover = lab.section(), lab.mover
+    section, mover = lab.section(twice=True), lab.mover
     nodes = lab.nodes
     seed = 1000 * len(nodes)
     with section.gate(mover.pid):
@@ -620,10 +657,15 @@ class Lab:
             self.tracer, self.coverage = calibrated(
                 self.facts, request, worker, self.nodes, lambda _: None
             )
+            self.less = calibrated(
+                self.facts, Request(detail="outcomes"), worker, self.nodes, lambda _: None
+            )
         self.mover = Mover()
 
-    def section(self):
-        return Section(self.tracer, self.coverage, self.nodes, self.directory)
+    def section(self, *, twice=False):
+        """A section; ``twice``: traced at the level `outcomes`, too."""
+        less = Less(*self.less, self.facts) if twice else None
+        return Section(self.tracer, self.coverage, self.nodes, self.directory, less)
 
     def ext4(self):
         """A directory on a real file system."""
@@ -667,6 +709,7 @@ def main():
         print(json.dumps(report), flush=True)
     lab.mover.close()
     lab.tracer.close()
+    lab.less[0].close()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from mptrace.recording.layouts import (
     READ_STATUS,
     SMALL_CHUNK,
 )
-from mptrace.tracing.program.chunks import EntryMerger, chunk_rows
+from mptrace.recording.lookup_layouts import LOOKUP, LOOKUPS_FEW
+from mptrace.tracing.program.chunks import EntryMerger, chunk_rows, lookup_rows
 
 
 def chunk(call: int, first: int, count: int, *, at_exit: int, failed: int = 0) -> NDArray[np.void]:
@@ -44,6 +45,21 @@ def test_only_used_entries_of_a_chunk_count() -> None:
     made = rows(chunk(1, 0, SMALL_CHUNK, at_exit=0), chunk(1, SMALL_CHUNK, 3, at_exit=0))
     assert made["entry"].tolist() == list(range(SMALL_CHUNK + 3))
     assert made["address"].tolist() == [4096 * entry for entry in range(SMALL_CHUNK + 3)]
+
+
+def test_only_used_lookups_of_a_batch_count() -> None:
+    """Each with its call and its ordinal there."""
+    batches = np.zeros(2, LOOKUPS_FEW)
+    batches["call_id"], batches["first"], batches["count"] = [7, 9], [32, 0], [3, 1]
+    batches["lookups"]["address"] = np.arange(8).reshape(2, 4)
+    batches["lookups"]["nid"] = 1
+    rows = lookup_rows(batches)
+    assert rows.dtype == LOOKUP
+    assert rows["call_id"].tolist() == [7, 7, 7, 9]
+    assert rows["lookup_seq"].tolist() == [32, 33, 34, 0]
+    assert rows["address"].tolist() == [0, 1, 2, 4]
+    assert rows["nid"].tolist() == [1] * 4
+    assert lookup_rows(batches[:0]).size == 0
 
 
 def test_entry_and_exit_are_merged_when_the_call_ended() -> None:

@@ -32,6 +32,7 @@ from mptrace.recording.layouts import (
     MOVE_NOT_TRIED,
     STAGE_ALLOCATE,
     STAGE_LOCK,
+    STAGE_PUTBACK,
     STAGE_UNMAP,
 )
 
@@ -83,6 +84,7 @@ LARGE = {"nr_pages": 512}
 NOT_ISOLATED = {"isolate_rc": -errno.EBUSY}
 QUEUED = {"queued": True, "isolate_rc": 0}
 FAILED_ALLOCATION = {**QUEUED, "n_alloc": 1, "flags": FOLIO_ALLOC_FAILED}
+PUT_BACK = {**QUEUED, "stage": STAGE_PUTBACK}
 GIVEN_UP = {**QUEUED, "n_alloc": 1}
 UNMAPPED = {**GIVEN_UP, "n_unmap": 10}
 
@@ -155,6 +157,12 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
         "ended_before_its_turn",
         "locked",
     ),
+    (PUT_BACK, {"migration_rc": -errno.ENOMEM}, "no_memory_in_group", "refusal_not_traced"),
+    (PUT_BACK, {"pinned": True}, "pinned", "refusal_not_traced"),
+    (PUT_BACK, {"writeback": True}, "writeback", "refusal_not_traced"),
+    (PUT_BACK, {"locked": True}, "locked", "refusal_not_traced"),
+    (PUT_BACK, {"extra_known": True, "extra": 1}, "extra_references", "refusal_not_traced"),
+    (PUT_BACK, {**OF_FILE, "dirty": True}, "dirty_no_migration", "refusal_not_traced"),
     (UNMAPPED, {"stage": STAGE_UNMAP, "pinned": True}, "pinned", "not_unmappable"),
     (AGAIN, {"pinned": True}, "pinned", "references_or_buffers"),
     (AGAIN, {"extra_known": True, "extra": 1}, "extra_references", "references_or_buffers"),

@@ -14,8 +14,10 @@ import pytest
 from recorded_facts import PHASES
 
 from mptrace.host.facts import STACK_ARGUMENTS, Access, HostFacts, KernelFacts, Node, Prototype
+from mptrace.recording.lookup_layouts import LEVEL_ALL
 from mptrace.reporting.text.doctor import render, to_json
 from mptrace.tracing.plan import candidates, doctor
+from mptrace.tracing.plan.detail import essential
 from mptrace.tracing.plan.doctor import FAIL, OK, WARN, Check, Diagnosis
 
 METHODS = ("fentry", "kprobe", "raw_tracepoint", "tracepoint")
@@ -129,7 +131,7 @@ def test_without_fentry_and_kprobes_nothing_is_traced() -> None:
     assert not diagnosis.can_trace
     assert check(diagnosis, "fentry").state == check(diagnosis, "kprobe").state == FAIL
     failed = {p.phase for p in diagnosis.phases if p.state == FAIL}
-    assert failed == candidates.ESSENTIAL
+    assert failed == essential(LEVEL_ALL)
     assert render(diagnosis, kernel).count("EPERM") == 2
 
 

@@ -43,6 +43,7 @@ WHOLE: dict[str, Any] = {
     "last_part": True,
     "end_reason": "the disk is full",
     "tier": "tracepoints",
+    "detail": "outcomes",
     "tier_reason": "no BTF",
     "unseen": ["who waited"],
     "symbols": {"0xffffffff81000000": "ext4_aops"},

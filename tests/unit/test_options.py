@@ -254,6 +254,7 @@ TOPICS = {
     "--json": "JSON",
     "--duration": "seconds",
     "--tier": "BPF",
+    "--detail": "each page",
     "--strict": "status 3",
     "--stacks": "stacks",
     "--failed": "failed|succeed|stayed",

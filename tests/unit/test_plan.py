@@ -7,13 +7,14 @@ import pytest
 from recorded_facts import PHASES, facts_of
 
 from mptrace.host.facts import Prototype
+from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.tracing.plan.balancing import BALANCING_PHASES
 from mptrace.tracing.plan.candidates import (
     CANDIDATES,
-    ESSENTIAL,
     PHASES_FOR_OTHERS,
     candidate_sizes,
 )
+from mptrace.tracing.plan.detail import essential
 from mptrace.tracing.plan.plan import PhasePlan, Plan, make_plan
 from mptrace.tracing.plan.request import Request
 from mptrace.tracing.program.source import source_of
@@ -61,10 +62,36 @@ def test_macros_follow_the_prototypes() -> None:
     assert old["NODES_SHIFT"] == new["NODES_SHIFT"] == 10
 
 
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_a_level_of_detail_traces_what_it_needs(kernel: str) -> None:
+    """At `outcomes` one probe is hit for each page; nothing follows folios, in maps neither."""
+    facts = facts_of(kernel)
+    every = make_plan(facts, Request(others=True))
+    less = make_plan(facts, Request(others=True, detail=LEVEL_OUTCOMES))
+    assert set(phases_of(less)) < set(phases_of(every))
+    per_page = {"vma", "isolate", "allocate", "unmap", "dark", "move", "copy", "remap", "done"}
+    assert not per_page & set(phases_of(less))
+    assert essential(LEVEL_OUTCOMES) <= {p.phase for p in less.phases if p.method}
+    assert (less.defines["OUTCOMES"], less.defines["MAX_FOLIOS"]) == (1, 1)
+    assert "OUTCOMES" not in every.defines
+    assert less.memory_bound_bytes < every.memory_bound_bytes
+    assert any("not traced at --detail outcomes" in note for note in less.notes)
+    assert not any("--detail" in note for note in every.notes)
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_ones_own_driver_needs_the_kernels_count_too(kernel: str) -> None:
+    """Where folios have no records it is the kernel that says how many were left behind."""
+    plan = make_plan(facts_of(kernel), Request(detail=LEVEL_OUTCOMES))
+    assert phases_of(plan)["outcome"].method
+    assert "wait_pte" not in phases_of(plan)
+    assert "outcome" not in phases_of(make_plan(facts_of(kernel), Request()))
+
+
 def test_a_kernel_that_refuses_tracing_has_no_plan_and_says_why() -> None:
     """On a host with tracepoints only, each essential phase is missing, with both reasons."""
     missing = make_plan(facts_of("restricted")).missing_essentials()
-    assert {p.phase for p in missing} == ESSENTIAL
+    assert {p.phase for p in missing} == essential(LEVEL_ALL)
     assert all("EPERM" in p.reason or "kprobe" in p.reason for p in missing)
 
 

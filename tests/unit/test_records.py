@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mptrace import tracer
-from mptrace.recording import balancing, layouts, stack_layouts
+from mptrace.recording import balancing, layouts, lookup_layouts, stack_layouts
 from mptrace.tracing.program.source import source_of
 
 SOURCE = source_of("move_pages.c")
@@ -42,6 +42,7 @@ def dtype_of(body: str) -> np.dtype[np.void]:
         ("folio_record", layouts.FOLIO),
         ("migration_record", layouts.MIGRATION),
         ("call_record", layouts.CALL),
+        ("lookup_record", lookup_layouts.FOUND),
         ("obstacle_record", layouts.OBSTACLE),
         ("stack_record", stack_layouts.STACK_SAMPLE),
         ("balancing_key", balancing.BALANCING_KEY),
@@ -60,6 +61,30 @@ def test_a_chunk_has_the_fields_of_its_struct() -> None:
     body = re.search(r"#define CHUNK_STRUCT\(name, entries\)(.*?)\n}", SOURCE, re.DOTALL)
     assert body
     assert dtype_of(body[1].replace("\\", "")).descr == layouts.CHUNK_SMALL.descr
+
+
+def test_a_batch_of_lookups_has_the_fields_of_its_struct() -> None:
+    """Its struct is made by a macro, for few and for many; one bit of a lookup is its own."""
+    body = re.search(r"#define LOOKUPS_STRUCT\(name, number\)(.*?)\n}", SOURCE, re.DOTALL)
+    assert body
+    fields = re.findall(r"(\w+) (\w+)(?:\[number\])?;", body[1])
+    assert fields == [
+        ("u64", "call_id"),
+        ("u32", "first"),
+        ("u32", "count"),
+        ("lookup_record", "lookups"),
+    ]
+    names = ("call_id", "first", "count", "lookups")
+    for layout, number in (
+        (lookup_layouts.LOOKUPS_FEW, lookup_layouts.FEW_LOOKUPS),
+        (lookup_layouts.LOOKUPS_MANY, lookup_layouts.MANY_LOOKUPS),
+    ):
+        assert layout.names == names
+        assert [layout.fields[name][1] for name in names] == [0, 8, 12, 16]
+        assert layout.itemsize == 16 + 24 * number
+    merged = re.search(r"#define FOUND_KSM\s+\((\d+) << (\d+)\)", SOURCE)
+    assert merged
+    assert int(merged[1]) << int(merged[2]) == lookup_layouts.FOUND_KSM
 
 
 def test_constants_are_the_same_on_both_sides() -> None:

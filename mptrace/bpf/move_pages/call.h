@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A move_pages(2) call: its begin and end, and what it does for each entry before folios are
- * migrated: the mapping, the lookup, the isolation.
+ * A move_pages(2) call: its begin and end, and what it does for each entry before and after the
+ * lookup: the mapping, the isolation.
  */
 #ifndef MPTRACE_CALL_H
 #define MPTRACE_CALL_H
@@ -49,17 +49,6 @@ static __always_inline void on_enter_call(u64 pid, u64 nr_pages, u64 pages, u64 
 	t->call.enter_ns = bpf_ktime_get_ns();
 }
 
-/* A migration whose return was missed is over when its call goes on. */
-static __always_inline void go_on(struct thread *t)
-{
-	struct level *level = this_level(t);
-
-	if (!MAY_MISS(MIGRATION_EXIT) || !level || level->migration.succeeded == NOT_COUNTED)
-		return;
-	count_lost(t, LOST_RETURN);
-	t->depth--;
-}
-
 static __always_inline void on_exit_call(void *ctx, u64 ret)
 {
 	struct thread *t = this_thread();
@@ -70,7 +59,12 @@ static __always_inline void on_exit_call(void *ctx, u64 ret)
 	t->call.ret = (s32)ret;
 	if (t->depth)
 		count_lost(t, LOST_RETURN);
+#ifdef OUTCOMES
+	if (t->looked.count)
+		send_lookups(t, true);
+#else
 	close_pending(t);
+#endif
 	if (!t->call.target_tgid && !t->call.n_vmas)
 		t->interest = 1;	/* whose pages they are is not known */
 	if (t->interest)
@@ -192,93 +186,6 @@ int enter_vma(CTX(VMA))
 int exit_vma(CTX(VMA))
 {
 	on_exit_vma(CAT(CHECKED_, METHOD(VMA)), RET(VMA));
-	return 0;
-}
-
-/* ---- lookup ---------------------------------------------------------------------- */
-
-static __always_inline void on_exit_lookup(u64 address, u64 vma, u64 page)
-{
-	struct thread *t = this_thread();
-	struct page_image image = {};
-	u64 folio = page, head;
-
-	if (!t || !t->call.call_id)
-		return;
-	go_on(t);
-	if (t->depth)
-		return;
-	close_pending(t);
-	note_target(t, vma);
-	t->pending.valid = 1;
-	t->pending.seq = t->call.n_lookups++;
-	t->pending.address = address;
-	t->pending.start_ns = bpf_ktime_get_ns();
-	t->pending.src = 0;
-	t->pending.nr_pages = 0;
-	t->pending.src_nid = -1;
-	t->pending.vma = vma;
-	if (!page) {
-		t->pending.lookup_rc = LOOKUP_NONE;
-		return;
-	}
-	if (page >= ERR_PTR_MIN) {
-		t->pending.lookup_rc = (s32)page;
-		return;
-	}
-	/* one read of the page takes its counts along: what isolation then does is inlined */
-	read_page(&image, page);
-	t->pending.page_mapcount = image_half(&image, OFF_PAGE_MAPCOUNT) + 1;
-	head = image_word(&image, OFF_PAGE_COMPOUND_HEAD);
-	if (head & 1) {
-		folio = head - 1;
-		read_page(&image, folio);
-	}
-	t->pending.lookup_rc = 0;
-	t->pending.src = folio;
-	t->pending.page_flags = image_word(&image, OFF_PAGE_FLAGS);
-	t->pending.mapping = image_word(&image, OFF_PAGE_MAPPING);
-	t->pending.private = image_word(&image, OFF_PAGE_PRIVATE);
-	t->pending.refcount = image_half(&image, OFF_PAGE_REFCOUNT);
-	t->pending.mapcount = image_half(&image, OFF_PAGE_MAPCOUNT) + 1;
-	t->pending.src_nid = nid_of(t->pending.page_flags);
-	t->pending.nr_pages = nr_pages_of(folio, t->pending.page_flags);
-}
-
-/* fexit has the arguments; for a kretprobe the kprobe stored them. */
-#define ADDRESS_FENTRY ctx[LOOKUP_ADDRESS]
-#define ADDRESS_KPROBE stored_address()
-#define VMA_FENTRY ctx[LOOKUP_VMA]
-#define VMA_KPROBE stored_vma()
-
-static __always_inline u64 stored_address(void)
-{
-	struct thread *t = this_thread();
-
-	return t ? t->lookup_address : 0;
-}
-
-static __always_inline u64 stored_vma(void)
-{
-	struct thread *t = this_thread();
-
-	return t ? t->lookup_vma : 0;
-}
-
-int enter_lookup(CTX(LOOKUP))
-{
-	struct thread *t = this_thread();
-
-	if (t && !t->depth) {
-		t->lookup_address = ARG(LOOKUP, LOOKUP_ADDRESS);
-		t->lookup_vma = ARG(LOOKUP, LOOKUP_VMA);
-	}
-	return 0;
-}
-
-int exit_lookup(CTX(LOOKUP))
-{
-	on_exit_lookup(CAT(ADDRESS_, METHOD(LOOKUP)), CAT(VMA_, METHOD(LOOKUP)), RET(LOOKUP));
 	return 0;
 }
 

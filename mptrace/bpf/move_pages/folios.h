@@ -53,6 +53,15 @@ static __always_inline u32 nr_pages_of(u64 folio, u64 flags)
 	return 1U << (order & 31);
 }
 
+static __always_inline u8 order_of(u64 folio, u32 nr_pages)
+{
+	u8 order = 0;
+
+	if (nr_pages > 1)
+		read_kernel(&order, 1, (void *)(folio + OFF_FOLIO_ORDER));
+	return order & 31;
+}
+
 /* The record of what stands in a folio's way: made where the kernel refuses or waits. */
 static __always_inline struct obstacle_record *obstacle_of(struct folio_record *f, u64 now)
 {

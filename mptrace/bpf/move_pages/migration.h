@@ -28,6 +28,56 @@ static __always_inline void close_missed(struct thread *t, u64 stack)
 	}
 }
 
+static __always_inline bool is_wanted_migration(struct level *level)
+{
+	struct migration_record *m = &level->migration;
+	struct control *c;
+	int zero = 0;
+
+	if (level->skip || !(level->interest || level->kept))
+		return false;
+	c = control.lookup(&zero);
+	if (!c || m->call_id)
+		return true;
+	if (c->failed && !m->rc && (!m->failed || m->failed == NOT_COUNTED))
+		return false;
+	return m->exit_ns - m->enter_ns >= c->min_ns && (!c->nodes || level->matched);
+}
+
+#ifdef OUTCOMES
+/* What a migration leaves behind its thread puts back next, one by one. */
+static __always_inline void leave_folios(struct thread *t, struct level *level)
+{
+	u64 id = level->migration.migration_id;
+	u32 tid = t->call.tid;
+
+	if (level->migration.call_id)
+		t->left_behind = id;
+	else if (is_wanted_migration(level) && leavers.update(&tid, &id))
+		count_lost(NULL, LOST_REFUSAL_MAP);
+}
+
+static __always_inline void leave_nothing(struct thread *t)
+{
+	u32 tid = t->call.tid;
+
+	if (t->call.call_id)
+		t->left_behind = 0;
+	else
+		leavers.delete(&tid);
+}
+
+static __always_inline u64 left_by(struct thread *t, u32 tid)
+{
+	u64 *id;
+
+	if (t && t->call.call_id)
+		return t->depth || !t->interest ? 0 : t->left_behind;
+	id = leavers.lookup(&tid);
+	return id ? *id : 0;
+}
+#endif
+
 static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason, u64 stack)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -60,6 +110,10 @@ static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason
 	level->stack = stack;
 	level->interest = t->interest;
 	level->skip = !is_asked_for(c, reason);
+#ifdef OUTCOMES
+	level->kept = 1;	/* whose pages it moves is not known */
+	leave_nothing(t);
+#endif
 	m = &level->migration;
 	m->dst_nid = -1;
 	m->succeeded = NOT_COUNTED;
@@ -81,22 +135,6 @@ static __always_inline void on_enter_migration(u64 private, u64 mode, u64 reason
 	m->migration_id = make_id(m->enter_ns);
 }
 
-static __always_inline bool is_wanted_migration(struct level *level)
-{
-	struct migration_record *m = &level->migration;
-	struct control *c;
-	int zero = 0;
-
-	if (level->skip || !(level->interest || level->kept))
-		return false;
-	c = control.lookup(&zero);
-	if (!c || m->call_id)
-		return true;
-	if (c->failed && !m->rc && (!m->failed || m->failed == NOT_COUNTED))
-		return false;
-	return m->exit_ns - m->enter_ns >= c->min_ns && (!c->nodes || level->matched);
-}
-
 static __always_inline void end_migration(void *ctx, struct thread *t, s32 rc)
 {
 	struct level *level = this_level(t);
@@ -113,6 +151,10 @@ static __always_inline void end_migration(void *ctx, struct thread *t, s32 rc)
 				emit_stacks(ctx, level->migration.migration_id, STACK_OF_MIGRATION);
 		}
 	}
+#ifdef OUTCOMES
+	if (level && (rc || (level->migration.failed && level->migration.failed != NOT_COUNTED)))
+		leave_folios(t, level);
+#endif
 	t->depth--;
 	if (!t->depth && !t->call.call_id)
 		end_thread(t);

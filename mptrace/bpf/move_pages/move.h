@@ -188,10 +188,67 @@ static __always_inline void on_enter_done(u64 src)
 	end_folio(src, END_DONE);
 }
 
+#ifdef OUTCOMES
+/* A folio that its migration left behind: its record, and its state a moment after the refusal. */
+static __always_inline void on_enter_putback(u64 src)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct thread *t = this_thread();
+	u64 id = left_by(t, tid), flags = 0, now;
+	struct obstacle_record *o;
+	struct folio_record *f;
+
+	if (!id)
+		return;
+	now = bpf_ktime_get_ns();
+	f = folio_ring.ringbuf_reserve(sizeof(*f));
+	if (!f) {
+		count_lost(t, LOST_FOLIO_RING);
+		return;
+	}
+	folio_of(src, &flags);
+	__builtin_memset(f, 0, sizeof(*f));
+	f->call_id = t ? t->call.call_id : 0;
+	f->migration_id = id;
+	f->src = src;
+	f->start_ns = now;
+	f->end_ns = now;
+	f->tid = tid;
+	f->lookup_seq = NO_LOOKUP;
+	f->isolate_rc = ISOLATE_NOT_TRIED;
+	f->move_rc = MOVE_NOT_TRIED;
+	f->nr_pages = nr_pages_of(src, flags);
+	f->src_nid = nid_of(flags);
+	f->dst_nid = -1;
+	f->end = END_PUTBACK;
+	f->flags = FOLIO_UNEXPECTED;
+	o = obstacle_ring.ringbuf_reserve(sizeof(*o));
+	if (o) {
+		__builtin_memset(o, 0, sizeof(*o));
+		o->call_id = f->call_id;
+		o->migration_id = id;
+		o->src = src;
+		o->first_ns = now;
+		o->last_ns = now;
+		o->tid = tid;
+		o->lookup_seq = NO_LOOKUP;
+		o->nr_pages = f->nr_pages;
+		o->allowed = -1;
+		o->stage = STAGE_PUTBACK;
+		read_state(o, src, f->nr_pages);
+		f->flags |= FOLIO_OBSTACLE;
+		obstacle_ring.ringbuf_submit(o, NO_WAKEUP);
+	} else {
+		count_lost(NULL, LOST_OBSTACLE_RING);
+	}
+	folio_ring.ringbuf_submit(f, NO_WAKEUP);
+}
+#else
 static __always_inline void on_enter_putback(u64 src)
 {
 	end_folio(src, END_PUTBACK);
 }
+#endif
 
 int enter_done(CTX(DONE))
 {

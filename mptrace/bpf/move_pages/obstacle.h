@@ -65,6 +65,7 @@ _Static_assert(sizeof(struct obstacle_record) == 232, "layouts.OBSTACLE");
 #define STAGE_UNMAP	8	/* still mapped after try_to_migrate() */
 #define STAGE_RELEASE	9	/* private data not released */
 #define STAGE_MOVE	10
+#define STAGE_PUTBACK	11	/* left behind: the state is that of a moment later */
 
 /* What could be read. */
 #define SEEN_STATE	(1 << 0)	/* flags, counts, mapping, private */

@@ -33,6 +33,9 @@ int end_process(u64 *ctx)
 	}
 	if (!waiting.delete(&tid))
 		count_lost(NULL, LOST_RETURN);
+#ifdef OUTCOMES
+	leavers.delete(&tid);
+#endif
 	forget_balancing(tid);
 	if (follows())
 		forget_ended(ctx[0]);

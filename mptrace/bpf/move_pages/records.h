@@ -50,6 +50,30 @@ struct folio_record {
 };
 _Static_assert(sizeof(struct folio_record) == 216, "layouts.FOLIO");
 
+/* What a lookup of a call found: all that is recorded of a page at the level `outcomes`. */
+struct lookup_record {
+	u64 address;
+	u64 src;		/* the folio, 0: none */
+	s32 rc;
+	s16 nid;
+	u8 order;
+	u8 flags;		/* FOLIO_HUGETLB, FOUND_KSM */
+};
+_Static_assert(sizeof(struct lookup_record) == 24, "layouts.FOUND");
+
+#define FOUND_KSM	(1 << 1)	/* merged with equal pages: at several addresses */
+
+#define LOOKUPS_STRUCT(name, number)					\
+struct name {								\
+	u64 call_id;							\
+	u32 first;		/* ordinal of the first in its call */	\
+	u32 count;							\
+	struct lookup_record lookups[number];				\
+}
+
+LOOKUPS_STRUCT(few_lookups, FEW_LOOKUPS);
+LOOKUPS_STRUCT(many_lookups, MANY_LOOKUPS);
+
 struct migration_record {
 	u64 migration_id;
 	u64 call_id;
@@ -231,7 +255,9 @@ CHUNK_STRUCT(large_chunk, LARGE_CHUNK);
 #define LOST_STACK_RING		12	/* the ring of stacks was full */
 #define LOST_STACK_MAP		13	/* another stack had its place, or the map was full */
 #define LOST_BALANCING_MAP	14	/* the map of NUMA balancing's sums or threads was full */
-#define LOST_CAUSES		15
+#define LOST_LOOKUP_RING	15	/* a ring of lookups was full */
+#define LOST_REFUSAL_MAP	16	/* too many migrations left folios behind at once */
+#define LOST_CAUSES		17
 
 #define ERR_PTR_MIN		0xfffffffffffff001ULL
 

@@ -92,6 +92,11 @@ struct thread {
 	u8 interest;			/* the initiator, or the call's target, was asked for */
 	u8 compat;			/* in a 32-bit system call */
 	u16 pad;
+#ifdef OUTCOMES
+	u64 left_behind;		/* migration of the call that left folios behind, 0: none */
+	u64 word;			/* what a typed pointer is turned into a number by */
+	struct many_lookups looked;	/* those that have not been sent yet */
+#endif
 };
 
 /*
@@ -126,6 +131,14 @@ BPF_RINGBUF_OUTPUT(small_ring, SMALL_RING_PAGES);
 BPF_RINGBUF_OUTPUT(medium_ring, MEDIUM_RING_PAGES);
 BPF_RINGBUF_OUTPUT(large_ring, LARGE_RING_PAGES);
 BPF_RINGBUF_OUTPUT(wait_ring, WAIT_RING_PAGES);
+
+#ifdef OUTCOMES
+BPF_RINGBUF_OUTPUT(few_ring, FEW_RING_PAGES);
+BPF_RINGBUF_OUTPUT(many_ring, MANY_RING_PAGES);
+
+/* tid -> its last migration without a call that left folios behind: it puts them back next */
+BPF_HASH(leavers, u32, u64, MAX_LEAVERS);
+#endif
 
 /*
  * tid -> its wait for a page under migration, or for what may turn out to be the lock of one;

@@ -28,6 +28,11 @@ static __always_inline struct thread *claim_slot(u32 tid)
 	t->call_stack = 0;
 	t->depth = 0;
 	t->compat = 0;
+#ifdef OUTCOMES
+	t->left_behind = 0;
+	t->looked.count = 0;
+	t->looked.first = 0;
+#endif
 	return t;
 }
 

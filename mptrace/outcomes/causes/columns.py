@@ -12,7 +12,7 @@ from mptrace.recording.meta import Meta
 
 
 def state_of(tables: Tables, meta: Meta, rows: Ints) -> dict[str, Any]:
-    """Fields of ``rules.RuleColumns`` that rows of `obstacles` (-1: none) give."""
+    """Fields of ``rule_columns.RuleColumns`` that rows of `obstacles` (-1: none) give."""
     table = obstacles.of(tables)
     has = rows >= 0
     # a row of zeros stands for those without

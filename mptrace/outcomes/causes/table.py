@@ -30,6 +30,11 @@ CAUSES: tuple[Cause, ...] = (
     Cause("beyond_bound", "the entry lies beyond those that the tracer reads of one call"),
     Cause("no_events", "no event of the kernel was recorded"),
     Cause("no_coverage", "a phase that this needs can't be traced here", "see: mptrace doctor"),
+    Cause(
+        "not_traced",
+        "not traced at this level of detail",
+        "record with --detail all",
+    ),
     Cause("call_open", "the call had not returned when the session ended"),
     Cause("freed", "the page was freed while it was being moved"),
     Cause("ambiguous", "the events fit the arrays in more than one way"),
@@ -134,6 +139,23 @@ CAUSES: tuple[Cause, ...] = (
         "the target node had no memory for it",
         "free memory on the target node, or choose another",
         "alloc_migration_target()",
+    ),
+    Cause(
+        "no_memory_in_group",
+        "the target node had no memory, for it or for a page of its group",
+        "free memory on the target node, or choose another",
+        "alloc_migration_target()",
+    ),
+    Cause(
+        "no_free_page_in_group",
+        "compaction found no free page to move it, or a page of its group, to",
+        "normal where memory is nearly full or its free pages are scattered",
+        "compaction_alloc()",
+    ),
+    Cause(
+        "refusal_not_traced",
+        "the kernel left it behind; why is not traced at this level of detail",
+        "record with --detail all",
     ),
     Cause(
         "no_free_page",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What to do about what a report has found.  Pure."""
 
+from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.reporting.numbers.sums import Numbers
 from mptrace.units import many
 
@@ -58,4 +59,9 @@ def advice_of(numbers: Numbers) -> list[str]:
             )
     if numbers["failure_causes"] or any(row["failures"] for row in numbers["paths"]):
         found.append("each page that stayed, with its evidence: mptrace explain")
+    if numbers["detail"] == LEVEL_OUTCOMES:
+        found.append(
+            "longest dark, whose pages, phases: not traced at --detail outcomes; record with "
+            "--detail all"
+        )
     return found

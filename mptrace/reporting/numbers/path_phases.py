@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mptrace.arrays import Ints, Table
+from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import Coverage
 from mptrace.reporting.numbers.sums import Numbers
 
@@ -30,6 +31,7 @@ def phases_of_folios(
     rows: Ints,
     migrations: Table,
     coverage: Mapping[str, Coverage],
+    detail: str,
     *,
     of_calls: bool,
 ) -> Numbers:
@@ -38,6 +40,7 @@ def phases_of_folios(
     :param rows: of ``folios``.
     :param migrations: whose TLB flushes per batch count.
     :param coverage: phases of the session by name.
+    :param detail: the level of detail.
     :param of_calls: with `isolate`: move_pages(2) does that folio by folio, in the call's time.
     :returns: phase -> ns; None where no probe tells it apart: it is then in ``move``
         (``copy``) or ``unmap`` (``tlb_flush``).
@@ -62,6 +65,7 @@ def phases_of_folios(
     found: Numbers = {}
     for name, ns in sums.items():
         known = [coverage[need].state for need in _NEEDS[name] if need in coverage]
-        blind = bool(known) and all(state in _UNSEEN for state in known)
+        blind = detail == LEVEL_OUTCOMES or bool(known)
+        blind = blind and all(state in _UNSEEN for state in known)
         found[name] = None if blind and not ns else ns
     return found

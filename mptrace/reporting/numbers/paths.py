@@ -25,6 +25,7 @@ from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import FOLIO_CHOSEN, MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
+from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.recording.when import first_and_last
 from mptrace.reporting.numbers.path_phases import phases_of_folios
@@ -78,6 +79,7 @@ def paths_of(
                 "failed_migrations": int(failed[of_group[number]].sum()),
                 **_of_migrations(mine, meta),
                 **_of_folios(mine, folios, part, processes, own, out, asked),
+                **_kernels_count(mine, found, of_group[number], meta),
                 "failures": _failures(folios, part.select(~out.folios[part.row]), whose, lying),
                 "sizes": sizes_of(folios, part.select(~out.folios[part.row]), meta),
                 "phases": phases_of_folios(
@@ -85,6 +87,7 @@ def paths_of(
                     part.row[~out.folios[part.row]],
                     mine,
                     meta.phases,
+                    meta.detail,
                     of_calls=PATHS[code].key == "move_pages",
                 ),
             }
@@ -194,6 +197,27 @@ def _of_folios(
             **summed_over_folios(blackout[whole]),
             **distribution(blackout[whole]),
         },
+    }
+
+
+def _kernels_count(mine: Table, every: Fates, rows: Ints, meta: Meta) -> Numbers:
+    """Pages of migrations without a call where folios that moved are not traced.
+
+    :param rows: of ``mine`` in `migrations`.
+    """
+    if meta.detail != LEVEL_OUTCOMES or mine["call_id"].any():
+        return {}
+    counted = (mine["succeeded"] != NOT_COUNTED) & (mine["failed"] != NOT_COUNTED)
+    # of one that an error ended the kernel does not count what it did not come to
+    put_back = np.array([every.pages[every.migration == row].sum() for row in rows], np.int64)
+    failed = np.maximum(np.where(counted, mine["failed"], 0), put_back)
+    return {
+        "pages": {
+            "moved": int(mine["succeeded"][counted].astype(np.int64).sum()),
+            "failed": int(failed.sum()),
+            "unknown": 0,
+        },
+        "difference": None,
     }
 
 

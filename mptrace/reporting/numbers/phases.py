@@ -5,14 +5,19 @@ import numpy as np
 
 from mptrace.arrays import Ints, Table
 from mptrace.recording.layouts import NO_LOOKUP
+from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.folio_times import FolioTimes
 from mptrace.reporting.numbers.sums import Numbers, distribution
 
+#: State of a phase that the level of detail leaves out.
+NOT_TRACED = "not_traced"
 # Phases of the calls' time: unit, and the phases of the coverage that they rest on.
 _PHASES = {
     "drain": ("call", ("drain",)),
     "walk": ("group", ("migration", "lookup")),
+    # at the level of detail `outcomes`: all that a group's folios go through
+    "migrate": ("migration", ("migration",)),
     "isolate": ("folio", ("isolate",)),
     "allocate": ("folio", ("allocate",)),
     # between two probes of one folio: lock it, wait for write-back, hold its anon_vma
@@ -27,6 +32,8 @@ _PHASES = {
     # likewise: unlock both, give the source back
     "release": ("folio", ("remap", "done")),
 }
+#: What is timed at the level of detail `outcomes`; `migrate` is timed there only.
+_OF_OUTCOMES = ("drain", "walk", "migrate")
 #: Where the time of a phase goes that can't be told apart.
 _INSIDE = {"tlb_flush": "unmap", "copy": "move"}
 
@@ -44,6 +51,8 @@ def phases_of(
     copy, move = folios.column("copy_ns"), folios.column("move_ns")
     n_flush = folios.column("n_flush")
     gaps = _walk_gaps(closed, own, folios)
+    ended = own[own["exit_ns"] != 0]
+    spent = (ended["exit_ns"] - ended["enter_ns"]).astype(np.int64)
     isolate = folios.column("isolate_ns")
     drains = closed["drain_ns"][closed["n_drain"] > 0].astype(np.int64)
     batch_ns, batches = own["flush_ns"].astype(np.int64), own["n_flush"].astype(np.int64)
@@ -59,6 +68,7 @@ def phases_of(
     measured = {
         "drain": (int(closed["n_drain"].astype(np.int64).sum()), int(drains.sum()), drains),
         "walk": (int(gaps.size), int(gaps.sum()) - int(isolate.sum()), gaps[:0]),
+        "migrate": (int(own.size), int(spent.sum()), spent),
         "isolate": of(isolate, folios.isolated.astype(np.int64)),
         "allocate": of(folios.column("alloc_ns"), folios.column("n_alloc")),
         "lock": between("lock_ns"),
@@ -80,6 +90,11 @@ def phases_of(
     for name, (unit, _) in _PHASES.items():
         count, total, values = measured[name]
         state, reason = states[name]
+        if name == "migrate" and meta.detail != LEVEL_OUTCOMES:
+            continue
+        if state == NOT_TRACED:
+            phases[name] = _phase(unit, state, reason, 0, None, call_ns, values[:0])
+            continue
         if state in ("missing", "not_separable") and not count:
             inside = _INSIDE.get(name)
             if inside:
@@ -151,7 +166,9 @@ def _states(meta: Meta) -> dict[str, tuple[str, str]]:
             for phase in own
             if phase.reason and phase.state != "proved"
         ]
-        if not own:
+        if meta.detail == LEVEL_OUTCOMES and name not in _OF_OUTCOMES:
+            state = NOT_TRACED
+        elif not own:
             state = "unproved"
         elif len(states) == 1:
             state = next(iter(states))

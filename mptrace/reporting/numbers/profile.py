@@ -22,7 +22,8 @@ from mptrace.outcomes.own import Own, own_of
 from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.outcomes.said import said_of
 from mptrace.outcomes.selection import EVERYTHING, Selection
-from mptrace.recording.layouts import OUTCOMES
+from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES
+from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.recording.when import Clock, with_utc
 from mptrace.reporting.numbers.balancing import balancing_numbers
@@ -122,6 +123,7 @@ def profile(
         else None,
         "filters": dict(said.get("filters") or {}),
         "tier": meta.tier,
+        "detail": meta.detail,
         "tier_reason": said.get("tier_reason") or "",
         "end_reason": said.get("end_reason") or "",
         "unseen": list(said.get("unseen") or ()),
@@ -224,7 +226,9 @@ def _migrations(migrations: Table, found: Fates, own: Own, out: Own, meta: Meta)
                 "failed": int(failed[is_member].sum()),
                 "time_ns": span(group[group["enter_ns"] != 0], "enter_ns", "exit_ns"),
                 "folios": int(theirs.sum()),
-                "moved_pages": int(found.pages[done].sum()),
+                "moved_pages": _counted(group)
+                if meta.detail == LEVEL_OUTCOMES
+                else int(found.pages[done].sum()),
             }
         )
     return {
@@ -233,6 +237,12 @@ def _migrations(migrations: Table, found: Fates, own: Own, out: Own, meta: Meta)
         "time_ns": span(migrations[of_calls], "enter_ns", "exit_ns"),
         "without_call": groups,
     }
+
+
+def _counted(migrations: Table) -> int:
+    """Base pages that the kernel says were moved, where moved folios are not traced."""
+    succeeded = migrations["succeeded"]
+    return int(succeeded[succeeded != NOT_COUNTED].astype(np.int64).sum())
 
 
 def _rates(folios: FolioTimes, call_ns: int, meta: Meta) -> Numbers:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mptrace.arrays import Tables
 from mptrace.outcomes.lying import Lying
+from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.when import Clock
 from mptrace.reporting.numbers.advice import advice_of
 from mptrace.reporting.numbers.lying import lies_there
@@ -106,7 +107,7 @@ def _who(numbers: Numbers, clock: Clock) -> list[Numbers]:
             of_caller.setdefault(_key(row), []).append(row)
     for caller in numbers["callers"]:
         mine = of_caller.get((caller["tgid"], caller["comm"]), [])
-        rows.append(_of_caller(caller, mine, clock))
+        rows.append(_of_caller(caller, mine, clock, numbers["detail"]))
     return sorted(rows, key=lambda row: -int(row["time_ns"]))
 
 
@@ -147,12 +148,14 @@ def _row(row: Numbers, clock: Clock) -> Numbers:
     }
 
 
-def _of_caller(caller: Numbers, rows: Sequence[Numbers], clock: Clock) -> Numbers:
+def _of_caller(caller: Numbers, rows: Sequence[Numbers], clock: Clock, detail: str) -> Numbers:
     """A caller of move_pages(2), with the migrations of its calls."""
     outcomes = caller["outcomes"]
     parts = [_row(row, clock) for row in rows]
     dark = [part["longest_dark_ns"] for part in parts if part["longest_dark_ns"] is not None]
     phases = {"drain": caller["drain_ns"]}
+    if detail == LEVEL_OUTCOMES:
+        phases["migrate"] = sum(part["time_ns"] for part in parts)
     for part in parts:
         for name, ns in part["phases"].items():
             phases[name] = None if ns is None else (phases.get(name) or 0) + ns

@@ -134,7 +134,7 @@ def _who(rows: Sequence[Numbers], most: int, profile: Numbers) -> list[str]:
     heads = ["who, by what", "pages moved", "stayed", "time", "longest dark", "whose"]
     align = ("left", *["right"] * 4, "left")
     lines = table(cells, heads, align, {0: clip_process, 5: clip})
-    details = [wrapped("  ", _how(row), hang="    ") for row in shown]
+    details = [wrapped("  ", _how(row, profile), hang="    ") for row in shown]
     lines = _with_details(cells, details, lines)
     rest = rows[most:]
     moved = many(sum(row["moved_pages"] for row in rest), "moved page")
@@ -178,7 +178,7 @@ def _owners(owners: Numbers, profile: Numbers) -> str:
     return name + (f" +{format_count(more)}" if more else "")
 
 
-def _how(row: Numbers) -> str:
+def _how(row: Numbers, profile: Numbers) -> str:
     """By which path, how often, from where to where, when, and where the time went."""
     parts = [row["label"]]
     often = row["migrations"] if row["calls"] is None else row["calls"]
@@ -195,17 +195,17 @@ def _how(row: Numbers) -> str:
             f"; {lost}the kernel itself counted {format_count(counted['moved_pages'])} moved, "
             f"{format_count(counted['failed_pages'])} stayed"
         )
-    return f"{text}; {_shares(row)}"
+    # without a call the level `outcomes` times the whole alone
+    alone = profile["detail"] == "outcomes" and row["calls"] is None
+    return text if alone else f"{text}; {_shares(row)}"
 
 
 def _pairs(matrix: Sequence[Numbers]) -> str:
     """From node to node, the pairs with most pages first."""
     texts = [f"{cell['from']}->{cell['to']}" for cell in matrix]
     if len(texts) > 1:
-        texts = [
-            f"{text} {format_count(cell['pages'])}"
-            for text, cell in zip(texts, matrix, strict=True)
-        ]
+        pages = [format_count(cell["pages"]) for cell in matrix]
+        texts = [f"{text} {count}" for text, count in zip(texts, pages, strict=True)]
     more = len(texts) - _PAIRS
     return ", ".join(texts[:_PAIRS]) + (f", {more} more" if more > 0 else "")
 

@@ -40,6 +40,8 @@ def time(profile: Numbers) -> list[str]:
     notes = []
     for name, phase in profile["phases"].items():
         label = _PHASE_NAMES.get(name, name)
+        if phase["state"] == "not_traced":
+            continue
         if phase["total_ns"] is None:
             notes.append(f"{label}: {phase['state'].replace('_', ' ')}: {phase['reason'] or '-'}")
             continue
@@ -68,6 +70,8 @@ def time(profile: Numbers) -> list[str]:
         ["time", "unit", "count", "total", "%", "p50", "p90", "p99", "max"],
         ("left", "left", *["right"] * 7),
     )
+    if any(phase["state"] == "not_traced" for phase in profile["phases"].values()):
+        notes.append("phases of pages: not traced at this level of detail (--detail all)")
     for note in notes:
         lines += wrapped("  ", note)
     if profile["phases"]["unattributed"]["total_ns"] < 0:

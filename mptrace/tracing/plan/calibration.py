@@ -8,10 +8,13 @@ with some of them held by a pipe, and asks here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from mptrace.arrays import Table
 from mptrace.recording.layouts import END_DONE, END_PUTBACK, FOLIO_HUGETLB, NO_LOOKUP, NOT_COUNTED
+from mptrace.recording.lookup_layouts import LOOKUP
 from mptrace.recording.meta import Coverage
 from mptrace.tracing.plan.candidates import UNPROVED_KINDS
 from mptrace.tracing.plan.plan import PhasePlan, Plan
@@ -29,6 +32,7 @@ class Seen:
     calls: Table
     migrations: Table
     folios: Table
+    lookups: Table = field(default_factory=lambda: np.empty(0, LOOKUP))
 
 
 def counts(seen: Seen) -> dict[str, int]:
@@ -40,7 +44,7 @@ def counts(seen: Seen) -> dict[str, int]:
         "call": len(calls),
         "drain": int(calls["n_drain"].sum()),
         "vma": int(calls["n_vmas"].sum()),
-        "lookup": int((folios["lookup_seq"] != NO_LOOKUP).sum()),
+        "lookup": int((folios["lookup_seq"] != NO_LOOKUP).sum()) + len(seen.lookups),
         "isolate": int((tried & ~hugetlb).sum()),
         "isolate_hugetlb": int((tried & hugetlb).sum()),
         "migration": len(migrations),

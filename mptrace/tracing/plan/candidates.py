@@ -319,8 +319,6 @@ CANDIDATES: tuple[Candidate, ...] = (
 
 #: Phases that tracing one's own driver does without.
 PHASES_FOR_OTHERS = frozenset(c.phase for c in CANDIDATES if c.for_others)
-#: Without these no verdict about a page is possible: a session refuses to start.
-ESSENTIAL = frozenset({"call", "lookup", "isolate", "migration", "move"})
 #: Phases that a calibration with 4 KiB anonymous pages exercises.
 UNPROVED_KINDS = {
     "isolate_hugetlb": "hugetlb",

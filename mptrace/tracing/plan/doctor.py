@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mptrace.host.facts import Access, HostFacts, KernelFacts
+from mptrace.recording.lookup_layouts import LEVEL_ALL
 from mptrace.tracing.plan.attaching import Excluded, attached
-from mptrace.tracing.plan.candidates import ESSENTIAL
+from mptrace.tracing.plan.detail import essential
 from mptrace.tracing.plan.plan import PhasePlan, Plan, make_plan
 from mptrace.tracing.plan.request import Request
 from mptrace.units import format_bytes
@@ -374,5 +375,5 @@ def _check_settings(host: HostFacts) -> Iterator[Check]:
 
 
 def _check_phase(phase: PhasePlan) -> PhaseCheck:
-    state = OK if phase.method else FAIL if phase.phase in ESSENTIAL else WARN
+    state = OK if phase.method else FAIL if phase.phase in essential(LEVEL_ALL) else WARN
     return PhaseCheck(phase.phase, phase.unit, phase.attach, phase.method, state, phase.reason)

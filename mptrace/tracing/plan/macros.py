@@ -17,6 +17,7 @@ from mptrace.recording.layouts import (
     SMALL_CHUNK,
     WAIT,
 )
+from mptrace.recording.lookup_layouts import FEW_LOOKUPS, LEVEL_OUTCOMES, MANY_LOOKUPS
 from mptrace.tracing.plan.members import (
     EVIDENCE,
     EVIDENCE_OPTIONAL,
@@ -38,6 +39,8 @@ def add_struct_macros(
     notes: list[str] = []
     defines["PG_RESERVED"] = facts.page_flags.get("PG_reserved", 63)
     defines["PG_LOCKED"] = facts.page_flags.get("PG_locked", 0)
+    # where it is not known every lookup has evidence
+    defines["PG_LRU"] = facts.page_flags.get("PG_lru", 63)
     for macro in ("OFF_PAGE_MAPPING", "OFF_PAGE_PRIVATE", "OFF_PAGE_REFCOUNT", "OFF_PAGE_MAPCOUNT"):
         defines[macro] = facts.offsets.get(EVIDENCE[macro], 0)
     defines["OFF_PAGE_FLAGS"] = facts.offsets.get("page.flags", 0)
@@ -187,8 +190,11 @@ def add_bounds(request: Request, page_size: int, defines: dict[str, int | str]) 
     defines["MEDIUM_CHUNK"] = MEDIUM_CHUNK
     defines["LARGE_CHUNK"] = LARGE_CHUNK
     defines["MAX_ENTRIES"] = MAX_ENTRIES
-    defines["MAX_FOLIOS"] = request.max_folios
-    defines["MAX_OBSTACLES"] = request.max_obstacles
+    defines["FEW_LOOKUPS"] = FEW_LOOKUPS
+    defines["MANY_LOOKUPS"] = MANY_LOOKUPS
+    defines["MAX_LEAVERS"] = request.max_threads
+    defines["MAX_FOLIOS"] = _max_folios(request)
+    defines["MAX_OBSTACLES"] = _max_obstacles(request)
     defines["SLOTS"] = _SLOTS
     defines["MAX_THREADS"] = request.max_threads
     defines["MAX_CHOSEN"] = request.max_chosen
@@ -197,7 +203,9 @@ def add_bounds(request: Request, page_size: int, defines: dict[str, int | str]) 
     defines["MAX_BALANCING_THREADS"] = request.max_balancing_threads
     defines["MAX_STACKS"] = _max_stacks(request)
     for macro, size in (
-        ("FOLIO_RING_PAGES", request.folio_ring_bytes),
+        ("FOLIO_RING_PAGES", _folio_ring_bytes(request)),
+        ("FEW_RING_PAGES", request.few_ring_bytes),
+        ("MANY_RING_PAGES", request.folio_ring_bytes),
         ("OBSTACLE_RING_PAGES", request.obstacle_ring_bytes),
         ("CALL_RING_PAGES", request.call_ring_bytes),
         ("WAIT_RING_PAGES", request.wait_ring_bytes if request.others else page_size),
@@ -214,7 +222,8 @@ def memory_bound(request: Request, page_size: int) -> int:
     rings = sum(
         page_size * _ring_pages(size, page_size)
         for size in (
-            request.folio_ring_bytes,
+            *_lookup_ring_bytes(request),
+            _folio_ring_bytes(request),
             request.obstacle_ring_bytes,
             request.call_ring_bytes,
             request.call_ring_bytes,
@@ -226,8 +235,8 @@ def memory_bound(request: Request, page_size: int) -> int:
         )
         if size
     )
-    folios = request.max_folios * (FOLIO.itemsize + 80)
-    obstacles = request.max_obstacles * (OBSTACLE.itemsize + 80)
+    folios = _max_folios(request) * (FOLIO.itemsize + 80)
+    obstacles = _max_obstacles(request) * (OBSTACLE.itemsize + 80)
     threads = _SLOTS * _THREAD_BYTES + request.max_threads * (_THREAD_BYTES + 80)
     waits = _max_waiting(request) * (WAIT.itemsize + 80)
     balancing = _balancing_bytes(request) if request.others else 0
@@ -239,6 +248,28 @@ def memory_bound(request: Request, page_size: int) -> int:
 def _balancing_bytes(request: Request) -> int:
     sums = BALANCING_KEY.itemsize + BALANCING_SUMS.itemsize + 80
     return request.max_balancing * sums + request.max_balancing_threads * 100
+
+
+# At the level `outcomes` no folio is followed: what passes is lookups, and refusals.
+
+
+def _max_folios(request: Request) -> int:
+    return 1 if request.detail == LEVEL_OUTCOMES else request.max_folios
+
+
+def _max_obstacles(request: Request) -> int:
+    return 1 if request.detail == LEVEL_OUTCOMES else request.max_obstacles
+
+
+def _folio_ring_bytes(request: Request) -> int:
+    return (
+        request.refusal_ring_bytes if request.detail == LEVEL_OUTCOMES else request.folio_ring_bytes
+    )
+
+
+def _lookup_ring_bytes(request: Request) -> tuple[int, ...]:
+    is_used = request.detail == LEVEL_OUTCOMES
+    return (request.few_ring_bytes, request.folio_ring_bytes) if is_used else ()
 
 
 def _max_stacks(request: Request) -> int:
@@ -258,8 +289,8 @@ def _max_waiting(request: Request) -> int:
 _STACK_BYTES = 127 * 8 + 40
 #: Threads that are found without a hash: a power of two, bpf/move_pages/state.h.
 _SLOTS = 1024
-#: Of struct thread, at most.
-_THREAD_BYTES = 1024
+#: Of struct thread, at most, with its lookups.
+_THREAD_BYTES = 2048
 
 
 def _ring_pages(size_bytes: int, page_size: int) -> int:

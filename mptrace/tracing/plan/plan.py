@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mptrace.host.facts import REGISTER_ARGUMENTS, STACK_ARGUMENTS, KernelFacts
+from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.tracing.plan.balancing import BALANCING_PHASES
 from mptrace.tracing.plan.candidate import Candidate
-from mptrace.tracing.plan.candidates import CANDIDATES, ESSENTIAL, PHASES_FOR_OTHERS
+from mptrace.tracing.plan.candidates import CANDIDATES, PHASES_FOR_OTHERS
+from mptrace.tracing.plan.detail import essential, is_traced, unseen
 from mptrace.tracing.plan.macros import (
     add_bounds,
     add_initiator_macros,
@@ -51,7 +53,8 @@ class Plan:
 
     def missing_essentials(self) -> tuple[PhasePlan, ...]:
         """Essential phases that this kernel offers no attach point for."""
-        return tuple(p for p in self.phases if p.phase in ESSENTIAL and not p.method)
+        needed = essential(self.request.detail)
+        return tuple(p for p in self.phases if p.phase in needed and not p.method)
 
 
 def make_plan(
@@ -67,7 +70,7 @@ def make_plan(
     request = request or Request()
     excluded = excluded or {}
     phases, macros = plan_phases(CANDIDATES, facts, excluded)
-    phases = tuple(p for p in phases if request.others or p.phase not in PHASES_FOR_OTHERS)
+    phases = tuple(p for p in phases if is_planned(p.phase, request))
     phases = _without_idle_probes(phases)
     defines: dict[str, int | str] = {**_DEFAULT_MACROS, **macros}
     notes = add_struct_macros(facts, defines, evidence=request.evidence)
@@ -75,9 +78,19 @@ def make_plan(
     notes += add_initiator_macros(facts, defines)
     if any(p.method for p in phases if p.phase in BALANCING_PHASES):
         defines["BALANCING"] = 1
+    if request.detail == LEVEL_OUTCOMES:
+        defines["OUTCOMES"] = 1
+    notes += unseen(request.detail, others=request.others)
     if request.stacks:
         notes += add_stack_macros(facts, defines)
     return Plan(phases, defines, request, memory_bound(request, facts.page_size), notes)
+
+
+def is_planned(phase: str, request: Request) -> bool:
+    """Whether a session that wants this traces a phase at all."""
+    needed = phase in essential(request.detail)
+    wanted = request.others or needed or phase not in PHASES_FOR_OTHERS
+    return wanted and is_traced(request.detail, phase)
 
 
 def _without_idle_probes(phases: tuple[PhasePlan, ...]) -> tuple[PhasePlan, ...]:

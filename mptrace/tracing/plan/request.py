@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass
 
+from mptrace.recording.lookup_layouts import LEVEL_ALL
+
 
 @dataclass(frozen=True)
 class Request:
@@ -16,6 +18,8 @@ class Request:
     max_obstacles: int = 1 << 16
     #: Read the state of folios that are refused; False only to measure what that costs.
     evidence: bool = True
+    #: How much of each page is traced: one of `detail.DETAILS`.
+    detail: str = LEVEL_ALL
     #: Trace programs other than mptrace's driver: every path, owners of pages, waits.
     others: bool = False
     #: Processes that can be followed by number, with what they fork.
@@ -33,7 +37,10 @@ class Request:
     #: Different stacks, of the kernel and of user space each, in a whole session.
     max_stacks: int = 1 << 14
     stack_ring_bytes: int = 1 << 20
+    #: Of records of folios, or of lookups at a level that has no such records.
     folio_ring_bytes: int = 32 << 20
+    refusal_ring_bytes: int = 8 << 20
+    few_ring_bytes: int = 4 << 20
     obstacle_ring_bytes: int = 8 << 20
     call_ring_bytes: int = 4 << 20
     small_ring_bytes: int = 8 << 20

@@ -4,7 +4,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace.recording.layouts import ENTRY, READ_COMPAT, READ_NODES, READ_PAGES, READ_STATUS
+from mptrace.recording.layouts import (
+    ENTRY,
+    READ_COMPAT,
+    READ_NODES,
+    READ_PAGES,
+    READ_STATUS,
+    field_names,
+)
+from mptrace.recording.lookup_layouts import FOUND, LOOKUP
 
 #: A row of a chunk before entry and exit are merged.
 _SIDE = np.dtype(
@@ -42,6 +50,20 @@ def chunk_rows(chunks: NDArray[np.void]) -> NDArray[np.void]:
     rows["address"] = _pages(chunks)[used]
     rows["target_nid"] = chunks["nodes"][used]
     rows["status"] = chunks["status"][used]
+    return rows
+
+
+def lookup_rows(batches: NDArray[np.void]) -> NDArray[np.void]:
+    """Rows of batches (LOOKUPS_FEW or LOOKUPS_MANY, shape (n,)), dtype LOOKUP, used ones only."""
+    width = batches.dtype["lookups"].shape[0]
+    number = np.arange(width, dtype=np.uint32)[None, :]
+    used = number < batches["count"][:, None]
+    rows = np.empty(int(used.sum()), LOOKUP)
+    rows["call_id"] = np.broadcast_to(batches["call_id"][:, None], used.shape)[used]
+    rows["lookup_seq"] = (batches["first"][:, None] + number)[used]
+    found = batches["lookups"][used]
+    for name in field_names(FOUND):
+        rows[name] = found[name]
     return rows
 
 
