@@ -21,5 +21,7 @@ Words = NDArray[np.uint64]
 Addresses = Words
 #: Node numbers as move_pages(2) takes and stores them; as a status, -errno where negative.
 Nids = NDArray[np.int32]
+#: Numbers of processes: thread groups, as the kernel has them.
+Tgids = NDArray[np.uint32]
 #: Causes, by their codes in `outcomes.causes.table`.
 Codes = NDArray[np.uint16]

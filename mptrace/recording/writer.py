@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from mptrace.arrays import Table
 from mptrace.errors import RecordingError
+from mptrace.recording.columns import GROUP_ROWS, Columns
 from mptrace.recording.directory import (
     FORMAT_VERSION,
     META,
@@ -32,16 +33,11 @@ from mptrace.recording.directory import (
     give,
     sudo_owner,
 )
-from mptrace.recording.layouts import (
-    TABLES,
-    field_names,
-    stored_fields,
-)
+from mptrace.recording.layouts import TABLES, field_names
 
 #: A part is closed when it has this many rows or when its first row is this old.
 PART_ROWS = 1 << 18
 PART_SECONDS = 1.0
-_FIRST_ROWS = 256
 
 
 class RecordingWriter:
@@ -77,8 +73,7 @@ class RecordingWriter:
         self._owner = sudo_owner() if owner is None else owner
         self._clock = clock
         # filled again and again, as a session of months must not tear its heap to pieces
-        self._buffers: dict[str, Table] = {name: np.empty(0, TABLES[name]) for name in TABLES}
-        self._rows = dict.fromkeys(TABLES, 0)
+        self._columns = {name: Columns(name) for name in TABLES}
         self._since = dict.fromkeys(TABLES, 0.0)
         self._parts = dict.fromkeys(TABLES, 0)
         #: Bytes written so far.
@@ -107,26 +102,24 @@ class RecordingWriter:
         if field_names(rows.dtype) != field_names(TABLES[table]):
             raise ValueError(f"rows of {table!r} have fields {rows.dtype.names}")
         if rows.size:
-            if not self._rows[table]:
+            if not self._columns[table].rows:
                 self._since[table] = self._clock()
-            start = self._rows[table]
-            stop = start + rows.size
-            self._room(table, stop)[start:stop] = rows
-            self._rows[table] = stop
+            self._columns[table].append(rows)
             self.rows[table] += rows.size
         self.tick()
 
     def tick(self) -> None:
         """Write the parts that are due; for a session that has nothing to append."""
         now = self._clock()
-        for table, count in self._rows.items():
+        for table, columns in self._columns.items():
+            count = columns.rows
             if count >= PART_ROWS or (count and now - self._since[table] >= PART_SECONDS):
                 self._write_part(table)
 
     def flush(self) -> None:
         """Write everything that is buffered."""
-        for table, count in self._rows.items():
-            if count:
+        for table, columns in self._columns.items():
+            if columns.rows:
                 self._write_part(table)
 
     def update_meta(self, **changes: Any) -> None:
@@ -164,23 +157,16 @@ class RecordingWriter:
     ) -> None:
         self.close()
 
-    def _room(self, table: str, count: int) -> Table:
-        """The buffer of a table, made large enough for so many rows."""
-        buffer = self._buffers[table]
-        if count > len(buffer):
-            larger = np.empty(max(count, 2 * len(buffer), _FIRST_ROWS), TABLES[table])
-            larger[: self._rows[table]] = buffer[: self._rows[table]]
-            self._buffers[table] = buffer = larger
-        return buffer
-
     def _write_part(self, table: str) -> None:
-        rows = self._buffers[table][: self._rows[table]]
-        # Forget the rows first: a full disk must not be met again by the next append.
-        self._rows[table] = 0
-        if len(rows) > PART_ROWS:
-            self._buffers[table] = np.empty(0, TABLES[table])
+        columns = self._columns[table]
+        is_large = columns.rows > PART_ROWS
+        # The rows are forgotten first: a full disk must not be met again by the next append.
+        rows = columns.take()
         sink = pa.BufferOutputStream()
-        pq.write_table(_to_arrow(table, rows), sink, compression="zstd", compression_level=1)
+        with pq.ParquetWriter(sink, columns.schema, **columns.options) as writer:
+            writer.write_table(rows, row_group_size=GROUP_ROWS)
+        if is_large:
+            columns.free()
         self._write_file(f"{table}-{self._parts[table]:06d}.parquet", sink.getvalue())
         self._parts[table] += 1
 
@@ -223,19 +209,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     raise TypeError(f"{type(value).__name__} can't be stored in {META}")
-
-
-def _to_arrow(table: str, rows: Table) -> pa.Table:
-    columns = {}
-    for name in stored_fields(table):
-        column = rows[name]
-        if column.dtype.kind == "S":
-            # Few distinct names, many rows: decode each name once.
-            # With its index np.unique sorts stably: see joins.ranks().
-            values, _, index = np.unique(column, return_index=True, return_inverse=True)
-            texts = [bytes(value).decode("utf-8", "replace") for value in values]
-            # Arrow's own take() would load all of pyarrow.compute
-            columns[name] = pa.array(np.array(texts, object)[index], pa.string())
-        else:
-            columns[name] = pa.array(np.ascontiguousarray(column))
-    return pa.table(columns)
