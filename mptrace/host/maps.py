@@ -41,12 +41,20 @@ class Reading:
     rows: Table
     image: proc.Image | None
 
-    def holds(self, addresses: Addresses) -> Bools:
-        """Which addresses lie in a mapping, or beyond the bound of what was read."""
-        rows = self.rows
-        place = np.searchsorted(rows["start"], addresses, side="right") - 1
-        at = rows[np.maximum(place, 0)]
-        found: Bools = (place >= 0) & ((addresses < at["end"]) | (at["state"] == CUT))
+    def holds(self, firsts: Addresses, lasts: Addresses) -> Bools:
+        """Which spans lie in mappings without a gap, or beyond the bound of what was read.
+
+        A span goes from an address to another one, which may be the same, both inclusive.
+        """
+        starts, ends = self.rows["start"], self.rows["end"]
+        has_end = self.rows["state"] != CUT
+        first, last = (
+            np.searchsorted(starts, addresses, side="right") - 1 for addresses in (firsts, lasts)
+        )
+        gaps = np.cumsum(np.append(True, starts[1:] != ends[:-1]))
+        found: Bools = (first >= 0) & (gaps[first] == gaps[last])
+        for place, addresses in ((first, firsts), (last, lasts)):
+            found &= (addresses < ends[place]) | ~has_end[place]
         return found
 
 

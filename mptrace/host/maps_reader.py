@@ -6,6 +6,7 @@ mapping known of it holds, or when it has another program.  Who drains the rings
 arrays, and takes rows away; it never waits for a read.
 """
 
+import mmap
 import threading
 import time
 from collections import deque
@@ -13,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from mptrace.arrays import Addresses, Table, Tables
+from mptrace.arrays import Addresses, Ints, Table, Tables, Tgids
 from mptrace.host import maps, proc
 from mptrace.host.processes import in_initial_namespace
-from mptrace.recording.joins import members, ranks, rows_of_ids
+from mptrace.recording.joins import distinct, members, ranks, rows_of_ids, run_starts
 from mptrace.recording.mapping import MAPPING
 
-_Tgids = npt.NDArray[np.uint32]
+#: Processes, and of each a span of its addresses: the first and the last (0: none).
+Spans = tuple[Tgids, Addresses, Addresses]
 #: Why no mappings are read where process numbers aren't /proc's.
 FOREIGN = "process numbers are of another PID namespace here"
 
@@ -57,7 +58,7 @@ class MapsReader:
         self._root = root
         self._ready = threading.Condition()
         # under the lock:
-        self._batches: deque[tuple[_Tgids, Addresses]] = deque()
+        self._batches: deque[Spans] = deque()
         self._crowded: set[int] = set()  # of further batches the processes alone
         self._has_beyond = False  # whether there are others of which nothing is remembered
         self._found: list[Table] = []
@@ -74,8 +75,8 @@ class MapsReader:
         """Start the thread."""
         self._thread.start()
 
-    def meet(self, tgids: _Tgids, addresses: Addresses) -> None:
-        """Processes that were met, each with an address of it (0: none); copies, never waits.
+    def meet(self, tgids: Tgids, firsts: Addresses, lasts: Addresses) -> None:
+        """Processes that were met, each with a span of its addresses; copies, never waits.
 
         Of more than the thread gets done only whose they are is kept, and these processes
         are read again: they may have mapped what is at those addresses since.
@@ -84,7 +85,13 @@ class MapsReader:
             return
         with self._ready:
             if len(self._batches) < self._bounds.batches:
-                self._batches.append((tgids.astype(np.uint32), addresses.astype(np.uint64)))
+                self._batches.append(
+                    (
+                        tgids.astype(np.uint32),
+                        firsts.astype(np.uint64),
+                        lasts.astype(np.uint64),
+                    )
+                )
             elif len(self._crowded) < self._bounds.remembered:
                 self._crowded.update(np.unique(tgids).tolist())
             else:
@@ -119,7 +126,7 @@ class MapsReader:
         if self._thread.is_alive():
             with self._ready:
                 waiting = set(self._due) | self._crowded | {self._reading}
-                for tgids, _ in self._batches:
+                for tgids, _, _ in self._batches:
                     waiting.update(tgids.tolist())
                 self._batches.clear()
                 self._found.extend(maps.left_out(tgid) for tgid in sorted(waiting - {0}))
@@ -131,8 +138,8 @@ class MapsReader:
         try:
             while not is_stopped:
                 batches, crowded, is_stopped = self._next()
-                for tgids, addresses in batches:
-                    self._look(tgids, addresses)
+                for batch in batches:
+                    self._look(*batch)
                 self._look_again(crowded)
                 if not is_stopped:
                     self._read_due()
@@ -140,7 +147,7 @@ class MapsReader:
             for tgid in list(self._due):
                 self._leave_out(tgid)
 
-    def _next(self) -> "tuple[list[tuple[_Tgids, Addresses]], set[int], bool]":
+    def _next(self) -> tuple[list[Spans], set[int], bool]:
         """What was handed over, and whether to stop; waits until there is something to do."""
         with self._ready:
             while not (self._stopped or self._batches or self._crowded or self._is_due()):
@@ -170,7 +177,7 @@ class MapsReader:
             return 0.0
         return (max(min(self._due.values()), self._free_ns) - time.monotonic_ns()) / 1e9
 
-    def _look(self, tgids: _Tgids, addresses: Addresses) -> None:
+    def _look(self, tgids: Tgids, firsts: Addresses, lasts: Addresses) -> None:
         """Note which of these processes are to be read."""
         some, place = tgids[:1], np.zeros(tgids.size, np.int64)
         if (tgids != tgids[0]).any():
@@ -183,8 +190,8 @@ class MapsReader:
             if tgid not in self._known:
                 self._first(tgid, now)
             elif (known := self._known[tgid]) is not None:
-                mine = addresses[rows]
-                missing = not known.reading.holds(mine[mine != 0]).all()
+                mine = rows[firsts[rows] != 0]
+                missing = not known.reading.holds(firsts[mine], lasts[mine]).all()
                 if missing or self._has_changed(tgid, known, now):
                     self._due[tgid] = known.next_ns
 
@@ -257,35 +264,48 @@ class MapsReader:
             self._found.append(rows)
 
 
-def met_in(tables: Tables) -> tuple[_Tgids, Addresses]:
-    """Processes that rows of one drain name, each with an address of its pages (0: none).
+def met_in(tables: Tables) -> Spans:
+    """Processes that rows of one drain name, each with a span of its pages' addresses.
 
     Of calls those of their arrays, in the call's target; of folios that no call asked for,
     and of waits, those where they were met.
 
     :param tables: by name, of those that there are.
     """
-    calls, none = tables["calls"], np.zeros(0, np.uint64)
+    calls = tables["calls"]
     targets = calls["target_tgid"]
-    found = [(targets, np.zeros(targets.size, np.uint64))]
+    some = distinct(targets)
+    none = np.zeros(some.size, np.uint64)
+    found: list[Spans] = [(some, none, none)]
     for name, of, start in (
         ("folios", "owner_tgid", "call_id"),
         ("waits", "tgid", ""),
     ):
         rows = tables.get(name)
         if rows is not None and rows.size:
-            alone = rows[start] == 0 if start else np.ones(rows.size, np.bool_)
-            found.append((rows[of][alone], rows["address"][alone]))
+            tgids = np.where(rows[start] == 0, rows[of], 0) if start else rows[of]
+            found.append(_spans(tgids, rows["address"]))
     for name in ("entries", "folios"):
         rows = tables.get(name)
         if rows is not None and rows.size and calls.size:
-            row = rows_of_ids(calls["call_id"], rows["call_id"])
-            has = np.flatnonzero((row >= 0) & (rows["call_id"] != 0))
-            found.append((targets[row[has]], rows["address"][has]))
-    tgids = np.concatenate([each for each, _ in found])
-    addresses = np.concatenate([none, *(each for _, each in found)])
-    known = tgids != 0
-    return tgids[known], addresses[known]
+            starts = run_starts(rows["call_id"])
+            ids = rows["call_id"][starts]
+            row = rows_of_ids(calls["call_id"], ids)
+            tgids = np.where((row >= 0) & (ids != 0), targets[row], 0)
+            lengths: Ints = np.diff(starts, append=rows.size)
+            found.append(_spans(np.repeat(tgids, lengths), rows["address"]))
+    met, firsts, lasts = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    known = met != 0
+    return met[known], firsts[known], lasts[known]
+
+
+def _spans(tgids: Tgids, addresses: Addresses) -> Spans:
+    """Pages of one process that follow each other are one span."""
+    # of addresses that go down the difference is very large
+    goes_on = (addresses[1:] - addresses[:-1] <= mmap.PAGESIZE) & (tgids[1:] == tgids[:-1])
+    breaks = np.flatnonzero(~goes_on)
+    firsts = np.append(0, breaks + 1)
+    return tgids[firsts], addresses[firsts], addresses[np.append(breaks, addresses.size - 1)]
 
 
 def reader() -> MapsReader | None:

@@ -200,7 +200,7 @@ class Pump:
                         self._writer.append("mappers", found)
                         self._ask(found["pid"])
                         if self._maps is not None:
-                            self._maps.meet(found["pid"], found["address"])
+                            self._maps.meet(found["pid"], found["address"], found["address"])
             except BaseException as error:  # carried to the session's thread
                 self._error = error
             finally:

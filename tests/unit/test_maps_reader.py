@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Mappings of processes are read when they are met, within bounds, and again when they change."""
 
+import mmap
 import os
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from mptrace.host.maps_reader import Bounds, MapsReader, met_in
 from mptrace.recording.layouts import CALL, ENTRY, FOLIO, WAIT
 from mptrace.recording.mapping import CUT, ENDED, LEFT_OUT, MAPPED, NAME_BYTES, NO_MEMORY
 
+PAGE = mmap.PAGESIZE
 #: Nothing is put off.
 AT_ONCE = Bounds(again_ns=0, checked_ns=0, share=1.0)
 SECONDS = 30.0
@@ -50,11 +52,22 @@ class Session:
         self.reader = MapsReader(bounds, root)
         self.reader.start()
 
-    def read(self, tgid: int, address: int = 0) -> np.ndarray:
-        """What comes of a process that is met."""
-        self.reader.meet(np.array([tgid], np.uint32), np.array([address], np.uint64))
+    def read(self, tgid: int, address: int = 0, last: int = 0) -> np.ndarray:
+        """What comes of a process that is met, at one address or a span of them."""
+        self.meet([tgid], address, last)
         self.reader.settle(SECONDS)
         return self.reader.take()
+
+    def meet(self, tgids: list[int], address: int = 0, last: int = 0) -> None:
+        """Processes are met, all at the same address."""
+        meet(self.reader, tgids, address, last)
+
+
+def meet(reader: MapsReader, tgids: list[int], address: int = 0, last: int = 0) -> None:
+    """Processes are met, all at the same addresses."""
+    firsts = np.full(len(tgids), address, np.uint64)
+    lasts = np.full(len(tgids), last or address, np.uint64)
+    reader.meet(np.array(tgids, np.uint32), firsts, lasts)
 
 
 @pytest.fixture(name="session")
@@ -171,7 +184,7 @@ def test_what_waits_when_the_session_ends_is_left_out(tmp_path: Path) -> None:
         put(tmp_path, tgid, HEAP)
     session = Session(tmp_path, Bounds(share=1e-9, burst_ns=0))
     session.read(7)
-    session.reader.meet(np.array([7, 11], np.uint32), np.array([1, 1], np.uint64))
+    session.meet([7, 11], 1)
     session.reader.stop(SECONDS)
     rows = session.reader.take()
     assert sorted(rows["tgid"].tolist()) == [7, 11]
@@ -192,9 +205,9 @@ def test_a_reader_that_is_stuck_leaves_out_what_waits(
     monkeypatch.setattr(maps, "read", stuck)
     reader = MapsReader(AT_ONCE, tmp_path)
     reader.start()
-    reader.meet(np.array([7], np.uint32), np.zeros(1, np.uint64))
+    meet(reader, [7])
     assert begun.wait(SECONDS)
-    reader.meet(np.array([11], np.uint32), np.zeros(1, np.uint64))
+    meet(reader, [11])
     reader.stop(0.01)
     rows = reader.take()
     go_on.set()
@@ -207,7 +220,7 @@ def test_a_pace_is_kept(tmp_path: Path) -> None:
     for tgid in (7, 11):
         put(tmp_path, tgid, HEAP)
     session = Session(tmp_path, Bounds(share=1e-9, burst_ns=0))
-    session.reader.meet(np.array([7, 11], np.uint32), np.zeros(2, np.uint64))
+    session.meet([7, 11])
     rows = session.reader.take()
     while not rows.size:
         rows = session.reader.take()
@@ -231,9 +244,32 @@ def test_a_real_process() -> None:
     reading = maps.read(os.getpid(), 4096)
     stack = next(one for one in proc.mapped(proc.maps("self")) if one.name == b"[stack]")
     assert b"[stack]" in reading.rows["name"]
-    assert reading.holds(np.array([stack.end - 1], np.uint64)).all()
-    assert not reading.holds(np.array([8], np.uint64)).any()
+    for address, is_held in ((stack.end - 1, True), (8, False)):
+        span = np.array([address], np.uint64)
+        assert reading.holds(span, span).tolist() == [is_held]
     assert 0 < reading.rows["born_ns"][0] <= reading.rows["seen_ns"][0]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "is_held"),
+    [
+        (0x1000, 0x3FFF, True),  # over two mappings that touch
+        (0x2000, 0x2000, True),
+        (0x3FFF, 0x4000, False),
+        (0x3000, 0x6000, False),  # a gap between
+        (0x0FFF, 0x1000, False),
+        (0x6000, 0x8000, True),  # beyond what was read nobody knows
+    ],
+)
+def test_a_span_is_held_where_it_has_no_gap(
+    tmp_path: Path, first: int, last: int, is_held: bool
+) -> None:
+    """What lies between its ends may have been mapped since."""
+    spans = ("1000-2000", "2000-4000", "6000-7000", "7000-8000")
+    put(tmp_path, 7, "".join(f"{span} rw-p 00000000 00:00 0\n" for span in spans))
+    reading = maps.read(7, 3, tmp_path)
+    ends = (np.array([end], np.uint64) for end in (first, last))
+    assert reading.holds(*ends).tolist() == [is_held]
 
 
 def test_whose_addresses_rows_have() -> None:
@@ -245,5 +281,31 @@ def test_whose_addresses_rows_have() -> None:
     folios["call_id"], folios["owner_tgid"], folios["address"] = [3, 0], [11, 13], [300, 400]
     waits["tgid"], waits["address"] = 17, 500
     tables = {"calls": calls, "entries": entries, "folios": folios, "waits": waits}
-    pairs = set(zip(*(column.tolist() for column in met_in(tables)), strict=True))
-    assert pairs == {(7, 0), (7, 100), (7, 300), (13, 400), (17, 500)}
+    assert met(tables) == [
+        (7, 0, 0),
+        (7, 100, 100),
+        (7, 300, 300),
+        (13, 400, 400),
+        (17, 500, 500),
+    ]
+
+
+def met(tables: dict[str, np.ndarray]) -> list[tuple[int, int, int]]:
+    """Processes and spans."""
+    return sorted(zip(*(column.tolist() for column in met_in(tables)), strict=True))
+
+
+def test_pages_that_follow_each_other_are_one_span() -> None:
+    """Of one process and upwards; what calls of another target asked for is another one."""
+    calls, entries = np.zeros(2, CALL), np.zeros(7, ENTRY)
+    calls["call_id"], calls["target_tgid"] = [3, 4], [7, 11]
+    entries["call_id"] = [3] * 5 + [4] * 2
+    entries["address"] = np.array([1, 2, 3, 5, 4, 5, 6]) * PAGE
+    assert met({"calls": calls, "entries": entries}) == [
+        (7, 0, 0),
+        (7, PAGE, 3 * PAGE),
+        (7, 4 * PAGE, 4 * PAGE),
+        (7, 5 * PAGE, 5 * PAGE),
+        (11, 0, 0),
+        (11, 5 * PAGE, 6 * PAGE),
+    ]
