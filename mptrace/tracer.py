@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mptrace.arrays import Table
+from mptrace.arrays import Table, Tgids
 from mptrace.recording.balancing import (
     BALANCING,
     BALANCING_KEY,
@@ -20,6 +20,7 @@ from mptrace.recording.balancing import (
     SETTLED_NS,
     rows_of_sums,
 )
+from mptrace.recording.joins import distinct, stacked
 from mptrace.recording.layouts import (
     CALL,
     CHUNK_LARGE,
@@ -36,7 +37,7 @@ from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES, LOOKUP, LOOKUPS_FEW
 from mptrace.recording.stack_layouts import STACK_SAMPLE
 from mptrace.tracing.plan.plan import Plan
 from mptrace.tracing.plan.scope import CONTROL, Scope
-from mptrace.tracing.program.chunks import chunk_rows, lookup_rows
+from mptrace.tracing.program.chunks import SIDE, chunk_rows, lookup_rows
 from mptrace.tracing.program.program import Program, word
 from mptrace.tracing.program.ring import Ring
 
@@ -72,6 +73,14 @@ LOST_CAUSES = {
     "handler_skipped": "events not seen: another thread's was being handled on the same CPU",
 }
 
+#: Rings whose records name processes, which are to be met while they are there -> their fields.
+_TGIDS = {
+    "call_ring": ("tgid", "target_tgid"),
+    "migration_ring": ("tgid",),
+    "wait_ring": ("tgid",),
+    "folio_ring": ("owner_tgid",),
+}
+
 
 @dataclass(frozen=True)
 class Drained:
@@ -100,6 +109,8 @@ class Tracer(Program):
         super().__init__("move_pages.c", plan.phases, plan.defines, release)
         self.plan = plan
         self._rings: dict[str, Ring] = {}
+        #: Folios that were taken last, where there was a bound; filled again and again.
+        self._block = np.empty(0, FOLIO)
 
     def _build(self) -> None:
         super()._build()
@@ -163,17 +174,46 @@ class Tracer(Program):
 
     # ---- what came ----------------------------------------------------------
 
-    def drain(self) -> Drained:
-        """Take everything that is in the rings."""
+    @property
+    def fill(self) -> float:
+        """How full the fullest ring is, from 0 to 1; reads memory only."""
+        return max(ring.fill for ring in self._rings.values())
+
+    def fresh_tgids(self) -> Tgids:
+        """Processes that records name which came since the last time, distinct."""
+        met = []
+        for name, fields in _TGIDS.items():
+            rows = self._rings[name].fresh()
+            met += [distinct(rows[each]) for each in fields if rows.size]
+        return np.unique(np.concatenate(met)) if met else np.empty(0, np.uint32)
+
+    def fresh_obstacles(self) -> Table:
+        """Obstacles that came since the last time, shape (n,), dtype OBSTACLE, until `drain`."""
+        return self._rings["obstacle_ring"].fresh()
+
+    @property
+    def has_fresh_stacks(self) -> bool:
+        """Whether there are stacks in their ring, of processes that may end soon."""
+        return self.has_stacks and self._rings["stack_ring"].fill > 0
+
+    def drain(self, most: int = 0) -> Drained:
+        """Take everything that is in the rings.
+
+        :param most: take no more folios than this, in memory that the next such call
+            overwrites; 0: all of them.
+        """
         rings = self._rings
+        if most > len(self._block):
+            self._block = np.empty(most, FOLIO)
         # calls before their folios would look complete too early: take them first
         calls = rings["call_ring"].take()
         migrations = rings["migration_ring"].take()
-        sides = np.concatenate(
-            [chunk_rows(rings[f"{size}_ring"].take()) for size in ("small", "medium", "large")]
+        sides = stacked(
+            SIDE,
+            [chunk_rows(rings[f"{size}_ring"].take()) for size in ("small", "medium", "large")],
         )
         # a folio's record comes after its obstacle's
-        folios = rings["folio_ring"].take()
+        folios = rings["folio_ring"].take(self._block[:most] if most else None)
         obstacles = rings["obstacle_ring"].take()
         waits = rings["wait_ring"].take()
         drained = Drained(folios, obstacles, migrations, calls, sides, waits)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mptrace.recording.layouts import TABLES
 from mptrace.tracer import Drained, Tracer
-from mptrace.tracing.program.chunks import EntryMerger
+from mptrace.tracing.program.chunks import EntryMerger, without
 
 #: Rows by the names of a recording's tables.
 Tables = dict[str, NDArray[np.void]]
@@ -35,12 +35,12 @@ class Assembler:
         unwanted = drained.calls["nodes_ptr"] == 0
         dropped = drained.calls["call_id"][unwanted]
         self._merger.forget(dropped)
-        calls = drained.calls[~unwanted]
+        calls = drained.calls[~unwanted] if dropped.size else drained.calls
         for rows in (calls, drained.migrations):
             rows["lost"][rows["enter_ns"] < self.boundary_ns] += 1
         calls["lost"][self._merger.incomplete(calls["call_id"])] += 1
         self._note_addresses(drained.obstacles)
-        sides = drained.sides[~np.isin(drained.sides["call_id"], dropped)]
+        sides = without(drained.sides, dropped)
         return {
             "calls": calls,
             "migrations": drained.migrations,
@@ -59,7 +59,7 @@ class Assembler:
         return {"entries": entries, "folios": folios, "obstacles": obstacles}
 
     def _note_addresses(self, obstacles: NDArray[np.void]) -> None:
-        for name in _ADDRESSES:
+        for name in _ADDRESSES if obstacles.size else ():
             self.addresses.update(np.unique(obstacles[name]).tolist())
 
 

@@ -16,6 +16,7 @@ from mptrace.recording.layouts import (
     SMALL_CHUNK,
 )
 from mptrace.recording.lookup_layouts import LOOKUP, LOOKUPS_FEW
+from mptrace.tracing.program import chunks
 from mptrace.tracing.program.chunks import EntryMerger, chunk_rows, lookup_rows
 
 
@@ -153,3 +154,35 @@ def test_what_waits_is_bounded() -> None:
     assert made["call_id"].tolist() == [3, 3, 4, 4]
     assert made["unread_before"].tolist() == [READ_STATUS, READ_STATUS, 0, 0]
     assert merger.rest()["call_id"].tolist() == [5, 5, 6, 6]
+
+
+def many_calls(random: np.random.Generator, *, is_whole: bool) -> NDArray[np.void]:
+    """Chunks of calls that run at once; where they are not whole, some chunks are missing."""
+    made = []
+    for call, entries in enumerate(random.integers(1, 4 * SMALL_CHUNK, 23).tolist()):
+        for at_exit in (0, 1):
+            for first in range(0, entries, SMALL_CHUNK):
+                one = chunk(call, first, min(entries - first, SMALL_CHUNK), at_exit=at_exit)
+                one["failed"] = random.integers(0, 8) * (random.random() < 0.3)
+                one["pages"] += at_exit
+                made.append(one)
+    kept = [one for one in made if is_whole or random.random() < 0.9]
+    # those of a call in their order, of different calls in any
+    order = np.argsort([one["call_id"][0] for one in kept], kind="stable")
+    turns = random.permutation([one["call_id"][0] for one in kept])
+    places = np.empty(len(kept), int)
+    places[np.argsort(turns, kind="stable")] = order
+    return np.concatenate([kept[place] for place in places])
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_whole_calls_are_merged_as_any_are(monkeypatch: pytest.MonkeyPatch, is_whole: bool) -> None:
+    """By pieces where nothing is missing, and row by row else, to the same rows."""
+    random = np.random.default_rng(23)
+    mixed = rows(many_calls(random, is_whole=is_whole))
+    merged = chunks.merge_sides(mixed)
+    by_pieces = len(merged)
+    monkeypatch.setattr(chunks, "_merge_pairs", lambda *_: merged[:0])
+    by_pieces -= len(chunks.merge_sides(mixed))
+    assert by_pieces == len(merged) if is_whole else 0 < by_pieces < len(merged)
+    assert merged.tobytes() == chunks._merge_any(mixed).tobytes()

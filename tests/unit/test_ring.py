@@ -101,3 +101,43 @@ def test_records_wrap_around_the_end(fake: FakeMap, ring: Ring) -> None:
             seen += ring.take()["value"].tolist()
     seen += ring.take()["value"].tolist()
     assert seen == list(range(2003))
+
+
+def test_no_more_is_taken_than_fits(fake: FakeMap, ring: Ring) -> None:
+    """In the memory that is given, again and again; what does not fit comes next."""
+    into = np.empty(5, RECORD)
+    for value in range(7):
+        fake.produce(value)
+    first = ring.take(into)
+    assert first["value"].tolist() == [0, 1, 2, 3, 4]
+    assert np.shares_memory(first, into)
+    assert ring.take(into)["value"].tolist() == [5, 6]
+    assert into["value"].tolist() == [5, 6, 2, 3, 4]
+    assert not len(ring.take(into))
+
+
+def test_what_came_since_the_last_time(fake: FakeMap, ring: Ring) -> None:
+    """Once each, without freeing its room, whatever was taken meanwhile."""
+    fake.produce(1)
+    fake.produce(2, flags=DISCARD)
+    assert ring.fresh()["value"].tolist() == [1]
+    assert not len(ring.fresh())
+    busy = fake.produce(3, flags=BUSY)
+    assert not len(ring.fresh())
+    fake.commit(busy)
+    assert ring.fresh()["value"].tolist() == [3]
+    assert ring.take()["value"].tolist() == [1, 3]
+    fake.produce(4)
+    assert ring.take()["value"].tolist() == [4]
+    fake.produce(5)
+    assert ring.fresh()["value"].tolist() == [5]
+
+
+def test_how_full_it_is(fake: FakeMap, ring: Ring) -> None:
+    """By the bytes that wait in it."""
+    assert ring.fill == 0
+    for value in range(23):
+        fake.produce(value)
+    assert ring.fill == 23 * STRIDE / SIZE
+    ring.take()
+    assert ring.fill == 0

@@ -12,6 +12,8 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.recording.joins import as_bytes
+
 _BUSY = 1 << 31
 _DISCARD = 1 << 30
 
@@ -40,25 +42,61 @@ class Ring:
         self._data_offset = page
         self._consumer = np.frombuffer(self._consumer_map, "<u8", 1)
         self._producer = np.frombuffer(self._data_map, "<u8", 1)
+        #: How far `fresh` has looked.
+        self._looked = 0
 
-    def take(self) -> NDArray[np.void]:
-        """All records that are complete, as a copy, shape (n,), and free their room."""
+    @property
+    def fill(self) -> float:
+        """How full it is, from 0 to 1."""
+        return (int(self._producer[0]) - int(self._consumer[0])) / self._size
+
+    def take(self, into: NDArray[np.void] | None = None) -> NDArray[np.void]:
+        """All records that are complete, as a copy, shape (n,), and free their room.
+
+        :param into: rows of the ring's layout: no more than fit in, and in its memory.
+        """
         start = int(self._consumer[0])
-        count = (int(self._producer[0]) - start) // self._framed.itemsize
-        if count <= 0:
+        if int(self._producer[0]) == start:
             return np.empty(0, self._dtype)
+        frames, lengths = self._complete(start, None if into is None else len(into))
+        found = self._records(frames, lengths)
+        records = np.empty(len(found), self._dtype) if into is None else into[: len(found)]
+        as_bytes(records)[...] = as_bytes(found)
+        self._consumer[0] = start + len(frames) * self._framed.itemsize
+        return records
+
+    def fresh(self) -> NDArray[np.void]:
+        """Complete records that came since the last time, where they lie: until the next `take`."""
+        start = max(int(self._consumer[0]), self._looked)
+        if int(self._producer[0]) == start:
+            return np.empty(0, self._dtype)
+        frames, lengths = self._complete(start, None)
+        self._looked = start + len(frames) * self._framed.itemsize
+        return self._records(frames, lengths)
+
+    def _complete(
+        self, start: int, most: int | None
+    ) -> tuple[NDArray[np.void], NDArray[np.uint32]]:
+        """Frames from a position to the first that is not finished, and their lengths."""
+        count = (int(self._producer[0]) - start) // self._framed.itemsize
+        if most is not None:
+            count = min(count, most)
         frames: NDArray[np.void] = np.ndarray(
-            (count,), self._framed, self._data_map, self._data_offset + start % self._size
+            (max(count, 0),), self._framed, self._data_map, self._data_offset + start % self._size
         )
         lengths = frames["length"]
-        busy = (lengths & _BUSY) != 0
+        busy = lengths >= _BUSY
         if busy.any():
             # a producer has reserved this one and not finished: it comes next time
             frames = frames[: int(busy.argmax())]
-            lengths = frames["length"]
-        taken = len(frames)
-        records: NDArray[np.void] = frames["record"][(lengths & _DISCARD) == 0].copy()
-        self._consumer[0] = start + taken * self._framed.itemsize
+        return frames, lengths[: len(frames)]
+
+    def _records(self, frames: NDArray[np.void], lengths: NDArray[np.uint32]) -> NDArray[np.void]:
+        """What is in the frames, but for those that were discarded."""
+        discarded = lengths >= _DISCARD
+        if discarded.any():
+            frames = as_bytes(frames)[~discarded].view(self._framed)
+        records: NDArray[np.void] = frames["record"]
         return records
 
     def close(self) -> None:
