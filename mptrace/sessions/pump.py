@@ -11,11 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mptrace.arrays import Table, Tgids
 from mptrace.host.maps_reader import MapsReader, met_in
 from mptrace.host.processes import Processes
+from mptrace.recording.joins import distinct
+from mptrace.recording.layouts import PROCESS
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions import mappers
 from mptrace.sessions.assembler import Assembler, Tables
+from mptrace.sessions.pace import Pace
 from mptrace.sessions.stacks import Stacks
 from mptrace.tracer import Drained, Tracer
 
@@ -25,8 +29,10 @@ _SEARCH_SECONDS = mappers.SESSION_NS / 1e9 + 1
 _MAPS_SECONDS = 1.0
 #: Seconds between two looks at what NUMA balancing did.
 _BALANCING_SECONDS = 1.0
-#: Seconds between two looks at the rings.
-_DRAIN_SECONDS = 0.02
+#: Folios that are taken at once: arrays of them come from the heap (host/heap.py).
+_BLOCK_FOLIOS = 1 << 13
+#: Blocks after which others may go on, however many come meanwhile: more than the ring holds.
+_MOST_BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Pump:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="mptrace-drain", daemon=True)
         # Who maps a refused page is looked for at once, but by another thread: a
-        # search takes several times _DRAIN_SECONDS, in which a ring can fill up.
+        # search takes so long that a ring can fill up meanwhile.
         # (It mostly waits for reads of /proc, which release the interpreter.)
         self._finder = finder or mappers.Finder()
         self._refused: queue.Queue[NDArray[np.void] | None] = queue.Queue()
@@ -88,12 +94,14 @@ class Pump:
         """Record what comes while inside; drop what comes outside."""
         with self._lock:
             self._tracer.drain()
+            self._tracer.fresh_tgids()
             self._keep = True
         try:
             yield
         finally:
             with self._lock:
                 self._take()
+                self._take_maps()
                 self._take_balancing(every=True)
                 self._keep = False
             # while the workload's memory is there
@@ -124,6 +132,7 @@ class Pump:
         self._settle()
         with self._lock:
             self._take()
+            self._take_maps()
             self._take_balancing()
             before, self._writer = self._writer, writer
             self._assembler.boundary_ns = time.monotonic_ns()
@@ -184,12 +193,36 @@ class Pump:
                 self._writer.append("stacks", rows)
 
     def _loop(self) -> None:
+        pace = Pace(time.monotonic())
         try:
-            while not self._stop.wait(_DRAIN_SECONDS):
+            while not self._stop.wait(pace.seconds()):
                 with self._lock:
-                    self._take()
+                    self._look(pace)
         except BaseException as error:  # carried to the session's thread
             self._error = error
+
+    def _look(self, pace: Pace) -> None:
+        """Meet at once who is new; take what is there, if it is time to."""
+        is_awaited = False
+        if self._keep and self._tracer.fill:
+            self._greet(self._tracer.fresh_tgids())
+            is_awaited = self._is_awaited()
+        if pace.is_due(time.monotonic(), self._tracer.fill, is_awaited=is_awaited):
+            is_any = self._take(_MOST_BLOCKS)
+            pace.took(time.monotonic(), self._tracer.fill, is_any=is_any)
+        elif self._keep:
+            self._writer.tick()
+        if self._keep:
+            self._take_maps()
+            if time.monotonic() - self._balanced >= _BALANCING_SECONDS:
+                self._take_balancing()
+
+    def _is_awaited(self) -> bool:
+        """Whether there is something of a process that may end before it is asked."""
+        if self._tracer.has_fresh_stacks:
+            return True
+        refused = self._tracer.fresh_obstacles()
+        return bool(self._refusals_left and mappers.shared(refused).any())
 
     def _search(self) -> None:
         while (refused := self._refused.get()) is not None:
@@ -206,16 +239,17 @@ class Pump:
             finally:
                 self._refused.task_done()
 
-    def _take(self) -> None:
-        drained = self._tracer.drain()
-        if self._keep and len(drained):
-            self._append(drained)
-        elif self._keep:
-            self._writer.tick()
-        if self._keep:
-            self._take_maps()
-            if time.monotonic() - self._balanced >= _BALANCING_SECONDS:
-                self._take_balancing()
+    def _take(self, blocks: int = 0) -> bool:
+        """Take what is there, so many blocks of folios at the most (0: all); whether any was."""
+        is_any, is_over, taken = False, False, 0
+        while not is_over:
+            drained = self._tracer.drain(_BLOCK_FOLIOS)
+            if self._keep and len(drained):
+                self._append(drained)
+            taken += 1
+            is_any |= len(drained) > 0
+            is_over = len(drained.folios) < _BLOCK_FOLIOS or taken == blocks
+        return is_any
 
     def _take_balancing(self, *, every: bool = False) -> None:
         self._balanced = time.monotonic()
@@ -252,7 +286,7 @@ class Pump:
     def _meet(self, tables: Tables) -> None:
         """Ask who initiators, targets, owners and waiters are, at once: they may end soon."""
         met = [
-            np.unique(tables[table][name])
+            distinct(tables[table][name])
             for table, name in (
                 ("calls", "tgid"),
                 ("calls", "target_tgid"),
@@ -265,11 +299,22 @@ class Pump:
         if self._maps is not None:
             self._maps.meet(*met_in(tables))
         if self._processes is not None:
-            self._processes.learn(np.unique(tables["migrations"]["cgroup_id"]).tolist())
+            self._processes.learn(distinct(tables["migrations"]["cgroup_id"]).tolist())
 
-    def _ask(self, tgids: NDArray[np.uint32]) -> None:
-        if self._processes is not None:
-            self._writer.append("processes", self._processes.meet(np.unique(tgids).tolist()))
+    def _greet(self, tgids: Tgids) -> None:
+        """Ask who they are, and what they have mapped, before what they did is taken."""
+        new = self._ask(tgids)
+        if self._maps is not None and new.size:
+            none = np.zeros(new.size, np.uint64)
+            self._maps.meet(new["tgid"], none, none)
+
+    def _ask(self, tgids: Tgids) -> Table:
+        """Rows of those that were not met before."""
+        if self._processes is None:
+            return np.empty(0, PROCESS)
+        rows = self._processes.meet(np.unique(tgids).tolist())
+        self._writer.append("processes", rows)
+        return rows
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -20,7 +20,7 @@ from mptrace.recording.layouts import (
     TABLES,
     WAIT,
 )
-from mptrace.sessions import pump, record_bpf
+from mptrace.sessions import record_bpf
 from mptrace.sessions.record_bpf import BpfSession
 from mptrace.sessions.request import RecordRequest, Wanted
 from mptrace.tracer import Drained
@@ -36,12 +36,22 @@ NEW = 7
 class PlayedTracer:
     """Rings that always hold what was never met before."""
 
-    has_stacks = False
+    has_stacks = has_fresh_stacks = False
+    #: They press, always.
+    fill = 0.5
 
     def __init__(self) -> None:
         self.drains = 0
 
-    def drain(self) -> Drained:
+    def fresh_tgids(self) -> np.ndarray[Any, Any]:
+        """None."""
+        return np.empty(0, np.uint32)
+
+    def fresh_obstacles(self) -> np.ndarray[Any, Any]:
+        """None."""
+        return np.empty(0, OBSTACLE)
+
+    def drain(self, _most: int = 0) -> Drained:
         """Refusals by other operations, migrations by other processes than all before."""
         first = 1 + self.drains * NEW
         self.drains += 1
@@ -164,7 +174,6 @@ def switching() -> Iterator[None]:
 @pytest.mark.usefixtures("switching")
 def test_a_recording_ends_while_the_rings_are_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     """What its meta names is a snapshot: everything met before, while more comes."""
-    monkeypatch.setattr(pump, "_DRAIN_SECONDS", 2e-4)
     monkeypatch.setattr(record_bpf, "Processes", PlayedProcesses)
     monkeypatch.setattr(
         record_bpf, "symbols_of", lambda addresses: {f"{a:#x}": "f" for a in addresses}

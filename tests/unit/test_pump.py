@@ -3,6 +3,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mptrace.recording.layouts import (
 from mptrace.recording.reader import Recording
 from mptrace.recording.rotated import open_recording
 from mptrace.recording.writer import RecordingWriter
-from mptrace.sessions import mappers
+from mptrace.sessions import mappers, pace
 from mptrace.sessions.pump import Pump
 from mptrace.tracer import Drained
 from mptrace.tracing.program.chunks import chunk_rows
@@ -42,6 +43,8 @@ class PlayedTracer:
         self._rings: list[Rows | Drained] = []
         self._lock = threading.Lock()
         self.drained = threading.Event()
+        #: How full they are where there is anything: they press.
+        self.filled = 0.5
         self.balanced: Rows = np.empty(0, BALANCING)
 
     def put(self, count: int, stage: int = STAGE_SHARED, first: int = 0) -> None:
@@ -84,8 +87,24 @@ class PlayedTracer:
             self.drained.clear()
             self._rings.append(rows)
 
-    def drain(self) -> Drained:
-        """All that is there."""
+    @property
+    def fill(self) -> float:
+        """Of the fullest ring."""
+        with self._lock:
+            return self.filled if self._rings else 0.0
+
+    def fresh_tgids(self) -> Rows:
+        """None."""
+        return np.empty(0, np.uint32)
+
+    def fresh_obstacles(self) -> Rows:
+        """None."""
+        return np.empty(0, OBSTACLE)
+
+    has_fresh_stacks = False
+
+    def drain(self, _most: int = 0) -> Drained:
+        """The first of what is there."""
         with self._lock:
             rows = self._rings.pop(0) if self._rings else np.empty(0, OBSTACLE)
             if not self._rings:
@@ -141,11 +160,16 @@ class PlayedFinder:
 class Session:
     """A pump, what it takes from, and where it goes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, processes: Processes | None = None) -> None:
         self.tracer, self.finder = PlayedTracer(), PlayedFinder()
         self.path = path
         self.writer = RecordingWriter(path, meta={})
-        self.pump = Pump(self.tracer, self.writer, self.finder)  # type: ignore[arg-type]
+        self.pump = Pump(
+            self.tracer,  # type: ignore[arg-type]
+            self.writer,
+            self.finder,  # type: ignore[arg-type]
+            processes,
+        )
         self.pump.start()
 
     def finish(self) -> Recording:
@@ -294,7 +318,7 @@ def test_a_call_that_begins_while_recordings_change(session: Session) -> None:
     last_look = 0
     drain = session.tracer.drain
 
-    def look() -> Drained:
+    def look(_most: int = 0) -> Drained:
         nonlocal last_look
         if threading.current_thread() is threading.main_thread():
             last_look = time.monotonic_ns()
@@ -416,3 +440,75 @@ def test_what_was_balanced_is_taken_once_in_a_while(
     assert [table["scans"].tolist() for table in found] == [[7], [7]]
     people = Recording.open(tmp_path / "r").table("processes")
     assert b"balanced" in people["comm"][people["tgid"] == 41].tolist()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rings are taken when something presses, and at no other time."""
+    monkeypatch.setattr(pace, "TAKE_SECONDS", 3600.0)
+
+
+def looks(session: Session) -> Callable[[], None]:
+    """Waits for the next look at the rings that has begun after it was called."""
+    begun = threading.Semaphore(0)
+    ask = session.tracer.fresh_obstacles
+
+    def look() -> Rows:
+        begun.release()
+        return ask()
+
+    session.tracer.fresh_obstacles = look  # type: ignore[method-assign]
+
+    def wait() -> None:
+        while begun.acquire(blocking=False):
+            pass
+        for _ in range(2):
+            assert begun.acquire(timeout=WAIT_SECONDS)
+
+    return wait
+
+
+@pytest.mark.usefixtures("patient")
+def test_who_is_new_is_met_before_what_they_did_is_taken(tmp_path: Path) -> None:
+    """They may end meanwhile; they are asked once."""
+    (tmp_path / "proc/23").mkdir(parents=True)
+    (tmp_path / "proc/23/comm").write_text("mover\n")
+    session = Session(tmp_path / "r", Processes(tmp_path))
+    wait = looks(session)
+    with session.pump.keeping():
+        session.tracer.filled = 0.01
+        session.tracer.fresh_tgids = (  # type: ignore[method-assign]
+            lambda: np.array([23], np.uint32)
+        )
+        session.tracer.put_call(1, 1, 2)
+        wait()
+        assert session.writer.rows["processes"] == 1
+        assert not session.tracer.drained.is_set()
+    recording = session.finish()
+    assert recording.table("calls").size == 1
+    assert recording.table("processes")["comm"].tolist() == [b"mover"]
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("what", ["mappers", "stacks", "other"])
+def test_what_may_end_is_not_kept_waiting(session: Session, what: str) -> None:
+    """Who maps a refused page, whose stack it is; a refusal for another reason is not urgent."""
+    tracer = session.tracer
+    tracer.filled = 0.01
+    wait = looks(session)
+    with session.pump.keeping():
+        stage = STAGE_MOVE if what == "other" else STAGE_SHARED
+        if what == "stacks":
+            tracer.has_fresh_stacks = True
+        else:
+            refused = np.zeros(1, OBSTACLE)
+            refused["stage"], refused["src"], refused["mapcount"] = stage, 1, 2
+            tracer.fresh_obstacles = lambda: refused  # type: ignore[method-assign]
+            wait = looks(session)
+        tracer.put(1, stage)
+        if what == "other":
+            wait()
+            assert not tracer.drained.is_set()
+        else:
+            assert tracer.drained.wait(WAIT_SECONDS)
+    assert session.finish().table("obstacles").size == 1
