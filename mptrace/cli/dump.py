@@ -4,7 +4,8 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,16 @@ from mptrace.cli.types import opened
 from mptrace.units import many
 
 if TYPE_CHECKING:
+    from mptrace.outcomes.dump_parts import Dumped
     from mptrace.outcomes.plain_table import PlainTable
     from mptrace.outcomes.said import Said
+    from mptrace.outcomes.selection import Selection
     from mptrace.recording.meta import Meta
+    from mptrace.recording.reader import Recording
+    from mptrace.recording.rotated import Joined
+
+#: Rows above which the first ones are printed before it is known how wide all of them are.
+_MANY = 1 << 18
 
 TABLES = (
     "entries",
@@ -86,22 +94,22 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
     """
     from mptrace.cli.selecting import selected
     from mptrace.outcomes.chosen import COUNTED
-    from mptrace.outcomes.dump import dumped_table
-    from mptrace.outcomes.implied import with_implied
     from mptrace.outcomes.said import is_empty
 
     data = opened(recording)
     selection = selected(data.meta, **options)
     with reading(recording):
-        rows = dumped_table(
-            table, with_implied(data.tables(), data.meta), data.meta, selection=selection
-        )
+        rows, is_long = _dumped(table, data, selection)
+        # what comes first is read before anything is printed
+        head = next(rows.parts)
+        first = head if head.count else next((part for part in rows.parts if part.count), None)
+    parts = chain([first or head], rows.parts)
     if selection.is_about and rows.said is not None:
         _say_what(rows.said, is_text=form == "table")
     is_said = selection.is_about and table in COUNTED
-    if rows.unknown and rows.count and not is_said:
+    if rows.unknown and first is not None and not is_said:
         progress(f"left out as unknown: {many(rows.unknown, *_names(table))}")
-    if not rows.count:
+    if first is None:
         failed = selection.failed and not selection.is_about
         why = _why_none(table, rows.total, rows.unknown, failed=failed)
         if table == "balancing" and (unknown := _why_unseen(data.meta)):
@@ -112,15 +120,37 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
         click.echo(why, err=True)
         if selection.is_about and rows.said is not None and not is_empty(rows.said):
             _say_what_there_is(rows.said)
-    if rows.count < rows.selected:
-        progress(f"the first {rows.count:,} of {many(rows.selected, 'row')} (--top)")
+    if selection.top is not None and selection.top < rows.selected:
+        progress(f"the first {selection.top:,} of {many(rows.selected, 'row')} (--top)")
     if form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(rows.names)
-        writer.writerows(rows)
+        writer.writerow(head.names)
+        for part in parts:
+            writer.writerows(part)
     else:
-        for line in _json_lines(rows) if form == "jsonl" else _text_lines(rows):
+        lines = (
+            _json_lines(parts) if form == "jsonl" else _text_lines(table, parts, is_long=is_long)
+        )
+        for line in lines:
             sys.stdout.write(line + "\n")
+
+
+def _dumped(
+    table: str, data: "Recording | Joined", selection: "Selection"
+) -> "tuple[Dumped, bool]":
+    """Rows by slices where they can be had so, and whether there are many."""
+    from mptrace.cli.slicing import sliced
+    from mptrace.outcomes.dump import dumped_table
+    from mptrace.outcomes.dump_parts import Dumped, can_be_parted, dumped_parts
+    from mptrace.outcomes.implied import with_implied
+
+    if can_be_parted(table, selection):
+        slices = sliced(data)
+        rows = dumped_parts(table, slices, data.meta, selection=selection)
+        return rows, slices.count(table) > _MANY
+    tables = with_implied(data.tables(), data.meta)
+    whole = dumped_table(table, tables, data.meta, selection=selection)
+    return Dumped(iter([whole]), whole.total, whole.selected, whole.unknown, whole.said), False
 
 
 _NONE = {
@@ -183,14 +213,34 @@ def _why_none(table: str, total: int, unknown: int, *, failed: bool) -> str:
     return f"no rows: {_NONE[table]}"
 
 
-def _json_lines(rows: "PlainTable") -> Iterator[str]:
-    names = rows.names
-    for row in rows:
-        yield json.dumps(dict(zip(names, row, strict=True)))
+def _json_lines(parts: "Iterable[PlainTable]") -> Iterator[str]:
+    for part in parts:
+        names = part.names
+        for row in part:
+            yield json.dumps(dict(zip(names, row, strict=True)))
 
 
-def _text_lines(rows: "PlainTable") -> Iterator[str]:
+def _text_lines(table: str, parts: "Iterable[PlainTable]", *, is_long: bool) -> Iterator[str]:
+    """Lines under heads that are as wide as the values.
+
+    Of many rows those that come first are printed before it is known how wide the others
+    are: where later ones need more room, heads come again.
+    """
+    from mptrace.outcomes.dump import short_names
     from mptrace.reporting.text import dump as report_dump
 
-    widths = [rows.width(name) for name in rows.short]
-    return report_dump.lines(rows.short, widths, rows.values(rows.short), width=terminal.width())
+    names: tuple[str, ...] = ()
+    widths: dict[str, int] = {}
+    for some in ((part,) for part in parts) if is_long else (tuple(parts),):
+        before = dict(widths)
+        names = short_names(table, {*names, *(name for part in some for name in part.short)})
+        for name in names:
+            widths[name] = max(widths.get(name, 1), *(part.width(name) for part in some))
+        for number, part in enumerate(some):
+            yield from report_dump.lines(
+                names,
+                [widths[name] for name in names],
+                part.values(names),
+                width=terminal.width(),
+                heads=not number and widths != before,
+            )

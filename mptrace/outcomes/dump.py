@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A table of a recording as `mptrace dump` prints it.  Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from mptrace.arrays import Table
@@ -121,7 +121,11 @@ def dumped_table(
     """
     if failed:
         selection = replace(selection, failed=True)
-    found = DumpColumns(tables, meta, selection)
+    return plain_table(table, DumpColumns(tables, meta, selection))
+
+
+def plain_table(table: str, found: DumpColumns) -> PlainTable:
+    """The rows of a table that are selected."""
     make: dict[str, Callable[[], Columns]] = {
         "entries": found.entries,
         "calls": found.calls,
@@ -138,14 +142,24 @@ def dumped_table(
     }
     columns = make[table]()
     # behind what a row is about
-    is_own, _ = columns["own"] = columns.pop("own")
-    short = [name for name in _SHORT[table] if name != "lies_in" or columns[name][1].any()]
+    columns["own"] = columns.pop("own")
     return PlainTable(
         columns,
-        # where a row is mptrace's own, that it is
-        short=(*short, *(["own"] if is_own.any() else [])),
+        short=short_of(table, columns),
         total=found.total(table),
-        selected=int(found.chosen.masks[table].sum()),
+        selected=found.selected(table),
         unknown=found.unsure(table),
-        said=found.said(selection) if selection.is_filter else None,
+        said=found.said(),
     )
+
+
+def short_of(table: str, columns: Columns) -> tuple[str, ...]:
+    """The columns of a table that fit a terminal."""
+    short = [name for name in _SHORT[table] if name != "lies_in" or columns[name][1].any()]
+    # where a row is mptrace's own, that it is
+    return (*short, *(["own"] if columns["own"][0].any() else []))
+
+
+def short_names(table: str, names: Collection[str]) -> tuple[str, ...]:
+    """Such columns in their order."""
+    return tuple(name for name in (*_SHORT[table], "own") if name in names)

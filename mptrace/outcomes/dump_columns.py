@@ -1,30 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The columns of each table that `mptrace dump` prints, joined by number.  Pure."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mptrace.arrays import Ints, Table
 from mptrace.outcomes.balancing import balancing_of, unseen
 from mptrace.outcomes.causes import obstacles, rules
-from mptrace.outcomes.chosen import choose
-from mptrace.outcomes.correlate import (
-    ENTRY_REASONS,
-    WRITTEN,
-    correlate,
-)
-from mptrace.outcomes.failed import Failed
-from mptrace.outcomes.fates import fates
-from mptrace.outcomes.lying import Lying
-from mptrace.outcomes.own import own_of
+from mptrace.outcomes.correlate import ENTRY_REASONS, WRITTEN
+from mptrace.outcomes.dump_rows import DumpRows
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
-from mptrace.outcomes.plain_table import Column, Columns, flags_at, hexadecimal, named, places_in
-from mptrace.outcomes.processes import RecordedProcesses
-from mptrace.outcomes.said import Said, said_of
-from mptrace.outcomes.selection import Selection
+from mptrace.outcomes.plain_table import Columns, flags_at, hexadecimal, named
 from mptrace.outcomes.stacks import TABLE_OF_KIND, rows_of_uses, table_of
 from mptrace.outcomes.syscalls import syscall_name
 from mptrace.recording.layouts import (
@@ -36,7 +23,6 @@ from mptrace.recording.layouts import (
     NO_UID,
     NOT_COUNTED,
     OUTCOMES,
-    PADDING,
     PROCESS,
     READ_NODES,
     READ_PAGES,
@@ -46,56 +32,22 @@ from mptrace.recording.layouts import (
     WITNESSES,
 )
 from mptrace.recording.mapping import MAPPED, MAPPING, STATE_NAMES
-from mptrace.recording.meta import Meta
+from mptrace.recording.slices import rows_in
 from mptrace.recording.stack_layouts import FRAME_NAMES, USE_NAMES, WITHOUT_STACK
-from mptrace.recording.when import TIMES, UTC, Clock
 
 
-class DumpColumns:
-    """The columns of each table, by a method that has the table's name.
-
-    It takes those rows only that are selected: see `chosen.choose`.
-    """
-
-    def __init__(self, tables: Mapping[str, Table], meta: Meta, selection: Selection) -> None:
-        self._tables, self._meta = tables, meta
-        self._found = correlate(tables, meta)
-        self._fates = fates(tables, meta)
-        self._people = RecordedProcesses(tables, meta)
-        self._own = own_of(tables, meta)
-        self._top = selection.top
-        self._failed = Failed(tables, meta, self._found, self._fates, self._own)
-        self.chosen = choose(tables, meta, selection, self._found, self._fates, self._own)
-        self._clock = Clock(meta.raw.get("started"), meta.raw.get("ended"))
-        self._lying = Lying(tables, meta)
-
-    def total(self, table: str) -> int:
-        """Rows of a table, those that ``failed`` leaves out among them."""
-        if table == "entries":
-            return int(self._found.rows.size) + self._found.beyond_bound
-        whole = self._tables.get(table)
-        return 0 if whole is None else int(whole.size)
-
-    def unsure(self, table: str) -> int:
-        """Rows that are left out as nobody can say whether they are selected."""
-        beyond = self.chosen.unsure_beyond if table == "entries" else 0
-        return int(self.chosen.unsure[table].sum()) + beyond
-
-    def said(self, selection: Selection) -> Said:
-        """What of the recording is chosen, mptrace's own rows among it."""
-        return said_of(selection, self.chosen, self._tables, self._meta, self._found)
-
-    def _where(self, table: str) -> npt.NDArray[np.intp]:
-        return np.flatnonzero(self.chosen.masks[table])[: self._top]
+class DumpColumns(DumpRows):
+    """The columns of each table, by a method that has the table's name."""
 
     def entries(self) -> Columns:
         rows = self._found.rows[self._where("entries")]
         known = np.ones(rows.size, np.bool_)
         location = rows["has_location"] != 0
+        folio = np.append(rows_in(self._tables, "folios"), -1)[rows["folio"]]
         codes = np.unique(rows["cause"])
         causes = np.array([rules.cause_name(int(code)) for code in codes], object)
         columns: Columns = {
-            "call": (rows["call"], known),
+            "call": (rows["call"].astype(np.int64) + self._calls_before, known),
             "entry": (rows["entry"], known),
             "address": (rows["address"], (rows["unread"] & READ_PAGES) == 0),
             "target_nid": (rows["target_nid"], (rows["unread"] & READ_NODES) == 0),
@@ -112,7 +64,7 @@ class DumpColumns:
             "status_before": (rows["status_before"], rows["unread_before"] == 0),
             "status_after": (rows["status_after"], known),
             "status_expected": (rows["status_expected"], rows["written"] == WRITTEN),
-            "folio": (rows["folio"], rows["folio"] >= 0),
+            "folio": (folio, folio >= 0),
             **self._times_of_calls(rows["call"]),
             **self._places(
                 self._lying.of_entries(
@@ -137,7 +89,7 @@ class DumpColumns:
         rows = self._tables["migrations"]
         where = self._where("migrations")
         first = {
-            "migration": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
+            "migration": (rows_in(self._tables, "migrations"), np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
             "own": (self._own.migrations, np.ones(rows.size, np.bool_)),
         }
@@ -166,12 +118,10 @@ class DumpColumns:
         outcome, cause, is_told = self._failed.outcomes
         where = self._where("folios")
         first = {
-            "folio": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
+            "folio": (rows_in(self._tables, "folios"), np.ones(rows.size, np.bool_)),
             "own": (self._own.folios, np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
-            "migration": places_in(
-                self._tables["migrations"]["migration_id"], rows["migration_id"]
-            ),
+            "migration": self._migration_numbers(rows["migration_id"]),
         }
         columns = self._raw(rows, where, first)
         names = np.array([*END_NAMES, "?"], object)
@@ -190,12 +140,10 @@ class DumpColumns:
         folio = self._failed.folio_of_obstacles
         where = self._where("obstacles")
         first = {
-            "obstacle": (np.arange(rows.size), np.ones(rows.size, np.bool_)),
+            "obstacle": (rows_in(self._tables, "obstacles"), np.ones(rows.size, np.bool_)),
             "call": self._call_numbers(rows["call_id"]),
-            "migration": places_in(
-                self._tables["migrations"]["migration_id"], rows["migration_id"]
-            ),
-            "folio": (folio, folio >= 0),
+            "migration": self._migration_numbers(rows["migration_id"]),
+            "folio": (np.append(rows_in(self._tables, "folios"), -1)[folio], folio >= 0),
             "own": (
                 (flags_at(self._own.folios, folio)) | self._of_own_calls(rows["call_id"]),
                 np.ones(rows.size, np.bool_),
@@ -333,52 +281,3 @@ class DumpColumns:
             columns[name] = (rows[name], is_mapping & (rows["inode"] != 0))
         columns["comm"] = named(rows["tgid"], lambda tgid: self._people.comm(tgid) or None)
         return columns
-
-    def _places(self, lies: Ints, address: npt.NDArray[np.uint64]) -> Columns:
-        """What lies at addresses, at which offset of a file, and why that is unknown."""
-        words, why, shift = self._lying.names(lies)
-        is_known = lies >= 0
-        offset = address.astype(np.int64) + shift
-        return {
-            "lies_in": (words, is_known),
-            "lies_at": (offset, self._lying.has_file(lies)),
-            "lies_gap": (why, ~is_known),
-        }
-
-    def _cgroups(self, rows: Table) -> Column:
-        return named(rows["cgroup_id"], self._people.cgroup)
-
-    def _of_own_calls(self, call_id: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        return self._own.of_calls(self._tables["calls"], call_id)
-
-    def _call_numbers(self, call_id: npt.NDArray[np.uint64]) -> Column:
-        return places_in(self._found.call_ids, call_id)
-
-    def _migration_numbers(self, migration_id: npt.NDArray[np.uint64]) -> Column:
-        return places_in(self._tables["migrations"]["migration_id"], migration_id)
-
-    def _raw(self, rows: Table, where: Any, first: Columns) -> Columns:
-        columns: Columns = {
-            name: (values[where], known[where]) for name, (values, known) in first.items()
-        }
-        known = np.ones(where.size, np.bool_)
-        for name in rows.dtype.names or ():
-            if name in (*PADDING, "call_id", "migration_id"):
-                continue
-            values = rows[name][where]
-            if values.dtype.kind == "S":
-                values = np.char.decode(values, "utf-8", "replace").astype(object)
-            columns[name] = (values, known)
-            if name in TIMES:
-                columns[name.removesuffix("_ns") + UTC] = self._clock.wall(values)
-        if "comm" in columns:
-            self._fill_in_names(rows[where], columns["comm"][0])
-        return columns
-
-    def _fill_in_names(self, rows: Table, names: npt.NDArray[np.object_]) -> None:
-        """Names that a row lacks, of its thread or process, from any other table."""
-        lacking = np.flatnonzero(rows["comm"] == b"")
-        fields = rows.dtype.names or ()
-        of = next(name for name in ("tid", "pid", "tgid") if name in fields)
-        name = self._people.thread if of == "tid" else self._people.comm
-        names[lacking] = named(rows[of][lacking], name)[0]

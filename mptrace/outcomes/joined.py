@@ -24,6 +24,7 @@ from mptrace.recording.layouts import (
 )
 from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
+from mptrace.recording.slices import has_lookups, lost_in_calls
 
 UNKNOWN, MOVED, ALREADY_THERE, FAILED, NOT_ATTEMPTED = range(len(OUTCOMES))
 
@@ -94,7 +95,7 @@ class CallColumns:
 
         lost = {cause for cause, count in meta.lost.items() if count}
         lost_anything = bool(lost)
-        lost_anything = lost_anything or bool((records["lost"] > 0).any())
+        lost_anything = lost_anything or lost_in_calls(tables)
         reason = np.zeros(ids.size, np.uint16)
         closed = has & (column("exit_ns") != 0)
         reason[~closed] = cause_code("lost" if lost_anything else "call_open")
@@ -102,7 +103,7 @@ class CallColumns:
         if unseen & _ESSENTIAL_PHASES.get(meta.detail, _ESSENTIAL_PHASES[LEVEL_ALL]):
             reason[:] = cause_code("no_coverage")
         # Lookups were counted, and not one folio record of the session is here.
-        no_events = not (tables["folios"]["call_id"] != 0).any()
+        no_events = not has_lookups(tables)
         if no_events:
             reason[(column("n_lookups") > 0) & (reason == 0)] = cause_code("no_events")
         # how a call ended that failed depends on what became of its last lookup

@@ -13,6 +13,7 @@ from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.joined import CallColumns, EntryColumns
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import STRUCT_PAGE_BYTES
+from mptrace.recording.slices import moves_between, whole_of
 
 __all__ = ["NO_END", "explaining_moves"]
 
@@ -35,6 +36,8 @@ def explaining_moves(
 ) -> Ints:
     """Row of `folios` of the last move that explains where a page was seen, -1: none does.
 
+    The rows are numbers in the recording: a move may be in another slice of it.
+
     :param deciders: row of `folios` that decided about each of ``entries``, -1: none.
     :param which: rows of the entries.
     :param left_on: the node where the call left the page of each; ``seen_on``: where it
@@ -42,21 +45,24 @@ def explaining_moves(
     """
     folios = tables["folios"]
     found = np.full(which.size, -1, np.int64)
-    moves = np.flatnonzero((folios["move_rc"] == 0) & (folios["migration_id"] != 0))
-    if not which.size or not moves.size:
+    if not which.size:
         return found
-    move = folios[moves]
-    owner = owners(tables)
     call = entries.call[which]
     record = tables["calls"][calls.row[call]]
     # By the folio where its record is known, else by the address.
     decider = deciders[which]
     known = decider >= 0
-    own = folios[np.maximum(decider, 0)]
+    own = np.zeros(decider.size, folios.dtype)
+    own[known] = folios[decider[known]]
     pointer = np.where(known, np.where(own["move_rc"] == 0, own["dst"], own["src"]), 0)
     after = np.where(known, own["end_ns"], record["enter_ns"])
     target = record["target_tgid"].astype(np.int64)
     address = entries.address[which]
+    # one that began earlier is in no chain, nor is one that began after the question
+    move, moves = moves_between(tables, int(after.min()), int(asked_before.max()))
+    if not moves.size:
+        return found
+    owner = owners({"folios": move, "calls": whole_of(tables)["calls"]})
 
     _, rank = ranks(np.concatenate([move["src"], move["dst"], pointer]))
     by_src, of_dst = rank[: moves.size], rank[moves.size : 2 * moves.size]
@@ -72,7 +78,7 @@ def explaining_moves(
 
     def fits(number: Ints, entry: Ints) -> Bools:
         """What the record says of owner and address does not speak against the entry."""
-        theirs = owner[moves[number]]
+        theirs = owner[number]
         same_owner = (theirs == target[entry]) & (theirs != 0)
         size = np.maximum(move["nr_pages"][number], 1).astype(np.uint64) * np.uint64(
             calls.page_size
@@ -91,7 +97,7 @@ def explaining_moves(
     next_move = np.full(which.size, -1, np.int64)
     unnamed = np.flatnonzero(~known & (target != 0))
     next_move[unnamed] = _by_address(
-        move, owner[moves], begin, address[unnamed], target[unnamed], since[unnamed], calls
+        move, owner, begin, address[unnamed], target[unnamed], since[unnamed], calls
     )
     nid = left_on.astype(np.int64).copy()
     alive = known | (next_move >= 0)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mptrace.arrays import Table
+from mptrace.arrays import Table, Words
 from mptrace.errors import RecordingError
 from mptrace.recording.directory import FORMAT_VERSION, META, PART, explained, read_hint
 from mptrace.recording.layouts import (
@@ -42,6 +43,7 @@ _NEW_COLUMNS: dict[str, dict[str, int]] = {
 _READABLE = (2, FORMAT_VERSION)
 #: Missing parts of a table that are named one by one.
 _MOST_NAMED = 100
+_AT_ONCE = 4096
 # More than any part has: an append of one ring's drain at once is far below.
 _MOST_ROWS = 1 << 32
 
@@ -117,6 +119,15 @@ class Recording:
         """Every table by name."""
         return {name: self.table(name) for name in TABLES}
 
+    def sources(self, name: str) -> "list[PartSource]":
+        """The parts of a table in the order of its rows, to be read one by one.
+
+        :raises RecordingError: a part is damaged; so does reading it.
+        """
+        old = self.meta.format_version != FORMAT_VERSION
+        paths = [self.path / part for _, part in sorted(self._parts[name].items())]
+        return [PartSource(path, name, old=old) for path in paths]
+
     def _gaps(self) -> list[str]:
         gone = []
         for table, parts in self._parts.items():
@@ -127,6 +138,47 @@ class Recording:
             if count > _MOST_NAMED:
                 gone.append(f"{count - _MOST_NAMED} more of {table}")
         return gone
+
+
+class PartSource:
+    """One part of a table: a `slices.Source`.  It is open only while it is read."""
+
+    def __init__(self, path: Path, table: str, *, old: bool) -> None:
+        self._path, self._table, self._old = path, table, old
+        file = _open_part(path, table)
+        self._metadata = file.metadata
+        with _undamaged(path):
+            _wanted(file, table, old=old)
+        file.close()
+        self.count = _count(path, self._metadata)
+
+    def read(self) -> Table:
+        """All rows, dtype ``layouts.TABLES[table]``, padding zero."""
+        rows = np.zeros(self.count, TABLES[self._table])
+        file = _open_part(self._path, self._table)
+        _read_part(self._path, file, self._table, rows, old=self._old)
+        return rows
+
+    def columns(self, *names: str) -> list[Words]:
+        """Some columns, uint64."""
+        file = _open_part(self._path, self._table)
+        with _undamaged(self._path):
+            content = file.read(columns=list(names), use_threads=False)
+            kinds = TABLES[self._table]
+            found = [_numbers(content.column(name), name, kinds[name]) for name in names]
+            return [values.astype(np.uint64) for values in found]
+
+    def ends(self, name: str) -> tuple[int, int] | None:
+        """Least and greatest value of a column, None where the part does not say."""
+        found: list[int] = []
+        for number in range(self._metadata.num_row_groups):
+            group = self._metadata.row_group(number)
+            columns = [group.column(place) for place in range(group.num_columns)]
+            known = [each.statistics for each in columns if each.path_in_schema == name]
+            if not known or known[0] is None or not known[0].has_min_max:
+                return None
+            found += [int(known[0].min), int(known[0].max)]
+        return (min(found), max(found)) if found else None
 
 
 def _read_meta(where: Path) -> dict[str, Any]:
@@ -161,13 +213,7 @@ def _open_part(path: Path, table: str) -> pq.ParquetFile:
 
 def _room_for(paths: list[Path], files: list[pq.ParquetFile], layout: np.dtype[Any]) -> Table:
     """Zeros for the rows of all parts; a part that claims more rows than can be is damaged."""
-    rows = 0
-    for path, file in zip(paths, files, strict=True):
-        with _undamaged(path):
-            count = file.metadata.num_rows
-            if not 0 <= count <= _MOST_ROWS:
-                raise ValueError(f"it says that it has {many(count, 'row')}")
-            rows += count
+    rows = sum(_count(path, file.metadata) for path, file in zip(paths, files, strict=True))
     try:
         return np.zeros(rows, layout)
     except MemoryError as error:
@@ -178,19 +224,34 @@ def _room_for(paths: list[Path], files: list[pq.ParquetFile], layout: np.dtype[A
         ) from error
 
 
+def _count(path: Path, metadata: pq.FileMetaData) -> int:
+    with _undamaged(path):
+        count = int(metadata.num_rows)
+        if not 0 <= count <= _MOST_ROWS:
+            raise ValueError(f"it says that it has {many(count, 'row')}")
+        return count
+
+
 def _read_part(path: Path, file: pq.ParquetFile, table: str, rows: Table, *, old: bool) -> None:
     with _undamaged(path):
         defaults = _NEW_COLUMNS.get(table, {}) if old else {}
-        wanted = [name for name in stored_fields(table) if name not in defaults]
-        for name in wanted:
-            if name not in file.schema_arrow.names:
-                raise ValueError(f"it has no column {name!r}")
-        content = file.read(columns=wanted)
+        content = file.read(columns=_wanted(file, table, old=old), use_threads=False)
         for name, value in defaults.items():
             rows[name] = value
         if content.num_rows != rows.size:
             raise ValueError(f"it has {many(content.num_rows, 'row')}, not {rows.size}")
         _fill(rows, content, without=(*PADDING, *defaults))
+
+
+def _wanted(file: pq.ParquetFile, table: str, *, old: bool) -> list[str]:
+    """Columns that are read of a part."""
+    defaults = _NEW_COLUMNS.get(table, {}) if old else {}
+    wanted = [name for name in stored_fields(table) if name not in defaults]
+    names = file.schema_arrow.names
+    for name in wanted:
+        if name not in names:
+            raise ValueError(f"it has no column {name!r}")
+    return wanted
 
 
 @contextmanager
@@ -210,15 +271,15 @@ def _undamaged(path: Path) -> Iterator[None]:
 
 
 def _fill(rows: Table, content: pa.Table, *, without: tuple[str, ...]) -> None:
-    # Column by column into structured rows that are there already.
+    # Into structured rows that are there already.
+    numbers = {}
     for name in field_names(rows.dtype):
         if name in without:
             continue
         kind = rows.dtype[name]
         column = content.column(name)
-        if column.null_count:
-            raise ValueError(f"column {name!r} has {column.null_count} nulls")
         if kind.kind == "S":
+            _check_nulls(column, name)
             is_coded = pa.types.is_dictionary(column.type)
             plain = column.type.value_type if is_coded else column.type
             if not is_coded or not pa.types.is_string(plain):
@@ -232,7 +293,22 @@ def _fill(rows: Table, content: pa.Table, *, without: tuple[str, ...]) -> None:
                     rows[name][start : start + len(coded)] = values
                 start += len(coded)
         else:
-            values = column.to_numpy()
-            if values.dtype != kind:
-                raise ValueError(f"column {name!r} has type {values.dtype}, not {kind}")
-            rows[name] = values
+            numbers[name] = _numbers(column, name, kind)
+    # so many rows at a time that they stay in the cache while column by column is filled in
+    for start in range(0, rows.size, _AT_ONCE):
+        here = slice(start, start + _AT_ONCE)
+        for name, values in numbers.items():
+            rows[name][here] = values[here]
+
+
+def _numbers(column: pa.ChunkedArray, name: str, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    _check_nulls(column, name)
+    values: npt.NDArray[Any] = column.to_numpy()
+    if values.dtype != kind:
+        raise ValueError(f"column {name!r} has type {values.dtype}, not {kind}")
+    return values
+
+
+def _check_nulls(column: pa.ChunkedArray, name: str) -> None:
+    if column.null_count:
+        raise ValueError(f"column {name!r} has {column.null_count} nulls")

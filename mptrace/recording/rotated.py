@@ -20,7 +20,7 @@ from mptrace.errors import RecordingError
 from mptrace.recording.directory import META
 from mptrace.recording.layouts import TABLES
 from mptrace.recording.meta import Meta
-from mptrace.recording.reader import Recording
+from mptrace.recording.reader import PartSource, Recording
 from mptrace.recording.rotation import numbered
 
 #: Tables with rows that are marked as lost where they lie across a boundary.
@@ -90,6 +90,10 @@ class Joined:
     def tables(self) -> dict[str, Table]:
         """Every table by name."""
         return {name: self.table(name) for name in TABLES}
+
+    def sources(self, name: str) -> list[PartSource]:
+        """The parts of a table of all recordings in the order of its rows, but of marked ones."""
+        return [source for part in self._parts for source in part.sources(name)]
 
     def _unmarked(self, index: int, rows: Table) -> Table:
         """Rows that are whole, as every recording since they began is here."""

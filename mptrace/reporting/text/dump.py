@@ -33,6 +33,7 @@ def lines(
     rows: Iterable[Sequence[Any]],
     *,
     width: int = WIDTH,
+    heads: bool = True,
 ) -> Iterator[str]:
     """Heads, then a line for each row; columns for which it has no room go on below.
 
@@ -43,20 +44,22 @@ def lines(
     :param rows: their values; None, False and the empty text are shown as ``-``, True as
         ``yes``.
     :param width: columns that there are, 80 at the least.
+    :param heads: False where these rows go on below others.
     """
     width = max(width, WIDTH)
     is_time = [is_wall_clock(name) for name in names]
-    heads = [_WHEN if short else name for name, short in zip(names, is_time, strict=True)]
+    titles = [_WHEN if short else name for name, short in zip(names, is_time, strict=True)]
     widths = [
         min(size, len("06:17:05.123")) if short else size
         for size, short in zip(widths, is_time, strict=True)
     ]
-    sizes = _sizes(heads, widths)
+    sizes = _sizes(titles, widths)
     if sum(sizes) + len(sizes) - 1 > width:
-        heads = [_BRIEF.get(name, name) for name in heads]
-        sizes = _sizes(heads, widths)
+        titles = [_BRIEF.get(name, name) for name in titles]
+        sizes = _sizes(titles, widths)
     parts = _parts(sizes, width)
-    yield from _row(heads, sizes, parts, width)
+    if heads:
+        yield from _row(titles, sizes, parts, width)
     for row in rows:
         cells = [
             _cell(clock({"utc": value}, ms=True) if short and value else value)

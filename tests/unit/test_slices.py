@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A recording by slices: the same as all of it at once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sliced import RECORDINGS, big_recording, slices_of
+
+from mptrace.arrays import Tables
+from mptrace.cli.dump import TABLES as DUMPED
+from mptrace.outcomes.correlate import correlate
+from mptrace.outcomes.dump import dumped_table
+from mptrace.outcomes.dump_parts import can_be_parted, dumped_parts
+from mptrace.outcomes.selection import Selection
+from mptrace.recording.layouts import TABLES, WITNESSES
+from mptrace.recording.meta import Meta
+from mptrace.recording.reader import Recording
+from mptrace.recording.slices import KEYS
+
+
+@pytest.fixture(name="whole", scope="module", params=RECORDINGS)
+def _whole(request: pytest.FixtureRequest) -> tuple[Tables, Meta]:
+    """Of each of the recordings."""
+    return RECORDINGS[request.param]()
+
+
+@pytest.mark.parametrize("rows", [1, 23])
+def test_every_row_is_in_one_slice(whole: tuple[Tables, Meta], rows: int) -> None:
+    """In the order of the table, with those of its call or migration, and under its number."""
+    tables, _ = whole
+    numbers: dict[str, list[np.ndarray]] = {name: [] for name in KEYS}
+    calls: set[int] = set()
+    for some in slices_of(tables, rows):
+        for name in KEYS:
+            assert (np.diff(some.rows[name]) > 0).all()
+            assert (some[name] == tables[name][some.rows[name]]).all()
+            numbers[name].append(some.rows[name])
+        own = set(some["entries"]["call_id"].tolist()) | set(some["calls"]["call_id"].tolist())
+        assert not own & calls
+        calls |= own
+    for name, found in numbers.items():
+        assert np.sort(np.concatenate(found)).tolist() == list(range(tables[name].size))
+
+
+def test_a_slice_of_one_row_has_one_call(whole: tuple[Tables, Meta]) -> None:
+    """Or one migration without a call, however many rows these have."""
+    for some in slices_of(whole[0], 1):
+        ids = np.concatenate([some[name]["call_id"] for name in ("entries", "folios")])
+        assert np.unique(ids[ids != 0]).size <= 1
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["all", "failed"])
+@pytest.mark.parametrize("rows", [1, 61])
+def test_a_dump_by_slices_is_the_same(whole: tuple[Tables, Meta], rows: int, failed: bool) -> None:
+    """Every column of every row of every table, and what is left out as unknown."""
+    tables, meta = whole
+    selection = Selection(failed=failed)
+    parted = [table for table in DUMPED if can_be_parted(table, selection)]
+    assert len(parted) == (6 if failed else 11)
+    for table in parted:
+        expected = dumped_table(table, tables, meta, selection=selection)
+        found = dumped_parts(table, slices_of(tables, rows), meta, selection=selection)
+        parts = list(found.parts)
+        assert [row for part in parts for row in part] == list(expected)
+        assert {part.names for part in parts} == {expected.names}
+        if failed:
+            assert (found.total, found.unknown) == (expected.total, expected.unknown)
+
+
+def test_the_first_rows_by_slices(whole: tuple[Tables, Meta]) -> None:
+    """As many as are wanted, and how many there are."""
+    tables, meta = whole
+    for table in ("entries", "folios", "calls"):
+        every = list(dumped_table(table, tables, meta))
+        found = dumped_parts(table, slices_of(tables, 1), meta, selection=Selection(top=5))
+        assert [row for part in found.parts for row in part] == every[:5]
+        assert found.selected == len(every)
+
+
+def test_tables_without_keys_are_whole() -> None:
+    """What was read of processes is in no slice, but beside all of them."""
+    tables, _ = RECORDINGS["stalls"]()
+    slices = slices_of(tables, 1)
+    for some in slices:
+        assert not any(some[name].size for name in TABLES if name not in KEYS)
+    assert slices.whole["mappings"].size == tables["mappings"].size > 0
+
+
+@pytest.mark.parametrize(("entries", "pages"), [(3000, 1), (2000, 509), (4096, 512)])
+def test_a_big_recording_has_the_outcomes_that_it_was_made_with(
+    tmp_path: Path, entries: int, pages: int
+) -> None:
+    """Of each entry of each call, and statuses that are what the kernel stores."""
+    calls = big_recording.write(tmp_path / "r", entries, pages)
+    assert calls * pages >= entries
+    data = Recording.open(tmp_path / "r")
+    rows = correlate(data.tables(), data.meta).rows
+    assert rows.size == calls * pages
+    expected = [big_recording.fate(number, pages) for number in range(calls)]
+    assert rows["outcome"].tolist() == np.concatenate(expected).tolist()
+    assert set(np.unique(rows["witnesses"])) == {WITNESSES.index("not_asked")}
+    assert set(np.unique(rows["entry_reason"])) == {0}
