@@ -98,6 +98,7 @@ def print_report(
 
     :param options: those of `selecting.selection_options`.
     """
+    from mptrace.cli.slicing import sliced
     from mptrace.outcomes.implied import with_implied
     from mptrace.outcomes.selection import EVERYTHING
     from mptrace.report import answer
@@ -107,8 +108,10 @@ def print_report(
     data = opened(recording)
     selection = selected(data.meta, **options) if options else EVERYTHING
     with reading(recording):
+        # what is selected takes all tables at once
+        is_whole = selection.is_filter or selection.top is not None
         numbers = profile(
-            with_implied(data.tables(), data.meta),
+            with_implied(data.tables(), data.meta) if is_whole else sliced(data),
             data.meta,
             missing_parts=data.missing_parts,
             budget_ns=budget_ns,

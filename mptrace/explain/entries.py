@@ -17,8 +17,9 @@ from mptrace.arrays import Ints, Tables
 from mptrace.errors import UsageError
 from mptrace.explain.evidence import Evidence
 from mptrace.explain.findings import Finding, NotAsked
+from mptrace.explain.first_evidence import folio_of, obstacles_of
 from mptrace.explain.stories import MOST_NAMED, Stories
-from mptrace.explain.words import Worded, gap_words, line, worded
+from mptrace.explain.words import Worded, gap_words, worded
 from mptrace.outcomes.causes import table as causes
 from mptrace.outcomes.causes.rules import cause_meaning, cause_name
 from mptrace.outcomes.causes.statuses import RETURN_CODES, page_status
@@ -292,28 +293,11 @@ class Explainer:
             )
         return sorted(blocks, key=lambda block: -block.count)
 
-    def evidence_line(self, which: Ints) -> str:
-        """The evidence of the first of these entries that has any, in one line; "" for none."""
-        obstacles = self._obstacles(which)
-        has = np.flatnonzero(obstacles >= 0)
-        at = int(has[0]) if has.size else 0
-        row = self._rows[which[at]]
-        if row["outcome"] != FAILED:
-            return ""
-        findings = self._evidence.all_of(int(obstacles[at]), self._folio(row))
-        return line(cause_name(int(row["cause"])), findings)
-
     def _obstacles(self, which: Ints) -> Ints:
-        some = self._rows[which]
-        calls = self._found.call_ids[some["call"]]
-        rows = self._evidence.rows_of(some["folio"], calls, some["address"])
-        # Of entries that nobody looked at there is nothing to be said.
-        return np.where(some["outcome"] == NOT_ATTEMPTED, -1, rows)
+        return obstacles_of(self._evidence, self._found, self._rows[which])
 
     def _folio(self, row: Any) -> Any | None:
-        if row["folio"] < 0 or row["outcome"] == NOT_ATTEMPTED:
-            return None
-        return self._tables["folios"][int(row["folio"])]
+        return folio_of(self._tables, row)
 
     def _explain(self, number: int, obstacle: int) -> Explanation:
         row = self._rows[number]

@@ -36,7 +36,11 @@ class Join:
 
 
 def join(tables: Tables, meta: Meta) -> Join:
-    """Join every wait with the migration (or the call) that held its page."""
+    """Join every wait with the migration (or the call) that held its page.
+
+    Of `folios` it needs those that :func:`maybe_waited_for` finds for the waits that
+    :func:`without_holder` has.
+    """
     page_bytes = meta.kernel.page_size
     waits, folios = waits_of(tables), tables["folios"]
     how = np.zeros(waits.size, np.int64)
@@ -60,6 +64,30 @@ def join(tables: Tables, meta: Meta) -> Join:
         known = (migration[where] >= 0) | (call[where] >= 0)
         how[where[known]] = _TIME
     return Join(how, migration, call)
+
+
+def without_holder(tables: Tables) -> Table:
+    """Waits that name no holder of which there is a record."""
+    waits = waits_of(tables)
+    ids = np.concatenate([tables["migrations"]["migration_id"], tables["calls"]["call_id"]])
+    there = (rows_of_ids(ids, waits["holder_id"]) >= 0) & (waits["holder_id"] != 0)
+    left: Table = waits[~there]
+    return left
+
+
+def maybe_waited_for(waits: Table, folios: Table, page_bytes: int) -> Ints:
+    """Rows of folios that were inaccessible and that these waits may have been for.
+
+    By pointer or address, whenever that was.
+    """
+    dark = np.flatnonzero(folios["n_dark"] > 0)
+    found = np.isin(folios["src"][dark], waits["folio"][waits["folio"] != 0])
+    address, pages = folios["address"][dark], np.maximum(folios["nr_pages"][dark], 1)
+    for size in np.unique(pages).tolist():
+        scale = np.uint64(size * page_bytes)
+        found |= (pages == size) & np.isin(address // scale, waits["address"] // scale)
+    rows: Ints = dark[found]
+    return rows
 
 
 def waits_of(tables: Tables) -> Table:

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from mptrace.arrays import Ints, Table, Tables, Words
+from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import TABLES
 
 #: Rows of a slice, more or less: what is computed of them takes half a gigabyte.
@@ -126,7 +127,7 @@ class Part:
         """The key of each row, uint64."""
         keys = columns[0]
         if self.numbers is not None:
-            distinct, place = np.unique(keys, return_inverse=True)
+            distinct, place = ranks(keys)
             own = [self.numbers.get(int(number), 0) for number in distinct]
             return np.array(own, np.uint64)[place]
         for column in columns[1:]:

@@ -10,13 +10,11 @@ from others import META, MOVER, Others
 
 from mptrace.cli import main
 from mptrace.errors import UsageError
-from mptrace.outcomes.fates import fates
-from mptrace.outcomes.own import own_of
 from mptrace.recording.layouts import CALL, TABLES
 from mptrace.recording.meta import Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.report import render
-from mptrace.reporting.numbers.budget import MAX_SIZES, MIN_BATCHES, MIN_SAMPLES, cost_curve, within
+from mptrace.reporting.numbers.budget import MAX_SIZES, MIN_BATCHES, MIN_SAMPLES, within
 from mptrace.reporting.numbers.profile import profile
 from mptrace.units import parse_ns
 
@@ -35,7 +33,7 @@ def calls(*groups: tuple[int, int, int]) -> dict[str, Any]:
 def answer(tables: dict[str, Any], budget_ns: int) -> dict[str, Any]:
     """That of the calls' time."""
     (found,) = within(
-        cost_curve(tables, KNOWN, fates(tables, KNOWN), own_of(tables, KNOWN)),
+        profile(tables, KNOWN)["cost_curve"],
         budget_ns,
     )
     assert (found["measure"], found["path"]) == ("call_duration", "move_pages")
@@ -95,7 +93,7 @@ def test_a_larger_size_that_happens_to_be_fast_is_not_taken() -> None:
 def test_many_sizes_are_put_together() -> None:
     """By powers of two; the smallest of a group is what may be claimed."""
     sizes = calls(*((n, 20, 1000 * n) for n in range(1, 2 * MAX_SIZES)))
-    (curve,) = cost_curve(sizes, KNOWN, fates(sizes, KNOWN), own_of(sizes, KNOWN))
+    (curve,) = profile(sizes, KNOWN)["cost_curve"]
     assert [group["pages"] for group in curve["groups"]] == [1, 2, 4, 8, 16, 32]
     assert [group["most_pages"] for group in curve["groups"]] == [1, 3, 7, 15, 31, 63]
     assert answer(sizes, 32_000)["pages"] == 16
@@ -106,7 +104,7 @@ def test_calls_that_failed_or_lost_records_are_left_out() -> None:
     tables = calls((64, 101, 1000))
     tables["calls"]["ret"][:40], tables["calls"]["lost"][40:60] = -22, 1
     tables["calls"]["exit_ns"][60:80] = 0
-    (curve,) = cost_curve(tables, KNOWN, fates(tables, KNOWN), own_of(tables, KNOWN))
+    (curve,) = profile(tables, KNOWN)["cost_curve"]
     assert curve["groups"][0]["samples"] == 21
 
 
@@ -121,7 +119,7 @@ def test_migrations_and_blackouts_are_measured_by_path() -> None:
     found = {
         (each["path"], each["measure"]): each
         for each in within(
-            cost_curve(tables, KNOWN, fates(tables, KNOWN), own_of(tables, KNOWN)),
+            profile(tables, KNOWN)["cost_curve"],
             600,
         )
     }
@@ -139,7 +137,7 @@ def test_folios_of_a_few_migrations_are_no_sample() -> None:
             others.migrate("damon", tgid=9, comm=b"k", kthread=True, folios=[{}] * 101)
         tables = others.tables()
         found = within(
-            cost_curve(tables, KNOWN, fates(tables, KNOWN), own_of(tables, KNOWN)),
+            profile(tables, KNOWN)["cost_curve"],
             10**6,
         )
         assert {each["measure"]: each["state"] for each in found} == {

@@ -6,12 +6,9 @@ from typing import Any
 import pytest
 from simulated_kernel import PAGE, SENTINEL, Kernel
 
-from mptrace.outcomes.correlate import correlate
-from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.recording.layouts import READ_STATUS
 from mptrace.recording.meta import Meta
 from mptrace.report import render
-from mptrace.reporting.numbers.misled import misled_of
 from mptrace.reporting.numbers.profile import profile
 
 
@@ -28,7 +25,8 @@ def kernel_with_a_pinned_page(initial: int, generation: str = "6.12") -> Kernel:
 def misled(kernel: Kernel, tables: dict[str, Any] | None = None, **meta: Any) -> list[Any]:
     """Numbers of the callers that may be misled."""
     rows, known = tables or kernel.tables(), Meta.of({**kernel.meta(), **meta})
-    return misled_of(rows, known, correlate(rows, known), RecordedProcesses(rows, known))
+    found: list[Any] = profile(rows, known)["misled"]
+    return found
 
 
 def test_a_zero_filled_array_reads_as_node_0() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A recording by slices: the same as all of it at once."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mptrace.recording.layouts import TABLES, WITNESSES
 from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording
 from mptrace.recording.slices import KEYS
+from mptrace.reporting.numbers.profile import profile
 
 
 @pytest.fixture(name="whole", scope="module", params=RECORDINGS)
@@ -76,6 +78,17 @@ def test_the_first_rows_by_slices(whole: tuple[Tables, Meta]) -> None:
         found = dumped_parts(table, slices_of(tables, 1), meta, selection=Selection(top=5))
         assert [row for part in found.parts for row in part] == every[:5]
         assert found.selected == len(every)
+
+
+@pytest.mark.parametrize("rows", [1, 61])
+def test_a_report_by_slices_is_the_same(whole: tuple[Tables, Meta], rows: int) -> None:
+    """Every number of it: sums, quantiles, histograms, examples and their evidence."""
+    tables, meta = whole
+    expected = profile(tables, meta, budget_ns=20_000_000)
+    found = profile(slices_of(tables, rows), meta, budget_ns=20_000_000)
+    for key in expected:
+        assert found[key] == expected[key], key
+    assert json.dumps(found) == json.dumps(expected)
 
 
 def test_tables_without_keys_are_whole() -> None:

@@ -8,10 +8,6 @@ import pytest
 from others import META, MOVER, OTHER, VICTIM, WRITER, Others
 from simulated_kernel import PAGE
 
-from mptrace.outcomes.fates import fates
-from mptrace.outcomes.lying import Lying
-from mptrace.outcomes.own import own_of
-from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.outcomes.waiting import MATCHES, join
 from mptrace.recording.layouts import (
     END_OPEN,
@@ -24,7 +20,7 @@ from mptrace.recording.layouts import (
 from mptrace.recording.meta import Meta
 from mptrace.report import render
 from mptrace.reporting.numbers.profile import profile
-from mptrace.reporting.numbers.stalls import MAX_LONGEST, stalls_of
+from mptrace.reporting.numbers.stalls import MAX_LONGEST
 
 THREAD = 4101
 COVERAGE = [{"phase": "wait_pte", "state": "unproved", "unit": "wait", "attach": "x"}]
@@ -33,10 +29,8 @@ KNOWN, TRACED = Meta.of(META), Meta.of({**META, "coverage": COVERAGE})
 
 def stalls(others: Others, **meta: Any) -> dict[str, Any]:
     """Numbers of the stalls."""
-    tables, known = others.tables(), Meta.of({**META, **meta})
-    found, own = fates(tables, known), own_of(tables, known)
-    people = RecordedProcesses(tables, known)
-    return stalls_of(tables, known, found, people, own, Lying(tables, known))
+    found: dict[str, Any] = profile(others.tables(), Meta.of({**META, **meta}))["stalls"]
+    return found
 
 
 def two_movers() -> tuple[Others, Any, Any]:

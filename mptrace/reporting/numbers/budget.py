@@ -8,17 +8,17 @@ values, or of folios of less than :data:`MIN_BATCHES` migrations (those of one h
 one fate), is no p99: such a group is counted and decides nothing.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mptrace.arrays import Ints, Tables
-from mptrace.outcomes.fates import Fates
-from mptrace.outcomes.own import Own
+from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.paths import PATHS, of_migrations
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.meta import Meta
-from mptrace.reporting.numbers.sums import Numbers, distribution
+from mptrace.reporting.numbers.parts import Gathered, Part
+from mptrace.reporting.numbers.sums import Numbers, Spread
 
 #: Values below which the 99th percentile is the maximum, and no estimate.
 MIN_SAMPLES = 100
@@ -35,41 +35,86 @@ MEASURES = {
 }
 
 
-def cost_curve(tables: Tables, meta: Meta, found: Fates, own: Own) -> list[Numbers]:
-    """For each measure and path the groups by batch size, smallest first; times in ns.
+class CostCurve:
+    """Costs by batch size; blackouts of folios are added slice by slice."""
 
-    Migrations and calls in which records were lost, or that did not end, or that are
-    mptrace's own, are left out; the size of a batch counts all of its pages.
-    """
-    calls, migrations, folios = tables["calls"], tables["migrations"], tables["folios"]
-    asked = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0) & ~own.calls]
-    asked = asked[(asked["nr_pages"] > 0) & (asked["lost"] == 0) & (asked["ret"] >= 0)]
-    curves = []
-    if asked.size:
-        took = (asked["exit_ns"] - asked["enter_ns"]).astype(np.int64)
-        size = np.minimum(asked["nr_pages"], 1 << 62).astype(np.int64)
-        curves.append(_curve("call", "move_pages", size, took))
-    known = np.flatnonzero(found.migration >= 0)
-    pages = np.bincount(
-        found.migration[known], weights=found.pages[known], minlength=migrations.size
-    ).astype(np.int64)
-    whole = (migrations["enter_ns"] != 0) & (migrations["exit_ns"] != 0)
-    whole &= (migrations["lost"] == 0) & (pages > 0) & ~own.migrations
-    took = (migrations["exit_ns"] - migrations["enter_ns"]).astype(np.int64)
-    codes = of_migrations(migrations, meta)
-    dark = folios["blackout_ns"][found.row].astype(np.int64)
-    closed = known[(folios["n_dark"][found.row[known]] > 0) & (dark[known] >= 0)]
-    closed = closed[whole[found.migration[closed]] & ~own.folios[found.row[closed]]]
-    of_folio = found.migration[closed]
-    for code in np.unique(codes[whole]).tolist():
-        mine = whole & (codes == code)
-        key = PATHS[code].key
-        curves.append(_curve("migration", key, pages[mine], took[mine]))
-        inside = codes[of_folio] == code
-        if inside.any():
-            batch = of_folio[inside]
-            curves.append(_curve("blackout", key, pages[batch], dark[closed[inside]], batch))
-    return curves
+    def __init__(self, tables: Tables, meta: Meta) -> None:
+        self._tables = tables
+        self._codes = of_migrations(tables["migrations"], meta)
+        self._dark: dict[int, dict[int, Spread]] = {}
+        #: Migrations with a folio whose blackout is known.
+        self._has_dark = np.zeros(self._codes.size, np.bool_)
+
+    def add(self, part: Part) -> None:
+        """Add those of a slice."""
+        migrations, folios, fate = part.tables["migrations"], part.tables["folios"], part.fate
+        known = np.flatnonzero(fate.migration >= 0)
+        pages = _pages_of(fate.migration[known], fate.pages[known], migrations.size)
+        whole = _whole(migrations, pages) & ~part.out.migrations
+        dark = folios["blackout_ns"][fate.row].astype(np.int64)
+        closed = known[(folios["n_dark"][fate.row[known]] > 0) & (dark[known] >= 0)]
+        closed = closed[whole[fate.migration[closed]] & ~part.out.folios[fate.row[closed]]]
+        batch = fate.migration[closed]
+        rows = part.rows("migrations")
+        self._has_dark[rows[batch]] = True
+        codes, size = self._codes[rows], pages[batch]
+        for code in np.unique(codes[batch]).tolist():
+            sums = self._dark.setdefault(code, {})
+            mine = np.flatnonzero(codes[batch] == code)
+            sizes, place = ranks(size[mine])
+            for number, of_size in enumerate(members(place, sizes.size)):
+                spread = sums.setdefault(int(sizes[number]), Spread())
+                spread.add(dark[closed[mine[of_size]]])
+
+    def numbers(self, gathered: Gathered) -> list[Numbers]:
+        """For each measure and path the groups by batch size, smallest first; times in ns.
+
+        Migrations and calls in which records were lost, or that did not end, or that are
+        mptrace's own, are left out; the size of a batch counts all of its pages.
+        """
+        calls, migrations = self._tables["calls"], self._tables["migrations"]
+        out, pages = gathered.out, gathered.pages
+        asked = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0) & ~out.calls]
+        asked = asked[(asked["nr_pages"] > 0) & (asked["lost"] == 0) & (asked["ret"] >= 0)]
+        curves = []
+        if asked.size:
+            took = (asked["exit_ns"] - asked["enter_ns"]).astype(np.int64)
+            size = np.minimum(asked["nr_pages"], 1 << 62).astype(np.int64)
+            curves.append(_curve("call", "move_pages", _by_size(size, took)))
+        whole = _whole(migrations, pages) & ~out.migrations
+        took = (migrations["exit_ns"] - migrations["enter_ns"]).astype(np.int64)
+        for code in np.unique(self._codes[whole]).tolist():
+            mine = whole & (self._codes == code)
+            key = PATHS[code].key
+            curves.append(_curve("migration", key, _by_size(pages[mine], took[mine])))
+            if code in self._dark:
+                sizes, counts = np.unique(pages[mine & self._has_dark], return_counts=True)
+                batches = dict(zip(sizes.tolist(), counts.tolist(), strict=True))
+                sums = {size: (spread, batches[size]) for size, spread in self._dark[code].items()}
+                curves.append(_curve("blackout", key, sums))
+        return curves
+
+
+def _pages_of(migration: Ints, pages: Ints, count: int) -> Ints:
+    """Base pages of each migration."""
+    found: Ints = np.bincount(migration, weights=pages, minlength=count).astype(np.int64)
+    return found
+
+
+def _whole(migrations: Table, pages: Ints) -> Bools:
+    """Migrations that ended, lost nothing and had pages."""
+    found: Bools = (migrations["enter_ns"] != 0) & (migrations["exit_ns"] != 0)
+    found &= (migrations["lost"] == 0) & (pages > 0)
+    return found
+
+
+def _by_size(sizes: Ints, values: Ints) -> dict[int, tuple[Spread, int]]:
+    """The values of each size, each of a batch of its own."""
+    distinct, place = ranks(sizes)
+    return {
+        size: (Spread(values[rows]), int(rows.size))
+        for size, rows in zip(distinct.tolist(), members(place, distinct.size), strict=True)
+    }
 
 
 def within(curves: Sequence[Numbers], budget_ns: int) -> list[Numbers]:
@@ -84,29 +129,32 @@ def within(curves: Sequence[Numbers], budget_ns: int) -> list[Numbers]:
     return [{**_within(curve, budget_ns), "budget_ns": budget_ns} for curve in curves]
 
 
-def _curve(
-    measure: str, path: str, sizes: Ints, values: Ints, batch: Ints | None = None
-) -> Numbers:
+def _curve(measure: str, path: str, sums: Mapping[int, tuple[Spread, int]]) -> Numbers:
+    """A curve; ``sums``: size of a batch -> its values, and of how many batches they are."""
     name, unit = MEASURES[measure]
-    distinct, place = ranks(sizes)
-    if distinct.size > MAX_SIZES:
+    sizes = sorted(sums)
+    together = sizes
+    if len(sizes) > MAX_SIZES:
         # the binary digits of a size: exact for every size below 2^53
-        digits = np.frexp(sizes.astype(np.float64))[1].astype(np.int64)
-        distinct, place = ranks(digits)
+        together = np.frexp(np.array(sizes, np.float64))[1].tolist()
     groups = []
-    for rows in members(place, distinct.size):
-        some = distribution(values[rows])
-        batches = int(rows.size if batch is None else ranks(batch[rows])[0].size)
+    for _, each in itertools.groupby(zip(together, sizes, strict=True), key=lambda pair: pair[0]):
+        own = [size for _, size in each]
+        spread, batches = Spread(), 0
+        for size in own:
+            spread.merge(sums[size][0])
+            batches += sums[size][1]
+        some = spread.numbers()
         groups.append(
             {
-                "pages": int(sizes[rows].min()),
-                "most_pages": int(sizes[rows].max()),
-                "samples": int(rows.size),
+                "pages": own[0],
+                "most_pages": own[-1],
+                "samples": spread.count,
                 "batches": batches,
                 "p50_ns": some["p50"],
                 "p99_ns": some["p99"],
                 "max_ns": some["max"],
-                "is_enough": int(rows.size) >= MIN_SAMPLES and batches >= MIN_BATCHES,
+                "is_enough": spread.count >= MIN_SAMPLES and batches >= MIN_BATCHES,
             }
         )
     label = next(each.label for each in PATHS if each.key == path)

@@ -1,43 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The numbers of calls and of their entries: outcomes, agreement, failures.  Pure."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from mptrace.arrays import Bools, Table
-from mptrace.explain.entries import Explainer, cause_of
+from mptrace.arrays import Bools, Ints, Table
 from mptrace.outcomes.causes.rules import cause_meaning, cause_name
 from mptrace.outcomes.causes.statuses import errno_name
 from mptrace.outcomes.correlate import (
     AGREE,
     DISAGREE,
+    ENTRY_REASONS,
     FAILED,
     NO_WITNESS,
     NOT_ASKED,
     NOT_ATTEMPTED,
     SILENT,
     UNKNOWN,
-    Correlation,
 )
-from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.mappings import Mappings
-from mptrace.recording.joins import ranks
-from mptrace.recording.layouts import OUTCOMES, READ_PAGES, WITNESSES
-from mptrace.recording.meta import Meta
-from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, nonzero
+from mptrace.recording.layouts import OUTCOMES, WITNESSES
+from mptrace.reporting.numbers.parts import Part
+from mptrace.reporting.numbers.sums import Numbers, add_to, distribution, named_counts, without
 
 #: Disagreements that are named one by one.
 MAX_DISAGREEMENTS = 10
 
 
-def calls_of(calls: Table, closed: Table, rows: Table, call_ns: int, left_out: Bools) -> Numbers:
-    """Counts and times of calls; ``left_out``: the calls, by ordinal, that are in no table here."""
+def calls_of(calls: Table, closed: Table, seen: int, call_ns: int, left_out: Bools) -> Numbers:
+    """Counts and times of calls.
+
+    :param seen: calls up to the last one with entries here.
+    :param left_out: the calls, by ordinal, that are in no table here.
+    """
     asking = calls[calls["nodes_ptr"] != 0]
     ret = closed["ret"]
     values, counts = np.unique(ret[ret < 0], return_counts=True)
-    seen = int(rows["call"].max()) + 1 if rows.size else 0
     seen -= int(left_out[:seen].sum())
     return {
         "count": int(asking.size),
@@ -54,170 +53,136 @@ def calls_of(calls: Table, closed: Table, rows: Table, call_ns: int, left_out: B
     }
 
 
-def entries_of(closed: Table, rows: Table, beyond: int) -> Numbers:
-    told = rows["has_status"] != 0
-    status = rows["status_after"][told]
-    values, counts = np.unique(status[status < 0], return_counts=True)
-    return {
-        "asked": int(rows.size) + beyond,
-        "rows": int(rows.size),
-        "beyond_bound": beyond,
-        "untouched": int((rows["written"] == 0).sum()),
-        "told_a_node": int((status >= 0).sum()),
-        "told_an_error": {
-            errno_name(-int(value)): int(count) for value, count in zip(values, counts, strict=True)
-        },
-        "unread": int((rows["unread"] != 0).sum()),
-        "per_call_max": int(closed["nr_pages"].max()) if closed.size else 0,
-    }
+class EntrySums:
+    """What became of entries, and what was told of it, slice by slice."""
 
+    def __init__(self, mappings: Mappings) -> None:
+        self._mappings = mappings
+        self._rows, self._untouched, self._unread, self._nodes = 0, 0, 0, 0
+        self._outcomes = np.zeros(len(OUTCOMES), np.int64)
+        self._reasons = np.zeros(len(ENTRY_REASONS), np.int64)
+        self._witnesses = np.zeros(len(WITNESSES), np.int64)
+        self._errors: dict[int, int] = {}
+        self._unknown: dict[int, int] = {}
+        self._disagreements: list[Numbers] = []
+        self._failures: dict[int, Numbers] = {}
 
-def agreement_of(rows: Table, beyond: int, *, has_driver: bool) -> Numbers:
-    """How often the witnesses agree; the ``beyond`` entries were asked about by a driver only."""
-    # Python's ints: a damaged count of entries may be beyond 64 bits
-    counts = [int(n) for n in np.bincount(rows["witnesses"], minlength=len(WITNESSES))]
-    counts[NO_WITNESS if has_driver else NOT_ASKED] += beyond
-    return {
-        "checked": counts[AGREE] + counts[SILENT] + counts[DISAGREE],
-        "agree": counts[AGREE],
-        "silent": counts[SILENT],
-        "disagree": counts[DISAGREE],
-        "not_asked": counts[NOT_ASKED],
-        "unknown": counts[NO_WITNESS],
-    }
+    def add(self, part: Part) -> None:
+        """Add those of a slice."""
+        rows, before = part.found.rows, part.calls_before
+        self._rows += int(rows.size)
+        self._outcomes += np.bincount(rows["outcome"], minlength=len(OUTCOMES))
+        self._reasons += np.bincount(rows["entry_reason"], minlength=len(ENTRY_REASONS))
+        self._witnesses += np.bincount(rows["witnesses"], minlength=len(WITNESSES))
+        status = rows["status_after"][rows["has_status"] != 0]
+        self._nodes += int((status >= 0).sum())
+        add_to(self._errors, *np.unique(status[status < 0], return_counts=True))
+        self._untouched += int((rows["written"] == 0).sum())
+        self._unread += int((rows["unread"] != 0).sum())
+        unknown = rows["cause"][rows["outcome"] == UNKNOWN]
+        add_to(self._unknown, *np.unique(unknown, return_counts=True))
+        first = np.flatnonzero(rows["witnesses"] == DISAGREE)
+        first = first[: MAX_DISAGREEMENTS - len(self._disagreements)]
+        self._disagreements += [self._disagreement(row, before) for row in rows[first]]
+        self._add_failures(np.take(rows, stayed_in(rows)), before)
 
-
-def unknown_reasons_of(rows: Table, beyond: int) -> dict[str, int]:
-    codes, counts = np.unique(rows["cause"][rows["outcome"] == UNKNOWN], return_counts=True)
-    reasons = {cause_name(int(code)): int(count) for code, count in zip(codes, counts, strict=True)}
-    if beyond:
-        reasons["beyond_bound"] = beyond
-    return reasons
-
-
-def disagreements_of(rows: Table, mappings: Mappings) -> list[Numbers]:
-    first = np.flatnonzero(rows["witnesses"] == DISAGREE)[:MAX_DISAGREEMENTS]
-    return [
-        {
-            **name_entry(row, mappings),
+    def _disagreement(self, row: Any, before: int) -> Numbers:
+        return {
+            **name_entry(row, self._mappings, before),
             "target_nid": int(row["target_nid"]),
             "status": int(row["status_after"]) if row["has_status"] else None,
             "status_expected": int(row["status_expected"]) if row["written"] == 1 else None,
             "outcome": OUTCOMES[row["outcome"]],
             "final_nid": int(row["final_nid"]) if row["has_location"] else None,
         }
-        for row in rows[first]
-    ]
 
-
-def failures_of(rows: Table, mappings: Mappings) -> list[Numbers]:
-    where = np.flatnonzero((rows["outcome"] == FAILED) | (rows["outcome"] == NOT_ATTEMPTED))
-    if not where.size:
-        return []
-    some = rows[where]
-    told = some["has_status"].astype(np.int64)
-    status = np.where(told != 0, some["status_after"].astype(np.int64) & 0xFFFFFFFF, 0)
-    key = (((some["outcome"].astype(np.int64) << 1) + told) << 32) + status
-    key = (key << 16) + some["cause"]
-    _, first, counts = np.unique(key, return_index=True, return_counts=True)
-    groups = []
-    for index, count in zip(first, counts, strict=True):
-        row = some[index]
-        cause = cause_name(int(row["cause"]))
-        groups.append(
-            {
+    def _add_failures(self, some: Table, before: int) -> None:
+        told = some["has_status"].astype(np.int64)
+        status = np.where(told != 0, some["status_after"].astype(np.int64) & 0xFFFFFFFF, 0)
+        key = (((some["outcome"].astype(np.int64) << 1) + told) << 32) + status
+        key = (key << 16) + some["cause"]
+        keys, first, counts = np.unique(key, return_index=True, return_counts=True)
+        for each, index, count in zip(keys.tolist(), first, counts, strict=True):
+            if each in self._failures:
+                self._failures[each]["count"] += int(count)
+                continue
+            row = some[index]
+            cause = cause_name(int(row["cause"]))
+            self._failures[each] = {
                 "outcome": OUTCOMES[row["outcome"]],
                 "status": int(row["status_after"]) if row["has_status"] else None,
                 "cause": cause,
                 "meaning": cause_meaning(cause),
                 "count": int(count),
-                "example": name_entry(row, mappings),
+                "example": name_entry(row, self._mappings, before),
             }
-        )
-    return sorted(groups, key=lambda group: -int(group["count"]))
+
+    def entries(self, closed: Table, beyond: int) -> Numbers:
+        """How many there are, and what was told; ``closed``: the calls that ended."""
+        return {
+            "asked": self._rows + beyond,
+            "rows": self._rows,
+            "beyond_bound": beyond,
+            "untouched": self._untouched,
+            "told_a_node": self._nodes,
+            "told_an_error": {
+                errno_name(-value): self._errors[value] for value in sorted(self._errors)
+            },
+            "unread": self._unread,
+            "per_call_max": int(closed["nr_pages"].max()) if closed.size else 0,
+        }
+
+    def outcomes(self, beyond: int) -> dict[str, int]:
+        """Entries by outcome."""
+        found = named_counts(self._outcomes, OUTCOMES)
+        found["unknown"] += beyond
+        return found
+
+    def entry_reasons(self) -> dict[str, int]:
+        """Entries by the reason why they were told something else than their page's outcome."""
+        return without(named_counts(self._reasons, ENTRY_REASONS), "")
+
+    def agreement(self, beyond: int, *, has_driver: bool) -> Numbers:
+        """How often the witnesses agree; ``beyond`` entries were asked about by a driver only."""
+        # Python's ints: a damaged count of entries may be beyond 64 bits
+        counts = [int(n) for n in self._witnesses]
+        counts[NO_WITNESS if has_driver else NOT_ASKED] += beyond
+        return {
+            "checked": counts[AGREE] + counts[SILENT] + counts[DISAGREE],
+            "agree": counts[AGREE],
+            "silent": counts[SILENT],
+            "disagree": counts[DISAGREE],
+            "not_asked": counts[NOT_ASKED],
+            "unknown": counts[NO_WITNESS],
+        }
+
+    def unknown_reasons(self, beyond: int) -> dict[str, int]:
+        """Entries of which it is unknown what became of them, by the reason."""
+        reasons = {cause_name(code): self._unknown[code] for code in sorted(self._unknown)}
+        if beyond:
+            reasons["beyond_bound"] = beyond
+        return reasons
+
+    def disagreements(self) -> list[Numbers]:
+        """The first entries whose witnesses disagree."""
+        return self._disagreements
+
+    def failures(self) -> list[Numbers]:
+        """Entries that stayed by outcome, status and cause, most frequent first."""
+        groups = [self._failures[key] for key in sorted(self._failures)]
+        return sorted(groups, key=lambda group: -int(group["count"]))
 
 
-def failure_causes_of(
-    tables: Mapping[str, Table],
-    meta: Meta,
-    found: Correlation,
-    mappings: Mappings,
-    lying: Lying,
-) -> list[Numbers]:
-    """The same by cause, most frequent first, with its remedy and one line of evidence."""
-    rows = found.rows
-    where = np.flatnonzero((rows["outcome"] == FAILED) | (rows["outcome"] == NOT_ATTEMPTED))
-    if not where.size:
-        return []
-    explainer = Explainer(tables, meta, found)
-    codes, place = ranks(rows["cause"][where])
-    order = np.argsort(place, kind="stable")
-    starts = np.searchsorted(place[order], np.arange(codes.size + 1))
-    groups = []
-    for number, code in enumerate(codes):
-        members = where[order[starts[number] : starts[number + 1]]]
-        some = rows[members]
-        name = cause_name(int(code))
-        cause = cause_of(name)
-        groups.append(
-            {
-                "cause": name,
-                "meaning": cause.meaning,
-                "remedy": cause.remedy,
-                "source": cause.source,
-                "count": int(members.size),
-                "outcomes": nonzero(count_codes(some["outcome"], OUTCOMES)),
-                "statuses": status_counts(some),
-                "evidence": explainer.evidence_line(members),
-                "example": name_entry(some[0], mappings) | _whose(tables, found, some[0], lying),
-            }
-        )
-    return sorted(groups, key=lambda group: -int(group["count"]))
+def stayed_in(rows: Table) -> Ints:
+    """Which rows of the correlation are entries that failed or were never attempted."""
+    return np.flatnonzero((rows["outcome"] == FAILED) | (rows["outcome"] == NOT_ATTEMPTED))
 
 
-def _whose(tables: Mapping[str, Table], found: Correlation, row: Any, lying: Lying) -> Numbers:
-    """Whose page an entry names, where it was and what lies there: null where that is not known."""
-    record, folio = int(found.call_row[row["call"]]), int(row["folio"])
-    nid = int(tables["folios"]["src_nid"][folio]) if folio >= 0 else -1
-    target, began = 0, 0
-    if record >= 0:
-        call = tables["calls"][record]
-        target, began = int(call["target_tgid"]), int(call["enter_ns"])
-    address = 0 if row["unread"] & READ_PAGES else int(row["address"])
-    return {
-        "target_tgid": target,
-        "lies_in": lying.at(target, address, began).as_dict(),
-        "nid": nid if nid >= 0 else None,
-        "folio": folio if folio >= 0 else None,
-        "start_ns": _start(tables, record, folio),
-    }
-
-
-def _start(tables: Mapping[str, Table], record: int, folio: int) -> int | None:
-    """When the page was taken up, else when its call began; None: not known."""
-    if folio >= 0 and tables["folios"]["start_ns"][folio]:
-        return int(tables["folios"]["start_ns"][folio])
-    return (int(tables["calls"]["enter_ns"][record]) or None) if record >= 0 else None
-
-
-def status_counts(rows: Table) -> list[Numbers]:
-    """Statuses told, None for untouched ones, with their counts."""
-    told = rows["has_status"] != 0
-    values, counts = np.unique(rows["status_after"][told], return_counts=True)
-    found: list[Numbers] = [
-        {"status": int(value), "count": int(count)}
-        for value, count in zip(values, counts, strict=True)
-    ]
-    silent = int((~told).sum())
-    if silent:
-        found.append({"status": None, "count": silent})
-    return sorted(found, key=lambda each: -int(each["count"]))
-
-
-def name_entry(row: Any, mappings: Mappings) -> Numbers:
+def name_entry(row: Any, mappings: Mappings, before: int) -> Numbers:
+    """An entry by its numbers and address; ``before``: calls in earlier slices."""
     address = int(row["address"])
     return {
-        "call": int(row["call"]),
+        "call": int(row["call"]) + before,
         "entry": int(row["entry"]),
         "address": hex(address),
         "mapping": mappings.name(address),

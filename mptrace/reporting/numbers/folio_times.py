@@ -3,90 +3,115 @@
 
 import numpy as np
 
-from mptrace.arrays import Bools, Bytes, Ints, Table, Words
+from mptrace.arrays import Bools, Ints
 from mptrace.outcomes.joined import FAILED, MOVED
-from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import NO_LOOKUP
-from mptrace.reporting.numbers.sums import Numbers, distribution, summed_over_folios
+from mptrace.reporting.numbers.parts import Part
+from mptrace.reporting.numbers.sums import (
+    Numbers,
+    Spread,
+    add_to,
+    matrix_of,
+    summed_over_folios,
+    sums_of_pairs,
+)
 
 
 class FolioTimes:
     """The folio records of calls that ended, column by column.
 
-    :param closed: call_id of these calls.
-    :param outcome: of each row of ``folios``, by ``fates.outcomes()``.
-    :param split: rows of ``folios`` that were split.
-    :param left_out: which rows of ``folios`` are mptrace's own.
+    :param left_out: which folios of the slice are in no sum.
     """
 
-    def __init__(
-        self,
-        folios: Table,
-        closed: Words,
-        outcome: Bytes,
-        split: Ints,
-        left_out: Bools,
-    ) -> None:
+    def __init__(self, part: Part, left_out: Bools) -> None:
+        folios, closed = part.tables["folios"], part.closed
         inside = (folios["call_id"] != 0) & ~left_out
         if not inside.all() or not np.isin(np.unique(folios["call_id"]), closed).all():
             inside &= np.isin(folios["call_id"], closed)
         self._all = folios
         self._rows = np.flatnonzero(inside)
         self.isolated = self.column("isolate_rc") == 0
-        self.moved = outcome[self._rows] == MOVED
-        self.failed = outcome[self._rows] == FAILED
+        self.moved = part.outcome[self._rows] == MOVED
+        self.failed = part.outcome[self._rows] == FAILED
         self.pages = self.column("nr_pages")
         # A folio that was split moved as its head page; the tails have their own records.
-        self.pages[np.isin(self._rows, split)] = 1
+        self.pages[np.isin(self._rows, part.split)] = 1
 
     def column(self, name: str) -> Ints:
         """A field of the records, int64."""
         return self._all[name][self._rows].astype(np.int64)
 
+
+class FolioSums:
+    """What the folio records of calls sum up to, slice by slice."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(
+            ("lookups", "isolated", "moved", "moved_pages", "allocations", "moves_tried"), 0
+        )
+        self._sizes: dict[int, int] = {}
+        self._pairs: dict[int, int] = {}
+        self._dark = dict.fromkeys(("folios", "open", "windows"), 0)
+        self._blackout, self._span, self._stayed = Spread(), Spread(), Spread()
+
+    def add(self, folios: FolioTimes) -> None:
+        """Add those of a slice."""
+        pages = folios.pages[folios.moved]
+        sizes, counts = np.unique(pages, return_counts=True)
+        add_to(self._sizes, sizes, counts)
+        looked_up = folios.column("lookup_seq") != NO_LOOKUP
+        for name, count in {
+            "lookups": looked_up.sum(),
+            "isolated": (folios.isolated & looked_up).sum(),
+            "moved": folios.moved.sum(),
+            "moved_pages": pages.sum(),
+            "allocations": folios.column("n_alloc").sum(),
+            "moves_tried": folios.column("n_move").sum(),
+        }.items():
+            self._counts[name] += int(count)
+        add_to(
+            self._pairs,
+            *sums_of_pairs(
+                folios.column("src_nid"), folios.column("dst_nid"), folios.pages, folios.moved
+            ),
+        )
+        dark, total = folios.column("n_dark"), folios.column("blackout_ns")
+        # A window that was open when its record ended has no sensible sum.
+        whole = (dark > 0) & (total >= 0)
+        span = (folios.column("light_last_ns") - folios.column("dark_first_ns"))[whole]
+        self._dark["folios"] += int(whole.sum())
+        self._dark["open"] += int(((dark > 0) & ~whole).sum())
+        self._dark["windows"] += int(dark[whole].sum())
+        self._blackout.add(total[whole])
+        self._span.add(span[span >= 0])
+        self._stayed.add(total[whole & folios.failed])
+
+    @property
+    def moved_pages(self) -> int:
+        """Base pages that moved."""
+        return self._counts["moved_pages"]
+
     def summary(self) -> Numbers:
         """Folios seen, isolated, moved; base pages moved; by size."""
-        sizes, counts = np.unique(self.pages[self.moved], return_counts=True)
-        looked_up = self.column("lookup_seq") != NO_LOOKUP
+        by_size = {str(size): self._sizes[size] for size in sorted(self._sizes)}
+        first = ("lookups", "isolated", "moved", "moved_pages")
         return {
-            "lookups": int(looked_up.sum()),
-            "isolated": int((self.isolated & looked_up).sum()),
-            "moved": int(self.moved.sum()),
-            "moved_pages": int(self.pages[self.moved].sum()),
-            "moved_by_size": {
-                str(int(size)): int(count) for size, count in zip(sizes, counts, strict=True)
-            },
-            "allocations": int(self.column("n_alloc").sum()),
-            "moves_tried": int(self.column("n_move").sum()),
+            **{name: self._counts[name] for name in first},
+            "moved_by_size": by_size,
+            **{name: self._counts[name] for name in ("allocations", "moves_tried")},
         }
 
     def matrix(self) -> list[Numbers]:
         """Base pages that really moved, from node to node."""
-        source, target = self.column("src_nid")[self.moved], self.column("dst_nid")[self.moved]
-        key, place = ranks((source << 16) + (target & 0xFFFF))
-        pages = np.bincount(place, weights=self.pages[self.moved], minlength=key.size)
-        return [
-            {
-                "from": int(pair >> 16),
-                "to": int(np.int16(pair & 0xFFFF)),
-                "pages": int(count),
-            }
-            for pair, count in zip(key, pages, strict=True)
-        ]
+        return matrix_of(self._pairs)
 
     def blackout(self) -> Numbers:
         """How long pages of folios were inaccessible: the sum of each one's windows."""
-        dark = self.column("n_dark")
-        total = self.column("blackout_ns")
-        # A window that was open when its record ended has no sensible sum.
-        whole = (dark > 0) & (total >= 0)
-        span = (self.column("light_last_ns") - self.column("dark_first_ns"))[whole]
         return {
             "unit": "folio",
-            "folios": int(whole.sum()),
-            "open": int(((dark > 0) & ~whole).sum()),
-            "windows": int(dark[whole].sum()),
-            **summed_over_folios(total[whole]),
-            **distribution(total[whole]),
-            "span": distribution(span[span >= 0]),
-            "stayed": distribution(total[whole & self.failed]),
+            **self._dark,
+            **summed_over_folios(self._blackout.total),
+            **self._blackout.numbers(),
+            "span": self._span.numbers(),
+            "stayed": self._stayed.numbers(),
         }

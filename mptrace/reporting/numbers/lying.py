@@ -11,6 +11,22 @@ from mptrace.recording.layouts import NO_LOOKUP, SEEN_FILE, SEEN_STATE, STAGE_VM
 from mptrace.reporting.numbers.sums import Numbers
 
 
+class There:
+    """What lies at the folios that a report names as examples, noted while their slice is here."""
+
+    def __init__(self, lying: Lying) -> None:
+        self._lying = lying
+        self._found: dict[int, Numbers] = {}
+
+    def note(self, number: int, tables: Tables, folio: int) -> None:
+        """Note one by its number in the recording; ``folio``: its row in ``tables``."""
+        self._found[number] = lies_there(tables, self._lying, folio)
+
+    def at(self, number: int | None) -> Numbers:
+        """``kind`` and ``file`` of one that was noted; None: no folio is known."""
+        return {"kind": None, "file": None} if number is None else self._found[number]
+
+
 def lies_there(tables: Tables, lying: Lying, folio: int | None) -> Numbers:
     """``kind`` and ``file`` of the page of a row of `folios`, from what its refusal left.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mptrace.arrays import Ints, Table
+from mptrace.arrays import Table
 from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import Coverage
 from mptrace.reporting.numbers.sums import Numbers
@@ -26,18 +26,32 @@ _NEEDS = {
 _UNSEEN = ("missing", "not_separable")
 
 
+#: Columns of a folio's record that are summed.
+PHASE_COLUMNS = (
+    "isolate_ns",
+    "alloc_ns",
+    "lock_ns",
+    "unmap_ns",
+    "flush_ns",
+    "move_ns",
+    "copy_ns",
+    "lru_ns",
+    "remap_ns",
+    "release_ns",
+)
+
+
 def phases_of_folios(
-    folios: Table,
-    rows: Ints,
+    total: Mapping[str, int],
     migrations: Table,
     coverage: Mapping[str, Coverage],
     detail: str,
     *,
     of_calls: bool,
 ) -> Numbers:
-    """Nanoseconds of each phase inside migrate_pages(), summed over these folios.
+    """Nanoseconds of each phase inside migrate_pages(), summed over folios.
 
-    :param rows: of ``folios``.
+    :param total: sum of each of :data:`PHASE_COLUMNS`.
     :param migrations: whose TLB flushes per batch count.
     :param coverage: phases of the session by name.
     :param detail: the level of detail.
@@ -45,22 +59,18 @@ def phases_of_folios(
     :returns: phase -> ns; None where no probe tells it apart: it is then in ``move``
         (``copy``) or ``unmap`` (``tlb_flush``).
     """
-
-    def total(name: str) -> int:
-        return int(folios[name][rows].astype(np.int64).sum())
-
-    flush = total("flush_ns")
-    sums = {"isolate": total("isolate_ns")} if of_calls else {}
+    flush = total["flush_ns"]
+    sums = {"isolate": total["isolate_ns"]} if of_calls else {}
     sums |= {
-        "allocate": total("alloc_ns"),
-        "lock": total("lock_ns"),
-        "unmap": total("unmap_ns") - flush,
+        "allocate": total["alloc_ns"],
+        "lock": total["lock_ns"],
+        "unmap": total["unmap_ns"] - flush,
         "tlb_flush": flush + int(migrations["flush_ns"].astype(np.int64).sum()),
-        "move": total("move_ns") - total("copy_ns"),
-        "copy": total("copy_ns"),
-        "lru_add": total("lru_ns"),
-        "remap": total("remap_ns"),
-        "release": total("release_ns"),
+        "move": total["move_ns"] - total["copy_ns"],
+        "copy": total["copy_ns"],
+        "lru_add": total["lru_ns"],
+        "remap": total["remap_ns"],
+        "release": total["release_ns"],
     }
     found: Numbers = {}
     for name, ns in sums.items():

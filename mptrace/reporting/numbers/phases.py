@@ -8,7 +8,7 @@ from mptrace.recording.layouts import NO_LOOKUP
 from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.folio_times import FolioTimes
-from mptrace.reporting.numbers.sums import Numbers, distribution
+from mptrace.reporting.numbers.sums import Numbers, Spread
 
 #: State of a phase that the level of detail leaves out.
 NOT_TRACED = "not_traced"
@@ -38,79 +38,110 @@ _OF_OUTCOMES = ("drain", "walk", "migrate")
 _INSIDE = {"tlb_flush": "unmap", "copy": "move"}
 
 
-def phases_of(
-    closed: Table,
-    migrations: Table,
-    folios: FolioTimes,
-    call_ns: int,
-    meta: Meta,
-) -> Numbers:
-    own = migrations[np.isin(migrations["call_id"], closed["call_id"])]
-    own = own[own["call_id"] != 0]
-    flush, unmap = folios.column("flush_ns"), folios.column("unmap_ns")
-    copy, move = folios.column("copy_ns"), folios.column("move_ns")
-    n_flush = folios.column("n_flush")
-    gaps = _walk_gaps(closed, own, folios)
-    ended = own[own["exit_ns"] != 0]
-    spent = (ended["exit_ns"] - ended["enter_ns"]).astype(np.int64)
-    isolate = folios.column("isolate_ns")
-    drains = closed["drain_ns"][closed["n_drain"] > 0].astype(np.int64)
-    batch_ns, batches = own["flush_ns"].astype(np.int64), own["n_flush"].astype(np.int64)
+#: Phases of folios: the column of their times, and that of how often there were such;
+#: None: wherever there is a time.
+_OF_FOLIOS: dict[str, tuple[str, str | None]] = {
+    "allocate": ("alloc_ns", "n_alloc"),
+    "lock": ("lock_ns", None),
+    "copy": ("copy_ns", "n_copy"),
+    "lru_add": ("lru_ns", None),
+    "remap": ("remap_ns", "n_remap"),
+    "release": ("release_ns", None),
+}
 
-    def of(values: Ints, counts: Ints) -> tuple[int, int, Ints]:
-        happened = counts > 0
-        return int(counts.sum()), int(values.sum()), values[happened]
 
-    def between(column: str) -> tuple[int, int, Ints]:
-        values = folios.column(column)
-        return of(values, (values > 0).astype(np.int64))
+class PhaseSums:
+    """What the folio records of calls say of the phases, slice by slice.
 
-    measured = {
-        "drain": (int(closed["n_drain"].astype(np.int64).sum()), int(drains.sum()), drains),
-        "walk": (int(gaps.size), int(gaps.sum()) - int(isolate.sum()), gaps[:0]),
-        "migrate": (int(own.size), int(spent.sum()), spent),
-        "isolate": of(isolate, folios.isolated.astype(np.int64)),
-        "allocate": of(folios.column("alloc_ns"), folios.column("n_alloc")),
-        "lock": between("lock_ns"),
-        "unmap": of(unmap - flush, folios.column("n_unmap")),
-        "tlb_flush": (
-            int(n_flush.sum() + batches.sum()),
-            int(flush.sum() + batch_ns.sum()),
-            np.concatenate([flush[n_flush > 0], batch_ns[batches > 0]]),
-        ),
-        "move": of(move - copy, folios.column("n_move")),
-        "copy": of(copy, folios.column("n_copy")),
-        "lru_add": between("lru_ns"),
-        "remap": of(folios.column("remap_ns"), folios.column("n_remap")),
-        "release": between("release_ns"),
-    }
-    states = _states(meta)
-    phases: Numbers = {}
-    attributed = 0
-    for name, (unit, _) in _PHASES.items():
-        count, total, values = measured[name]
-        state, reason = states[name]
-        if name == "migrate" and meta.detail != LEVEL_OUTCOMES:
-            continue
-        if state == NOT_TRACED:
-            phases[name] = _phase(unit, state, reason, 0, None, call_ns, values[:0])
-            continue
-        if state in ("missing", "not_separable") and not count:
-            inside = _INSIDE.get(name)
-            if inside:
-                reason = f"its time is in {inside}" + (f" ({reason})" if reason else "")
-            phases[name] = _phase(unit, state, reason, 0, None, call_ns, values[:0])
-            continue
-        attributed += total
-        phases[name] = _phase(unit, state, reason, count, total, call_ns, values)
-    phases["unattributed"] = _phase(
-        "call", "computed", "", int(closed.size), call_ns - attributed, call_ns, copy[:0]
-    )
-    return phases
+    :param calls: rows of the table of calls.
+    """
+
+    def __init__(self, calls: int) -> None:
+        self._counts = dict.fromkeys(_PHASES, 0)
+        self._totals = dict.fromkeys(_PHASES, 0)
+        self._spreads = {name: Spread() for name in _PHASES}
+        #: When the last lookup of each call began, 0: it had none.
+        self._last = np.zeros(calls, np.int64)
+
+    def add(self, folios: FolioTimes, calls: Table, rows: Ints) -> None:
+        """Add those of a slice; ``rows``: number of each of its calls."""
+        flush, unmap = folios.column("flush_ns"), folios.column("unmap_ns")
+        copy, move = folios.column("copy_ns"), folios.column("move_ns")
+        isolate = folios.column("isolate_ns")
+        self._add("isolate", isolate, folios.isolated.astype(np.int64))
+        self._add("unmap", unmap - flush, folios.column("n_unmap"))
+        self._add("move", move - copy, folios.column("n_move"))
+        self._add("tlb_flush", flush, folios.column("n_flush"))
+        for name, (values, counts) in _OF_FOLIOS.items():
+            ns = folios.column(values)
+            happened = (ns > 0).astype(np.int64) if counts is None else folios.column(counts)
+            self._add(name, ns, happened)
+        lookup = folios.column("lookup_seq") != NO_LOOKUP
+        order = np.argsort(calls["call_id"], kind="stable")
+        ids = calls["call_id"][order]
+        if lookup.any():
+            call_id = folios.column("call_id")[lookup].astype(np.uint64)
+            place = np.searchsorted(ids, call_id)
+            last = np.zeros(ids.size, np.int64)
+            np.maximum.at(last, place, folios.column("start_ns")[lookup])
+            self._last[rows[order]] = last
+
+    def _add(self, name: str, values: Ints, counts: Ints) -> None:
+        self._counts[name] += int(counts.sum())
+        self._totals[name] += int(values.sum())
+        self._spreads[name].add(values[counts > 0])
+
+    def numbers(
+        self, calls: Table, closed: Ints, migrations: Table, call_ns: int, meta: Meta
+    ) -> Numbers:
+        """The phases of the report.
+
+        :param calls: table of calls; ``closed``: rows of those that ended and are in the sums.
+        :param migrations: those that are in the sums.
+        """
+        some = calls[closed]
+        own = migrations[np.isin(migrations["call_id"], some["call_id"])]
+        own = own[own["call_id"] != 0]
+        gaps = _walk_gaps(some, own, self._last[closed])
+        drains = some["drain_ns"][some["n_drain"] > 0].astype(np.int64)
+        batch_ns, batches = own["flush_ns"].astype(np.int64), own["n_flush"].astype(np.int64)
+        self._add("tlb_flush", batch_ns, batches)
+        self._counts["drain"] = int(some["n_drain"].astype(np.int64).sum())
+        self._totals["drain"] = int(drains.sum())
+        self._spreads["drain"] = Spread(drains)
+        self._counts["walk"] = int(gaps.size)
+        self._totals["walk"] = int(gaps.sum()) - self._totals["isolate"]
+        ended = own[own["exit_ns"] != 0]
+        spent = (ended["exit_ns"] - ended["enter_ns"]).astype(np.int64)
+        self._counts["migrate"], self._totals["migrate"] = int(own.size), int(spent.sum())
+        self._spreads["migrate"] = Spread(spent)
+        states = _states(meta)
+        phases: Numbers = {}
+        attributed = 0
+        for name, (unit, _) in _PHASES.items():
+            count, total = self._counts[name], self._totals[name]
+            state, reason = states[name]
+            if name == "migrate" and meta.detail != LEVEL_OUTCOMES:
+                continue
+            if state == NOT_TRACED:
+                phases[name] = _phase(unit, state, reason, 0, None, call_ns, Spread())
+                continue
+            if state in ("missing", "not_separable") and not count:
+                inside = _INSIDE.get(name)
+                if inside:
+                    reason = f"its time is in {inside}" + (f" ({reason})" if reason else "")
+                phases[name] = _phase(unit, state, reason, 0, None, call_ns, Spread())
+                continue
+            attributed += total
+            phases[name] = _phase(unit, state, reason, count, total, call_ns, self._spreads[name])
+        phases["unattributed"] = _phase(
+            "call", "computed", "", int(some.size), call_ns - attributed, call_ns, Spread()
+        )
+        return phases
 
 
 def _phase(
-    unit: str, state: str, reason: str, count: int, total: int | None, call_ns: int, values: Ints
+    unit: str, state: str, reason: str, count: int, total: int | None, call_ns: int, values: Spread
 ) -> Numbers:
     return {
         "unit": unit,
@@ -119,14 +150,16 @@ def _phase(
         "count": count,
         "total_ns": total,
         "share": total / call_ns if total is not None and call_ns else None,
-        **distribution(values),
+        **values.numbers(),
     }
 
 
-def _walk_gaps(closed: Table, own: Table, folios: FolioTimes) -> Ints:
+def _walk_gaps(closed: Table, own: Table, looked_up: Ints) -> Ints:
     """Time in which a call walked its arrays: up to each migration, and to the last lookup.
 
     From the call's start, less the drain, or from the exit of the migration before.
+
+    :param looked_up: when the last lookup of each call began, 0: it had none.
     """
     if not closed.size:
         return np.zeros(0, np.int64)
@@ -146,12 +179,7 @@ def _walk_gaps(closed: Table, own: Table, folios: FolioTimes) -> Ints:
         begin[call] = leave
     else:
         gaps = np.zeros(0, np.int64)
-    last = begin.copy()
-    lookup = folios.column("lookup_seq") != NO_LOOKUP
-    if lookup.any():
-        call_id = folios.column("call_id")[lookup].astype(np.uint64)
-        np.maximum.at(last, np.searchsorted(ids, call_id), folios.column("start_ns")[lookup])
-    tail = last - begin
+    tail = np.maximum(looked_up[order], begin) - begin
     return np.concatenate([gaps, tail[tail > 0]])
 
 

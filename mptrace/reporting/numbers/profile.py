@@ -5,50 +5,41 @@ All times are nanoseconds of CLOCK_MONOTONIC, all sums int64: a difference that
 comes out negative is shown as negative.  A share is of the calls' time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
 
-from mptrace.arrays import Table
-from mptrace.outcomes.chosen import choose
-from mptrace.outcomes.correlate import ENTRY_REASONS, MOVED, Correlation, correlate
-from mptrace.outcomes.fates import Fates, failed_migrations, fates
-from mptrace.outcomes.fates import outcomes as outcomes_of
-from mptrace.outcomes.left_out import chosen_calls, left_out
+from mptrace.arrays import Table, Tables
+from mptrace.outcomes.correlate import Correlation
 from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.mappings import Mappings
-from mptrace.outcomes.own import Own, own_of
 from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.outcomes.said import said_of
 from mptrace.outcomes.selection import EVERYTHING, Selection
-from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES
+from mptrace.recording.layouts import NOT_COUNTED
 from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
+from mptrace.recording.slices import Slices
 from mptrace.recording.when import Clock, with_utc
 from mptrace.reporting.numbers.balancing import balancing_numbers
-from mptrace.reporting.numbers.budget import cost_curve, within
-from mptrace.reporting.numbers.callers import callers_of
-from mptrace.reporting.numbers.calls import (
-    agreement_of,
-    calls_of,
-    disagreements_of,
-    entries_of,
-    failure_causes_of,
-    failures_of,
-    unknown_reasons_of,
-)
-from mptrace.reporting.numbers.folio_times import FolioTimes
-from mptrace.reporting.numbers.groups import groups_of
-from mptrace.reporting.numbers.misled import misled_of
+from mptrace.reporting.numbers.budget import CostCurve, within
+from mptrace.reporting.numbers.callers import CallerSums
+from mptrace.reporting.numbers.calls import EntrySums, calls_of
+from mptrace.reporting.numbers.failure_causes import FailureCauses
+from mptrace.reporting.numbers.folio_times import FolioSums, FolioTimes
+from mptrace.reporting.numbers.groups import GroupSums
+from mptrace.reporting.numbers.lying import There
+from mptrace.reporting.numbers.misled import Misled
 from mptrace.reporting.numbers.own import numbers_of
-from mptrace.reporting.numbers.paths import paths_of
-from mptrace.reporting.numbers.phases import phases_of
-from mptrace.reporting.numbers.slowest import slowest_calls
+from mptrace.reporting.numbers.parts import Gathered, parts_of
+from mptrace.reporting.numbers.paths import PathSums
+from mptrace.reporting.numbers.phases import PhaseSums
+from mptrace.reporting.numbers.slowest import SlowestCalls
 from mptrace.reporting.numbers.stacks import stacks_of
-from mptrace.reporting.numbers.stalls import stalls_of
+from mptrace.reporting.numbers.stalls import Stalls
 from mptrace.reporting.numbers.summary import summary_of
-from mptrace.reporting.numbers.sums import Numbers, count_codes, distribution, span, without
+from mptrace.reporting.numbers.sums import Numbers, distribution, span
 from mptrace.units import many
 
 __all__ = ["SCHEMA_VERSION", "distribution", "is_clean", "profile"]
@@ -61,7 +52,7 @@ MIN_COST_ROUNDS = 3
 
 
 def profile(
-    tables: Mapping[str, Table],
+    recording: Tables | Slices,
     meta: Meta,
     *,
     missing_parts: Sequence[str] = (),
@@ -71,7 +62,8 @@ def profile(
 ) -> Numbers:
     """Compute the numbers of a report.
 
-    :param tables: tables of a recording by name, layouts of ``layouts.TABLES``.
+    :param recording: tables of a recording by name, layouts of ``layouts.TABLES``; or its
+        slices, of which everything is selected.
     :param meta: its meta.json; keys that are only shown are passed on as they stand there.
     :param missing_parts: parts of the recording that are gone.
     :param correlation: of these tables, when it is there already.
@@ -79,27 +71,46 @@ def profile(
         movement.  Losses, coverage and cost are those of the session.
     :param budget_ns: adds the largest batches whose measured p99 stays below it.
     """
-    own = own_of(tables, meta)
-    every, fate = correlation or correlate(tables, meta), fates(tables, meta)
-    chosen = choose(tables, meta, selection, every, fate, own)
-    out = left_out(own, chosen)
-    found = chosen_calls(every, tables, meta, own, chosen, whole=False)
-    whole = chosen_calls(every, tables, meta, own, chosen, whole=True)
-    rows = found.rows
+    gathered = Gathered(recording, meta)
+    tables = gathered.tables
+    processes, mappings = RecordedProcesses(tables, meta), Mappings(meta.mappings)
+    lying = Lying(tables, meta)
+    there, most = There(lying), selection.top or 0
+    entries = EntrySums(mappings)
+    causes = FailureCauses(meta, mappings, lying, there)
+    times = folios = FolioSums()
+    if selection.is_filter:
+        folios = FolioSums()
+    phases = PhaseSums(tables["calls"].size)
+    paths = PathSums(tables, meta, lying, there)
+    callers = CallerSums(tables["calls"])
+    groups, misled = GroupSums(), Misled(tables["calls"], callers.group, meta)
+    stalls = Stalls(recording, meta, processes, lying, most=most)
+    curve, slowest = CostCurve(tables, meta), SlowestCalls(most=most)
+    whats: Numbers | None = None
+    for part in parts_of(recording, meta, selection, correlation):
+        gathered.add(part)
+        of_calls = FolioTimes(part, part.own.folios)
+        phases.add(of_calls, part.tables["calls"], part.rows("calls"))
+        times.add(of_calls)
+        if folios is not times:
+            folios.add(FolioTimes(part, part.out.folios))
+        for each in (entries, causes, paths, callers, groups, misled, curve):
+            each.add(part)
+        if meta.raw.get("workload"):
+            slowest.add(part)
+        stalls.add(part, gathered)
+        if selection.is_filter or selection.top:
+            some = part.tables, meta, part.every, part.own
+            whats = said_of(selection, part.chosen, *some)
+    own, out = gathered.own, gathered.out
     calls = tables["calls"][~out.calls]
+    asked = (tables["calls"]["nodes_ptr"] != 0) & (tables["calls"]["exit_ns"] != 0)
+    closed = np.flatnonzero(asked & ~out.calls)
+    ended = tables["calls"][closed]
     migrations = tables["migrations"][~own.migrations]
-    closed = calls[(calls["nodes_ptr"] != 0) & (calls["exit_ns"] != 0)]
-    mappings, lying = Mappings(meta.mappings), Lying(tables, meta)
-    outcomes = count_codes(rows["outcome"], OUTCOMES)
-    outcomes["unknown"] += found.beyond_bound
-    call_ns = span(closed, "enter_ns", "exit_ns")
-    split = np.union1d(found.split, fate.row[fate.is_split])
-    outcome, _ = outcomes_of(tables, meta, fate)
-    of_calls = np.unique(closed["call_id"])
-    times = FolioTimes(tables["folios"], of_calls, outcome, split, own.folios)
-    folios = FolioTimes(tables["folios"], of_calls, outcome, split, out.folios)
-    processes = RecordedProcesses(tables, meta)
-    curves = cost_curve(tables, meta, fate, out)
+    call_ns = span(ended, "enter_ns", "exit_ns")
+    curves = curve.numbers(gathered)
     said = meta.raw
     numbers = {
         "schema_version": SCHEMA_VERSION,
@@ -118,9 +129,7 @@ def profile(
         "settings": dict(said.get("settings") or {}),
         "workload": said.get("workload"),
         "scope": said.get("scope"),
-        "selection": said_of(selection, chosen, tables, meta, every, own)
-        if selection.is_filter or selection.top
-        else None,
+        "selection": whats,
         "filters": dict(said.get("filters") or {}),
         "tier": meta.tier,
         "detail": meta.detail,
@@ -133,50 +142,41 @@ def profile(
         "lost": dict(meta.lost),
         "cost": _cost(meta),
         "memory_bound_bytes": said.get("memory_bound_bytes"),
-        "own": numbers_of(own, fate, chosen),
+        "own": numbers_of(gathered),
         "mappings": {**lying.seen, "gap": meta.mappings_gap},
         "calls": calls_of(
             calls,
-            closed,
-            whole.rows,
+            ended,
+            gathered.calls_seen,
             call_ns,
-            own.of_calls(tables["calls"], found.call_ids) | ~chosen.ordinals,
+            gathered.left_out,
         ),
-        "migrations": _migrations(tables["migrations"], fate, own, out, meta),
-        "paths": paths_of(tables, meta, fate, processes, own, out, lying),
-        "folios_without_migration": _strays(fate, out),
-        "callers": callers_of(tables, found, processes),
-        "groups": groups_of(tables, whole, processes, out),
-        "misled": misled_of(tables, meta, found, processes),
-        "stalls": stalls_of(tables, meta, fate, processes, out, lying, most=selection.top or 0),
+        "migrations": _migrations(gathered, meta),
+        "paths": paths.numbers(gathered, processes),
+        "folios_without_migration": dict(gathered.strays),
+        "callers": callers.numbers(gathered, processes),
+        "groups": groups.numbers(gathered, processes),
+        "misled": misled.numbers(gathered, processes),
+        "stalls": stalls.numbers(gathered),
         "balancing": balancing_numbers(tables, meta, processes, out, missing_parts=missing_parts),
-        "stacks": stacks_of(tables, meta, fate, processes, out),
+        "stacks": stacks_of(tables, meta, processes, gathered),
         "cost_curve": curves,
         "budget": None if budget_ns is None else within(curves, budget_ns),
-        "entries": entries_of(closed, rows, found.beyond_bound),
-        "outcomes": outcomes,
-        "entry_reasons": without(count_codes(rows["entry_reason"], ENTRY_REASONS), ""),
-        "unknown_reasons": unknown_reasons_of(rows, found.beyond_bound),
-        "agreement": agreement_of(
-            rows, found.beyond_bound, has_driver=tables["driver_calls"].size > 0
-        ),
-        "disagreements": disagreements_of(rows, mappings),
+        "entries": entries.entries(ended, gathered.beyond),
+        "outcomes": entries.outcomes(gathered.beyond),
+        "entry_reasons": entries.entry_reasons(),
+        "unknown_reasons": entries.unknown_reasons(gathered.beyond),
+        "agreement": entries.agreement(gathered.beyond, has_driver=tables["driver_calls"].size > 0),
+        "disagreements": entries.disagreements(),
         "folios": folios.summary(),
-        "phases": phases_of(closed, migrations, times, call_ns, meta),
+        "phases": phases.numbers(tables["calls"], closed, migrations, call_ns, meta),
         "blackout": folios.blackout(),
         "rates": _rates(times, call_ns, meta),
         "matrix": times.matrix(),
-        "failures": failures_of(rows, mappings),
-        "failure_causes": failure_causes_of(tables, meta, found, mappings, lying),
+        "failures": entries.failures(),
+        "failure_causes": causes.numbers(),
     }
-    slowest: list[Numbers] = []
-    if numbers["workload"]:
-        pages = tables["folios"]["nr_pages"].astype(np.int64)
-        pages[split] = 1
-        slowest = slowest_calls(
-            tables["calls"], whole, tables["folios"], outcome, pages, most=selection.top or 0
-        )
-    summary = summary_of(numbers, slowest, tables, lying)
+    summary = summary_of(numbers, slowest.numbers(), there)
     timed: Numbers = with_utc(numbers, Clock(said.get("started"), said.get("ended")))
     return {**timed, "summary": summary}
 
@@ -198,26 +198,15 @@ def is_clean(numbers: Numbers) -> bool:
     )
 
 
-def _strays(found: Fates, own: Own) -> Numbers:
-    """Folios whose migration has no record: nobody can say who moved them, and why."""
-    lone = (found.migration < 0) & ~own.folios[found.row]
-    return {"folios": int(lone.sum()), "pages": int(found.pages[lone].sum())}
-
-
-def _migrations(migrations: Table, found: Fates, own: Own, out: Own, meta: Meta) -> Numbers:
-    others = ~out.migrations
+def _migrations(gathered: Gathered, meta: Meta) -> Numbers:
+    migrations, others = gathered.tables["migrations"], ~gathered.out.migrations
     of_calls = others & (migrations["call_id"] != 0)
     strange = others & (migrations["call_id"] == 0)
-    failed = failed_migrations(migrations, found, own.beside(found))
+    failed = gathered.failed
     groups = []
     for reason in np.unique(migrations["reason"][strange]):
         is_member = strange & (migrations["reason"] == reason)
         group = migrations[is_member]
-        theirs = np.zeros(found.row.size, np.bool_)
-        known = found.migration >= 0
-        theirs[known] = is_member[found.migration[known]]
-        theirs &= ~out.folios[found.row]
-        done = theirs & (found.outcome == MOVED)
         groups.append(
             {
                 "reason": int(reason),
@@ -225,10 +214,10 @@ def _migrations(migrations: Table, found: Fates, own: Own, out: Own, meta: Meta)
                 "count": int(group.size),
                 "failed": int(failed[is_member].sum()),
                 "time_ns": span(group[group["enter_ns"] != 0], "enter_ns", "exit_ns"),
-                "folios": int(theirs.sum()),
+                "folios": int(gathered.folios[is_member].sum()),
                 "moved_pages": _counted(group)
                 if meta.detail == LEVEL_OUTCOMES
-                else int(found.pages[done].sum()),
+                else int(gathered.moved_pages[is_member].sum()),
             }
         )
     return {
@@ -245,8 +234,8 @@ def _counted(migrations: Table) -> int:
     return int(succeeded[succeeded != NOT_COUNTED].astype(np.int64).sum())
 
 
-def _rates(folios: FolioTimes, call_ns: int, meta: Meta) -> Numbers:
-    pages = int(folios.pages[folios.moved].sum())
+def _rates(folios: FolioSums, call_ns: int, meta: Meta) -> Numbers:
+    pages = folios.moved_pages
     seconds = call_ns / 1e9
     return {
         "pages": pages,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mptrace.arrays import Table
+from mptrace.arrays import Ints, Table
 from mptrace.outcomes.fates import Fates
 from mptrace.outcomes.joined import FAILED, MOVED, PMD_BYTES
 from mptrace.recording.joins import ranks
@@ -19,49 +19,60 @@ KINDS = ("page", "large", "thp", "hugetlb")
 _TAILS = ("move", "unmap")
 
 
-def sizes_of(folios: Table, part: Fates, meta: Meta) -> list[Numbers]:
+class SizeSums:
+    """Folios of each kind and size, slice by slice."""
+
+    def __init__(self, meta: Meta) -> None:
+        self._page_size = meta.kernel.page_size
+        #: Number of a size and kind -> folios, and those that moved, were split, stayed, unknown.
+        self.counts: dict[int, Ints] = {}
+
+    def add(self, folios: Table, part: Fates) -> None:
+        """Add some; ``part``: of others' folios."""
+        nr_pages = np.maximum(folios["nr_pages"][part.row].astype(np.int64), 1)
+        is_hugetlb = (folios["flags"][part.row] & FOLIO_HUGETLB) != 0
+        kind = np.where(
+            is_hugetlb,
+            3,
+            np.where(nr_pages == 1, 0, np.where(nr_pages * self._page_size < PMD_BYTES, 1, 2)),
+        )
+        sizes, place = ranks(nr_pages * len(KINDS) + kind)
+        moved, failed = part.outcome == MOVED, part.outcome == FAILED
+        masks = (
+            np.ones(place.size, np.bool_),
+            moved & ~part.is_split,
+            part.is_split,
+            failed & ~part.is_split,
+            ~(moved | failed) & ~part.is_split,
+        )
+        counts = [np.bincount(place[mask], minlength=sizes.size) for mask in masks]
+        for size, row in zip(sizes.tolist(), np.array(counts).T, strict=True):
+            self.counts[size] = self.counts.get(size, 0) + row
+
+
+def sizes_of(sums: SizeSums, meta: Meta) -> list[Numbers]:
     """A dict for each kind and size of folios that migrations had, the small ones first.
 
     ``kind``: of :data:`KINDS`; ``order``: of two, its base pages; ``folios``; of these
     ``moved`` as a whole, were ``split`` (what then became of their pages is in the row of
     kind "page", or of the new size), ``stayed``, ``unknown``.  ``split`` is None where that
     could not be seen: split folios are then among the others.
-
-    :param part: of others' folios.
     """
-    if not part.row.size:
-        return []
-    nr_pages = np.maximum(folios["nr_pages"][part.row].astype(np.int64), 1)
-    is_hugetlb = (folios["flags"][part.row] & FOLIO_HUGETLB) != 0
-    kind = np.where(
-        is_hugetlb,
-        3,
-        np.where(nr_pages == 1, 0, np.where(nr_pages * meta.kernel.page_size < PMD_BYTES, 1, 2)),
-    )
-    sizes, place = ranks(nr_pages * len(KINDS) + kind)
-    can_tell = _sees_splits(meta.phases)
-    sums = {
-        name: np.bincount(place[mask], minlength=sizes.size).tolist()
-        for name, mask in (
-            ("moved", (part.outcome == MOVED) & ~part.is_split),
-            ("split", part.is_split),
-            ("stayed", (part.outcome == FAILED) & ~part.is_split),
-            ("unknown", ~np.isin(part.outcome, (MOVED, FAILED)) & ~part.is_split),
+    can_tell, found = _sees_splits(meta.phases), []
+    for size in sorted(sums.counts):
+        folios, moved, split, stayed, unknown = sums.counts[size].tolist()
+        found.append(
+            {
+                "kind": KINDS[size % len(KINDS)],
+                "order": (size // len(KINDS)).bit_length() - 1,
+                "folios": folios,
+                "moved": moved,
+                "stayed": stayed,
+                "unknown": unknown,
+                "split": split if can_tell or size % len(KINDS) == 0 or split else None,
+            }
         )
-    }
-    counts = np.bincount(place, minlength=sizes.size).tolist()
-    return [
-        {
-            "kind": KINDS[size % len(KINDS)],
-            "order": (size // len(KINDS)).bit_length() - 1,
-            "folios": counts[number],
-            **{name: sums[name][number] for name in ("moved", "stayed", "unknown")},
-            "split": sums["split"][number]
-            if can_tell or size % len(KINDS) == 0 or sums["split"][number]
-            else None,
-        }
-        for number, size in enumerate(sizes.tolist())
-    ]
+    return found
 
 
 def _sees_splits(phases: Mapping[str, Coverage]) -> bool:

@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 
 from mptrace.arrays import Ints, Table, Tables
-from mptrace.outcomes.fates import Fates
-from mptrace.outcomes.joined import MOVED
-from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import PATHS, of_migrations
 from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.outcomes.stacks import StackText, StackTexts, rows_of_uses, table_of
 from mptrace.outcomes.waiting import waits_of
-from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import MIGRATION_KTHREAD
 from mptrace.recording.meta import Meta
 from mptrace.recording.stack_layouts import STACK_OF_CALL, STACK_OF_MIGRATION, STACK_OF_WAIT
+from mptrace.reporting.numbers.parts import Gathered
 from mptrace.reporting.numbers.sums import Numbers
 
 #: Stacks of one row, those of most time; the rest is summed.
@@ -29,18 +26,18 @@ _MOVE_PAGES = next(code for code, path in enumerate(PATHS) if path.key == "move_
 
 
 def stacks_of(
-    tables: Tables, meta: Meta, found: Fates, processes: RecordedProcesses, own: Own
+    tables: Tables, meta: Meta, processes: RecordedProcesses, gathered: Gathered
 ) -> Numbers | None:
     """By initiator and by who waited; times in ns, the most time first.
 
     ``moved_pages`` are those of the folios that moved.  None of a session without stacks.
 
-    :param own: what is left out, mptrace's own and what was not selected.
+    :param gathered: what is left out, mptrace's own and what was not selected; pages that moved.
     """
     uses = table_of(tables, "stack_uses")
     if not uses.size and not meta.raw.get("stacks"):
         return None
-    view = _View(tables, meta, found, processes, own)
+    view = _View(tables, meta, processes, gathered)
     return {
         "uses": int(uses.size),
         "without_record": int((view.row < 0).sum()),
@@ -51,10 +48,10 @@ def stacks_of(
 
 class _View:
     def __init__(
-        self, tables: Tables, meta: Meta, found: Fates, processes: RecordedProcesses, own: Own
+        self, tables: Tables, meta: Meta, processes: RecordedProcesses, gathered: Gathered
     ) -> None:
-        self._tables, self._meta, self._found = tables, meta, found
-        self._processes, self._own = processes, own
+        self._tables, self._meta = tables, meta
+        self._processes, self._own, self._gathered = processes, gathered.out, gathered
         self._uses, self._texts = table_of(tables, "stack_uses"), StackTexts(tables)
         self.row = rows_of_uses(tables)
 
@@ -66,7 +63,8 @@ class _View:
 
     def initiators(self) -> list[Numbers]:
         migrations, calls = self._tables["migrations"], self._tables["calls"]
-        moved_by_migration, moved_by_call = self._moved()
+        gathered = self._gathered
+        moved_by_migration, moved_by_call = gathered.moved_pages, gathered.moved_by_call
         uses, rows = self._kept(STACK_OF_MIGRATION, self._own.migrations)
         some = migrations[rows]
         parts = [
@@ -133,22 +131,6 @@ class _View:
                 for tgid, group in groups.items()
             ]
         )
-
-    def _moved(self) -> tuple[Ints, Ints]:
-        """Base pages moved in each migration, and in each call."""
-        found = self._found.select(~self._own.folios[self._found.row])
-        done = found.outcome == MOVED
-        migrations, calls = self._tables["migrations"], self._tables["calls"]
-        inside = done & (found.migration >= 0)
-        by_migration = np.bincount(
-            found.migration[inside], found.pages[inside], migrations.size
-        ).astype(np.int64)
-        call_ids, place = ranks(
-            np.concatenate([calls["call_id"], self._tables["folios"]["call_id"][found.row[done]]])
-        )
-        of_call = np.bincount(place[calls.size :], found.pages[done], call_ids.size)
-        by_call: Ints = of_call.astype(np.int64)[place[: calls.size]]
-        return by_migration, by_call
 
     def _stacks(self, group: list[tuple[int, int, int]], *, moved: bool) -> Numbers:
         """The different stacks of some uses, by their texts."""

@@ -11,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.arrays import Bools, Ints, Table, Tables
-from mptrace.outcomes.fates import Fates
 from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.mappings import Mappings
-from mptrace.outcomes.own import Own
 from mptrace.outcomes.paths import BY_KEY, PATHS, of_migrations, reason_name
 from mptrace.outcomes.processes import RecordedProcesses, text
-from mptrace.outcomes.waiting import MATCHES, Join, join, waits_of
+from mptrace.outcomes.waiting import MATCHES, Join, join, maybe_waited_for, waits_of, without_holder
 from mptrace.recording.joins import members, ranks
-from mptrace.recording.layouts import MIGRATION_KTHREAD, WAIT_NAMES
+from mptrace.recording.layouts import MIGRATION_KTHREAD, TABLES, WAIT_NAMES
 from mptrace.recording.meta import Meta
+from mptrace.recording.slices import Slices
 from mptrace.recording.when import first_and_last
-from mptrace.reporting.numbers.sums import Numbers, distribution
+from mptrace.reporting.numbers.parts import Gathered, Part
+from mptrace.reporting.numbers.sums import Numbers, Spread, distribution
 
 #: Waits, and threads that waited, named one by one, the longest first.
 MAX_LONGEST = 10
@@ -31,48 +31,80 @@ _MOVE_PAGES = next(code for code, path in enumerate(PATHS) if path.key == "move_
 _WAIT_PHASES = ("wait_pte", "wait_pmd", "wait_hugetlb", "io_sleep")
 
 
-def stalls_of(
-    tables: Tables,
-    meta: Meta,
-    found: Fates,
-    processes: RecordedProcesses,
-    own: Own,
-    lying: Lying,
-    *,
-    most: int = 0,
-) -> Numbers:
-    """Who waited, for how long, for whom: by victim, by initiator, and the longest; ns.
+class Stalls:
+    """Who waited, for how long, for whom; folios are added slice by slice.
 
-    ``blackout`` beside a victim is that of the folios it maps, beside an initiator
-    that of the folios it migrated.  Waits and folios of mptrace itself are left out.
+    A wait names the migration that held its page, whichever slice that is in.  Of the waits
+    that name none the folio that was inaccessible then tells it: where there are such, all
+    slices are gone through before.
 
-    :param own: what is left out, mptrace's own and what was not selected.
+    :param recording: its slices, or all of its tables.
     :param most: threads and longest waits that are named, if more than usual.
     """
-    joined, kept = join(tables, meta), np.flatnonzero(~own.waits)
-    waits = waits_of(tables)[kept]
-    joined = Join(joined.how[kept], joined.migration[kept], joined.call[kept])
-    found = found.select(~own.folios[found.row])
-    start, end = waits["start_ns"].astype(np.int64), waits["end_ns"].astype(np.int64)
-    closed = end >= start
-    who = _Initiators(tables, meta, joined, processes)
-    rows = tables["folios"], tables["calls"]
-    names = Mappings(meta.mappings)
-    some = kept, waits, end - start, closed, joined, who, *rows
-    view = _View(*some, own.folios, found, processes, names, lying, most)
-    states = [meta.phases[name].state for name in _WAIT_PHASES if name in meta.phases]
-    return {
-        "traced": any(state != "missing" for state in states),
-        "count": int(waits.size),
-        "open": int((~closed).sum()),
-        "threads": int(np.unique(waits["tid"]).size),
-        **view.times(np.arange(waits.size)),
-        "matches": {name: int((joined.how == code).sum()) for code, name in enumerate(MATCHES)},
-        "by_victim": view.by_victim(),
-        "by_initiator": view.by_initiator(),
-        "by_thread": view.by_thread(meta, tables["migrations"]),
-        "longest": view.longest(meta, tables["migrations"]),
-    }
+
+    def __init__(
+        self,
+        recording: Tables | Slices,
+        meta: Meta,
+        processes: RecordedProcesses,
+        lying: Lying,
+        *,
+        most: int = 0,
+    ) -> None:
+        self._meta = meta
+        self._tables = recording.whole if isinstance(recording, Slices) else recording
+        self._parts = recording, processes, lying, most
+        self._view: _View | None = None
+
+    def add(self, part: Part, gathered: Gathered) -> None:
+        """Add the folios of a slice, which ``gathered`` has."""
+        self._seen(gathered).add(part)
+
+    def _seen(self, gathered: Gathered) -> "_View":
+        if self._view is None:
+            recording, processes, lying, most = self._parts
+            joined, kept = _joined(recording, self._meta), np.flatnonzero(~gathered.out.waits)
+            waits = waits_of(self._tables)[kept]
+            joined = Join(joined.how[kept], joined.migration[kept], joined.call[kept])
+            start, end = waits["start_ns"].astype(np.int64), waits["end_ns"].astype(np.int64)
+            who = _Initiators(self._tables, self._meta, joined, processes)
+            names = Mappings(self._meta.mappings)
+            some = kept, waits, end - start, end >= start, joined, who, self._tables["calls"]
+            self._view = _View(*some, processes, names, lying, most)
+        return self._view
+
+    def numbers(self, gathered: Gathered) -> Numbers:
+        """By victim, by initiator, by thread, and the longest; times in ns.
+
+        ``blackout`` beside a victim is that of the folios it maps, beside an initiator
+        that of the folios it migrated.  Waits and folios of mptrace itself are left out.
+        """
+        view, meta, migrations = self._seen(gathered), self._meta, self._tables["migrations"]
+        waits, joined = view.waits, view.joined
+        states = [meta.phases[name].state for name in _WAIT_PHASES if name in meta.phases]
+        return {
+            "traced": any(state != "missing" for state in states),
+            "count": int(waits.size),
+            "open": int((~view.closed).sum()),
+            "threads": int(np.unique(waits["tid"]).size),
+            **view.times(np.arange(waits.size)),
+            "matches": {name: int((joined.how == code).sum()) for code, name in enumerate(MATCHES)},
+            "by_victim": view.by_victim(),
+            "by_initiator": view.by_initiator(),
+            "by_thread": view.by_thread(meta, migrations),
+            "longest": view.longest(meta, migrations),
+        }
+
+
+def _joined(recording: Tables | Slices, meta: Meta) -> Join:
+    if not isinstance(recording, Slices):
+        return join(recording, meta)
+    whole, left = recording.whole, without_holder(recording.whole)
+    found = [np.zeros(0, TABLES["folios"])]
+    for tables in recording if left.size else ():
+        folios = tables["folios"]
+        found.append(np.take(folios, maybe_waited_for(left, folios, meta.kernel.page_size)))
+    return join({**whole, "folios": np.concatenate(found)}, meta)
 
 
 class _Initiators:
@@ -116,7 +148,7 @@ class _Initiators:
         }
 
 
-@dataclass(frozen=True)
+@dataclass
 class _View:
     number: Ints  # row of the table that each wait is
     waits: Table
@@ -124,23 +156,55 @@ class _View:
     closed: Bools
     joined: Join
     who: _Initiators
-    folios: Table
     calls: Table
-    is_own: Bools  # which of ``folios`` are mptrace's
-    found: Fates
     processes: RecordedProcesses
     mappings: Mappings
     lying: Lying
     most: int
+
+    def __post_init__(self) -> None:
+        tgids = self.waits["tgid"].astype(np.int64)
+        self._victims, self._of_victim = ranks(tgids)
+        self._holders, self._of_initiator = ranks(self.who.number)
+        self._dark_of_victims = [Spread() for _ in self._victims]
+        self._dark_of_initiators = [Spread() for _ in self._holders]
+        held = self.joined.migration
+        self._held = np.unique(held[held >= 0])
+        # of each migration that was waited for who made it
+        self._holder = np.full(int(held.max(initial=-1)) + 1, -1, np.int64)
+        self._holder[held[held >= 0]] = self._of_initiator[held >= 0]
+        #: Folios that waits name by pointer and holder.
+        self._named = [np.zeros(0, TABLES["folios"])]
+
+    def add(self, part: Part) -> None:
+        """Add the folios of a slice."""
+        if not self.waits.size:
+            return
+        folios = part.tables["folios"]
+        ns = folios["blackout_ns"].astype(np.int64)
+        is_dark = (folios["n_dark"] > 0) & (ns >= 0) & ~part.out.folios
+        dark = np.flatnonzero(is_dark)
+        owner = folios["owner_tgid"][dark].astype(np.int64)
+        place = np.minimum(np.searchsorted(self._victims, owner), self._victims.size - 1)
+        theirs = self._victims[place] == owner
+        _spread_out(self._dark_of_victims, place[theirs], ns[dark[theirs]])
+        fate = part.fate
+        rows = np.append(part.rows("migrations"), -1)[fate.migration]
+        held = (rows >= 0) & (rows < self._holder.size) & is_dark[fate.row]
+        who = self._holder[rows[held]]
+        _spread_out(self._dark_of_initiators, who[who >= 0], ns[fate.row[held][who >= 0]])
+        pointers, holders = np.unique(self.waits["folio"]), np.unique(self.waits["holder_id"])
+        named = np.flatnonzero(_among(folios["src"], pointers))
+        some = np.take(folios, named)
+        mine = _among(some["migration_id"], holders) | _among(some["call_id"], holders)
+        self._named.append(some[mine])
 
     def times(self, rows: Ints) -> Numbers:
         some = self.ns[rows[self.closed[rows]]]
         return {"total_ns": int(some.sum()), **distribution(some)}
 
     def by_victim(self) -> list[Numbers]:
-        tgids, place = ranks(self.waits["tgid"].astype(np.int64))
-        folios, owner = self._folios_of(tgids)
-        dark = members(owner, tgids.size)
+        tgids, place = self._victims, self._of_victim
         victims = []
         for number, rows in enumerate(members(place, tgids.size)):
             tgid = int(tgids[number])
@@ -153,15 +217,10 @@ class _View:
                     **self.times(rows),
                     "kinds": _kinds(self.waits["kind"][rows]),
                     "initiators": self._initiators(rows),
-                    "blackout": _blackout(folios[dark[number]]),
+                    "blackout": _blackout(self._dark_of_victims[number]),
                 }
             )
         return sorted(victims, key=lambda victim: -int(victim["total_ns"]))
-
-    def _folios_of(self, tgids: Ints) -> tuple[Table, Ints]:
-        """Others' folios that processes map, and the number of the process in ``tgids``."""
-        theirs = self.folios[np.isin(self.folios["owner_tgid"], tgids) & ~self.is_own]
-        return theirs, np.searchsorted(tgids, theirs["owner_tgid"].astype(np.int64))
 
     def _initiators(self, rows: Ints) -> list[Numbers]:
         numbers, place = ranks(self.who.number[rows])
@@ -176,10 +235,9 @@ class _View:
         return {"total_ns": int(self.ns[rows[self.closed[rows]]].sum())}
 
     def by_initiator(self) -> list[Numbers]:
-        numbers, place = ranks(self.who.number)
-        folios = self._folios_of_holders(place, numbers.size)
+        groups = members(self._of_initiator, self._holders.size)
         initiators = []
-        for rows, held in zip(members(place, numbers.size), folios, strict=True):
+        for rows, dark in zip(groups, self._dark_of_initiators, strict=True):
             victims, which = ranks(self.waits["tgid"][rows].astype(np.int64))
             named = []
             for number, group in enumerate(members(which, victims.size)):
@@ -199,19 +257,10 @@ class _View:
                         for code, name in enumerate(MATCHES)
                     },
                     "victims": sorted(named, key=lambda each: -int(each["total_ns"])),
-                    "blackout": _blackout(self.folios[self.found.row[held]]),
+                    "blackout": _blackout(dark),
                 }
             )
         return sorted(initiators, key=lambda each: -int(each["total_ns"]))
-
-    def _folios_of_holders(self, initiator: Ints, count: int) -> list[Ints]:
-        """Rows of the folios of the migrations that were waited for, by number of initiator."""
-        held = self.joined.migration
-        most = max(int(held.max(initial=-1)), int(self.found.migration.max(initial=-1))) + 1
-        of_migration = np.full(most + 1, -1, np.int64)  # the last one is that of none
-        of_migration[held[held >= 0]] = initiator[held >= 0]
-        of_migration[most] = -1
-        return members(of_migration[self.found.migration], count)
 
     def longest(self, meta: Meta, migrations: Table) -> list[Numbers]:
         rows = np.flatnonzero(self.closed)
@@ -274,7 +323,7 @@ class _View:
         """Where the migration found the wait's folio mapped by the process that waited; 0: not."""
         if not wait["holder_id"] or not wait["folio"]:
             return 0
-        folios = self.folios
+        folios = np.concatenate(self._named)
         own = folios[
             (folios["src"] == wait["folio"])
             & (
@@ -300,7 +349,18 @@ def _kind(code: int) -> str:
     return WAIT_NAMES[code] if code < len(WAIT_NAMES) else f"kind {code}"
 
 
-def _blackout(folios: Table) -> Numbers:
-    ns = folios["blackout_ns"].astype(np.int64)
-    ns = ns[(folios["n_dark"] > 0) & (ns >= 0)]
-    return {"unit": "folio", "folios": int(ns.size), **distribution(ns)}
+def _blackout(ns: Spread) -> Numbers:
+    return {"unit": "folio", "folios": ns.count, **ns.numbers()}
+
+
+def _spread_out(spreads: list[Spread], place: Ints, values: Ints) -> None:
+    """Add each value to the spread at its place."""
+    for number, rows in enumerate(members(place, len(spreads))):
+        spreads[number].add(values[rows])
+
+
+def _among(values: npt.NDArray[Any], distinct: npt.NDArray[Any]) -> Bools:
+    """Which of many values are among a few, which are in order."""
+    place = np.minimum(np.searchsorted(distinct, values), distinct.size - 1)
+    found: Bools = distinct[place] == values
+    return found

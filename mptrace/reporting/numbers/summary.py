@@ -8,12 +8,10 @@ stayed; and what of all this the recording can't tell.
 from collections.abc import Sequence
 from typing import Any
 
-from mptrace.arrays import Tables
-from mptrace.outcomes.lying import Lying
 from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.when import Clock
 from mptrace.reporting.numbers.advice import advice_of
-from mptrace.reporting.numbers.lying import lies_there
+from mptrace.reporting.numbers.lying import There
 from mptrace.reporting.numbers.sums import Numbers
 
 #: Owners of the pages of one row that are named.
@@ -36,15 +34,14 @@ PAGE_LOSSES = (
 WAIT_LOSSES = ("wait_ring_full", "wait_map_full", "chosen_map_full", "handler_skipped")
 
 
-def summary_of(
-    numbers: Numbers, slowest: Sequence[Numbers], tables: Tables, lying: Lying
-) -> Numbers:
+def summary_of(numbers: Numbers, slowest: Sequence[Numbers], there: There) -> Numbers:
     """What the first screen says, as JSON-able values.
 
     Times of it are ``{"monotonic_ns", "utc"}``, durations ns, pages base pages.
 
     :param numbers: all other numbers of the report (``profile.profile``).
-    :param slowest: of the calls (``slowest.slowest_calls``).
+    :param slowest: of the calls (``slowest.SlowestCalls``).
+    :param there: what lies at the folios of the examples.
     """
     clock = Clock(numbers["started"], numbers["ended"])
     who = _who(numbers, clock)
@@ -83,7 +80,7 @@ def summary_of(
         "who": who,
         "calls": [_call(row, clock) for row in slowest] if numbers["workload"] else None,
         "waited": [_waited(row, clock) for row in waits["by_thread"]],
-        "stayed": _stayed(numbers, tables, lying, clock),
+        "stayed": _stayed(numbers, there, clock),
         "balancing": _balancing(numbers["balancing"]),
         "unknown": _unknown(numbers),
         "advice": advice_of(numbers),
@@ -297,13 +294,12 @@ def _balancing(found: Numbers) -> Numbers | None:
     }
 
 
-def _stayed(numbers: Numbers, tables: Tables, lying: Lying, clock: Clock) -> list[Numbers]:
+def _stayed(numbers: Numbers, there: There, clock: Clock) -> list[Numbers]:
     """Why pages stayed, of calls and of other migrations: the causes of most pages first.
 
     What only follows from another page's failure comes last.
     """
     found: dict[str, Numbers] = {}
-    there = tables, lying
     for group in numbers["failure_causes"]:
         example = group["example"]
         _add(found, group, group["count"], example, example["target_tgid"], there, numbers, clock)
@@ -325,7 +321,7 @@ def _add(
     pages: int,
     example: Numbers,
     tgid: int,
-    there: tuple[Tables, Lying],
+    there: There,
     numbers: Numbers,
     clock: Clock,
 ) -> None:
@@ -345,7 +341,7 @@ def _add(
         "comm": _name(tgid, numbers),
         "mapping": example.get("mapping"),
         "lies_in": example["lies_in"],
-        **lies_there(*there, example["folio"]),
+        **there.at(example["folio"]),
     }
 
 
