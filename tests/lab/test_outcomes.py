@@ -143,8 +143,15 @@ def test_random_cases(recording: Recording) -> None:
 
 
 @ON_BOTH
-@pytest.mark.parametrize("name", ["small", "kinds", "random"])
-def test_at_less_detail_the_outcomes_are_the_same(recording: Recording, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "most"),
+    # of two huge pages side by side nobody knows at this level that they are not one folio;
+    # random calls name pages several times on purpose: where these went is not traced
+    [("small", 0), ("kinds", 4 / 148), ("random", 0.5)],
+)
+def test_at_less_detail_the_outcomes_are_the_same(
+    recording: Recording, name: str, most: float
+) -> None:
     """A second tracer saw the same calls at the level `outcomes`: each entry's outcome is the
     true one, or unknown because this level does not trace it."""
     recorded = recording.section(name, less=True)
@@ -156,8 +163,7 @@ def test_at_less_detail_the_outcomes_are_the_same(recording: Recording, name: st
     assert judged.calls == len(recorded.told)
     unknown = found.rows[found.rows["outcome"] == UNKNOWN]
     assert {cause_name(code) for code in unknown["cause"]} <= {"not_traced", "maybe_same_folio"}
-    # random calls name pages several times on purpose: where these went is not traced
-    assert len(unknown) <= (0.5 * judged.entries if name == "random" else 0)
+    assert len(unknown) <= most * judged.entries
     assert judged.entries
 
 
