@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mptrace.host import bpf
-from mptrace.host import btf as kernel_btf
+from mptrace.host.kernel_types import KernelTypes
 
 #: The function and the tracepoint that the attempts attach to: called by nobody
 #: but move_pages(2), so that an instant on them disturbs no one.
@@ -53,7 +53,7 @@ _READ_KERNEL = (
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def try_methods(tracefs: Path | None, btf: "kernel_btf.Btf | None") -> dict[str, str]:
+def try_methods(tracefs: Path | None, types: KernelTypes | None) -> dict[str, str]:
     """Attach method -> "" where it works here, otherwise why it doesn't.
 
     The methods are "fentry", "kprobe", "tracepoint" and "raw_tracepoint".
@@ -61,7 +61,7 @@ def try_methods(tracefs: Path | None, btf: "kernel_btf.Btf | None") -> dict[str,
     kprobe and have no kprobes (CONFIG_BPF_EVENTS without CONFIG_KPROBE_EVENTS).
     """
     return {
-        method: try_attach(method, target, tracefs, btf)
+        method: try_attach(method, target, tracefs, types)
         for method, target in (
             ("fentry", PROBE_FUNCTION),
             ("kprobe", PROBE_FUNCTION),
@@ -71,21 +71,21 @@ def try_methods(tracefs: Path | None, btf: "kernel_btf.Btf | None") -> dict[str,
     }
 
 
-def try_attach(method: str, target: str, tracefs: Path | None, btf: "kernel_btf.Btf | None") -> str:
+def try_attach(method: str, target: str, tracefs: Path | None, types: KernelTypes | None) -> str:
     """Attach to a function, or a tracepoint "category:name", for an instant: "" or why not."""
     attempts: dict[str, Callable[[], None]] = {
-        "fentry": lambda: _try_fentry(target, btf),
+        "fentry": lambda: _try_fentry(target, types),
         "kprobe": lambda: _try_kprobe(target),
-        "kprobe+fexit": lambda: _try_both(target, btf),
+        "kprobe+fexit": lambda: _try_both(target, types),
         "tracepoint": lambda: _try_tracepoint(target, tracefs),
         "raw_tracepoint": lambda: _try_raw_tracepoint(target),
     }
     return _reason(attempts[method])
 
 
-def _try_both(target: str, btf: "kernel_btf.Btf | None") -> None:
+def _try_both(target: str, types: KernelTypes | None) -> None:
     _try_kprobe(target)
-    _try_fentry(target, btf)
+    _try_fentry(target, types)
 
 
 def try_ring_buffer(size_bytes: int = RING_BYTES) -> str:
@@ -156,10 +156,10 @@ def _load_code(instructions: bytes, program_type: int, attach_type: int, attach_
         )
 
 
-def _try_fentry(target: str, btf: "kernel_btf.Btf | None") -> None:
-    if btf is None:
+def _try_fentry(target: str, types: KernelTypes | None) -> None:
+    if types is None:
         raise _Refused("no BTF to find functions in")
-    function = btf.function_id(target)
+    function = types.function_id(target)
     if function is None:
         raise _Refused(f"BTF has no function '{target}'")
     # ENOTSUPP when attaching: no trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS).

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mptrace.errors import HostError
-from mptrace.host import btf, kernel_symbols
+from mptrace.host import kernel_symbols, kernel_types
 
 _PT_LOAD = 1
 
@@ -61,9 +61,9 @@ class Names:
         return int.from_bytes(data, "little") if data and len(data) == 8 else None
 
     @cached_property
-    def _types(self) -> btf.Btf | None:
+    def _types(self) -> kernel_types.KernelTypes | None:
         try:
-            return btf.running()
+            return kernel_types.running()
         except HostError:
             return None
 

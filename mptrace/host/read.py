@@ -11,6 +11,7 @@ from mptrace.host import (
     bpf_support,
     btf,
     kernel_symbols,
+    kernel_types,
     privileges,
     settings,
     symbols,
@@ -24,6 +25,7 @@ from mptrace.host.facts import (
     KernelFacts,
     Prototype,
 )
+from mptrace.host.kernel_types import KernelTypes
 
 _SLASH = Path("/")
 
@@ -43,10 +45,10 @@ def read_kernel_facts(
     """
     release = _release(root)
     tracefs = symbols.tracefs(root)
-    types = _btf(root)
+    types = _types(root)
     prototypes = types.prototypes(functions) if types else {}
     listed = kernel_symbols.read(root, functions, variables)
-    return KernelFacts(
+    facts = KernelFacts(
         release=release,
         machine=os.uname().machine,
         page_size=os.sysconf("SC_PAGESIZE"),
@@ -63,6 +65,9 @@ def read_kernel_facts(
         migrate_reasons=btf.lowered(types.enum("migrate_reason"), "MR_") if types else {},
         migrate_modes=btf.lowered(types.enum("migrate_mode"), "MIGRATE_") if types else {},
     )
+    if types:
+        types.keep()
+    return facts
 
 
 def read_host_facts(root: Path = _SLASH) -> HostFacts:
@@ -108,11 +113,11 @@ def try_attach(method: str, target: str) -> str:
 
     Detaching fentry waits for the kernel's tasks: 0.35 s under emulation on 6.1.
     """
-    return bpf_support.try_attach(method, target, symbols.tracefs(_SLASH), _btf(_SLASH))
+    return bpf_support.try_attach(method, target, symbols.tracefs(_SLASH), _types(_SLASH))
 
 
 def _methods(
-    tracefs: Path | None, types: btf.Btf | None, prototypes: Mapping[str, Prototype]
+    tracefs: Path | None, types: KernelTypes | None, prototypes: Mapping[str, Prototype]
 ) -> dict[str, str]:
     methods = bpf_support.try_methods(tracefs, types)
     long = (n for n, p in prototypes.items() if len(p.parameters) > REGISTER_ARGUMENTS)
@@ -132,7 +137,7 @@ def _release(root: Path) -> str:
 # A raw tracepoint needs no tracefs, and each has a typedef btf_trace_NAME in BTF
 # (include/trace/bpf_probe.h; syscalls:* have none, they share raw_syscalls').
 def _tracepoints(
-    tracefs: Path | None, types: btf.Btf | None, names: Collection[str]
+    tracefs: Path | None, types: KernelTypes | None, names: Collection[str]
 ) -> frozenset[str]:
     if tracefs is not None or types is None:
         return symbols.present_tracepoints(tracefs, names)
@@ -143,8 +148,10 @@ def _tracepoints(
     )
 
 
-def _btf(root: Path) -> btf.Btf | None:
+def _types(root: Path) -> KernelTypes | None:
     try:
-        return btf.running() if root == _SLASH else btf.Btf.open(root / btf.VMLINUX)
+        if root == _SLASH:
+            return kernel_types.running()
+        return KernelTypes("", None, lambda: btf.Btf.open(root / btf.VMLINUX))
     except HostError:
         return None

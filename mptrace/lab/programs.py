@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Compiled BPF programs that guests share: a guest forgets, and compiling takes most of a start.
 
-They lie in the lab's cache, a directory for each kernel, apart from those that this
-host loads into its own kernel: what a guest wrote is given to guests only.
+So is what sessions keep of the kernel's BTF.  Both lie in the lab's cache, a directory for
+each kernel, apart from what sessions keep on this host: what a guest wrote is given to guests
+only.
 """
 
 import contextlib
@@ -15,11 +16,11 @@ from .kernels import cache_directory
 
 #: Where mptrace keeps its programs in a guest.
 PLACE = "/var/cache/mptrace/programs"
-#: Programs kept for a kernel; the oldest go.
+#: Files kept for a kernel; the oldest go.
 MAX_KEPT = 24
 #: Seconds that a look at the guest's programs may take.
 _LOOK_S = 60.0
-_NAME = re.compile(r"[0-9a-f]{64}\.bpf")
+_NAME = re.compile(r"[0-9a-f]{64}\.(bpf|types)")
 
 
 class SharedPrograms:
@@ -43,8 +44,9 @@ class SharedPrograms:
     def collect(self) -> None:
         """Keep what the guest has compiled.  Raises LabError where the guest dies."""
         listed = self._guest.run(["ls", PLACE], timeout=_LOOK_S).text.split()
-        for name in sorted(set(listed) - self._lent):
-            if _NAME.fullmatch(name):
+        for name in sorted(listed):
+            # a program never changes; answers about a kernel's types become more
+            if _NAME.fullmatch(name) and (name not in self._lent or name.endswith(".types")):
                 with contextlib.suppress(OSError):
                     self._keep(name, self._guest.get(f"{PLACE}/{name}"))
         with contextlib.suppress(OSError):

@@ -436,6 +436,21 @@ def test_what_one_guest_compiled_the_next_one_gets(tmp_path: Path) -> None:
     assert (tmp_path / Path(name).name).read_bytes() == b"program"
 
 
+def test_answers_about_a_kernels_types_become_more(tmp_path: Path) -> None:
+    """What a guest added to them goes over to the next one; other files of a boot stay."""
+    guest = FakeGuest()
+    name = f"{DIRECTORY}/{'a' * 64}.types"
+    for text in (b"some", b"more"):
+        shared = SharedPrograms(guest, tmp_path)  # type: ignore[arg-type]
+        shared.lend()
+        guest.files[name] = text
+        guest.files[f"{DIRECTORY}/{'b' * 64}.symbols"] = b"of this boot"
+        shared.collect()
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+            Path(name).name: text
+        }
+
+
 def test_old_programs_go(tmp_path: Path) -> None:
     """The cache is bounded: those collected first are removed."""
     guest = FakeGuest()

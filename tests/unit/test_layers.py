@@ -37,9 +37,9 @@ ROWS = (
     Row(
         "host",
         "arrays errors recording",
-        edge="access bpf bpf_support btf elf heap images kept kernel_functions kernel_symbols maps"
-        " maps_reader names page_nodes parent privileges proc processes read settings signals"
-        " symbols topology tracefs",
+        edge="access bpf bpf_support btf elf heap images kept kernel_functions"
+        " kernel_symbols kernel_types maps maps_reader names page_nodes parent privileges proc"
+        " processes read settings signals symbols topology tracefs",
     ),
     Row("lab", "errors units", edge=ALL),
     # the measured

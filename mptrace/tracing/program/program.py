@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mptrace.errors import HostError
-from mptrace.host import bpf, btf, symbols
+from mptrace.host import bpf, kernel_types, symbols
 from mptrace.tracing.plan.plan import PhasePlan
 from mptrace.tracing.program.compiled import Compiled
 from mptrace.tracing.program.compiler import built, tail, version_code, with_memory
@@ -222,7 +222,7 @@ def word(number: int) -> bytes:
 
 def _function_id(function: str) -> int:
     """A function's id in the kernel's BTF; raises OSError where it has none."""
-    found = btf.running().function_id(function)
+    found = kernel_types.running().function_id(function)
     if found is None:
         raise OSError(errno.ESRCH, f"BTF has no function '{function}'")
     return found
