@@ -10,6 +10,7 @@ from mptrace.host import (
     access,
     bpf_support,
     btf,
+    kernel_methods,
     kernel_symbols,
     kernel_types,
     privileges,
@@ -17,14 +18,7 @@ from mptrace.host import (
     symbols,
     topology,
 )
-from mptrace.host.facts import (
-    REGISTER_ARGUMENTS,
-    STACK_ARGUMENTS,
-    Access,
-    HostFacts,
-    KernelFacts,
-    Prototype,
-)
+from mptrace.host.facts import Access, HostFacts, KernelFacts, Prototype
 from mptrace.host.kernel_types import KernelTypes
 
 _SLASH = Path("/")
@@ -37,11 +31,14 @@ def read_kernel_facts(
     tracepoints: Collection[str] = (),
     variables: Collection[str] = (),
     root: Path = _SLASH,
+    *,
+    tries: bool = True,
 ) -> KernelFacts:
     """Read what the candidates ask for; a fact that can't be read is absent.
 
     ``root`` is another tree for tests.  Programs are really loaded, and
-    ``methods`` filled, only where it is "/".
+    ``methods`` filled, only where it is "/".  Without ``tries``, methods that all
+    worked before in this boot are taken to work still.
     """
     release = _release(root)
     tracefs = symbols.tracefs(root)
@@ -60,7 +57,7 @@ def read_kernel_facts(
         sizes=types.sizes(sizes) if types else {},
         page_flags=types.enum("pageflags") if types else {},
         tracepoints=_tracepoints(tracefs, types, tracepoints),
-        methods=_methods(tracefs, types, prototypes) if root == _SLASH else {},
+        methods=_methods(root, tracefs, types, prototypes, tries=tries),
         nodes_shift=settings.nodes_shift(root, release),
         migrate_reasons=btf.lowered(types.enum("migrate_reason"), "MR_") if types else {},
         migrate_modes=btf.lowered(types.enum("migrate_mode"), "MIGRATE_") if types else {},
@@ -116,15 +113,20 @@ def try_attach(method: str, target: str) -> str:
     return bpf_support.try_attach(method, target, symbols.tracefs(_SLASH), _types(_SLASH))
 
 
+# Another tree says nothing about what works here.
 def _methods(
-    tracefs: Path | None, types: KernelTypes | None, prototypes: Mapping[str, Prototype]
+    root: Path,
+    tracefs: Path | None,
+    types: KernelTypes | None,
+    prototypes: Mapping[str, Prototype],
+    *,
+    tries: bool,
 ) -> dict[str, str]:
-    methods = bpf_support.try_methods(tracefs, types)
-    long = (n for n, p in prototypes.items() if len(p.parameters) > REGISTER_ARGUMENTS)
-    name = next(long, "")
-    if name and not methods["fentry"]:
-        methods[STACK_ARGUMENTS] = bpf_support.try_attach("fentry", name, tracefs, types)
-    return methods
+    if root != _SLASH:
+        return {}
+    if tries:
+        return kernel_methods.tried(tracefs, types, prototypes)
+    return kernel_methods.known(root, tracefs, types, prototypes)
 
 
 def _release(root: Path) -> str:

@@ -39,6 +39,7 @@ def read_facts() -> KernelFacts:
         candidate_sizes(),
         candidate_tracepoints(),
         candidate_variables(),
+        tries=False,
     )
     if not facts.functions:
         raise HostError(

@@ -37,7 +37,7 @@ ROWS = (
     Row(
         "host",
         "arrays errors recording",
-        edge="access bpf bpf_support btf elf heap images kept kernel_functions"
+        edge="access bpf bpf_support btf elf heap images kept kernel_functions kernel_methods"
         " kernel_symbols kernel_types maps maps_reader names page_nodes parent privileges proc"
         " processes read settings signals symbols topology tracefs",
     ),

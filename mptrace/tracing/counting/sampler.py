@@ -87,7 +87,11 @@ class Sampler:
         if len(self._scope.tgids) > MOST_CHOSEN:
             raise UsageError(f"-p takes at most {MOST_CHOSEN:,} processes")
         facts = read_kernel_facts(
-            stat_functions(), stat_offsets(), tracepoints=stat_tracepoints(), variables=()
+            stat_functions(),
+            stat_offsets(),
+            tracepoints=stat_tracepoints(),
+            variables=(),
+            tries=False,
         )
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_pidfds)
