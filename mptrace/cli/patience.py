@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a user sees on a terminal while a long recording is read."""
+"""What a user sees on a terminal while a long recording is read, or probes are detached."""
 
 import glob
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mptrace.reporting.text.layout import printable
@@ -23,11 +23,36 @@ def reading(recording: Path) -> Iterator[None]:
     Nothing is written where standard error is no terminal, or reading takes less than
     FIRST_S seconds; nothing of it stays on the screen.
     """
+
+    def what() -> str:
+        size = sum(path.stat().st_size for path in _files(recording))
+        return f"reading '{printable(str(recording))}' ({size / 1e6:,.0f} MB)"
+
+    with _telling(what):
+        yield
+
+
+@contextmanager
+def detaching() -> Iterator[ExitStack]:
+    """What a session leaves to the end: its probes; say in the same way that they are waited for.
+
+    It is waited for once whoever is inside has printed the results.
+    """
+    with ExitStack() as ending:
+        try:
+            yield ending
+        finally:
+            with _telling(lambda: "detaching the probes"):
+                ending.close()
+
+
+@contextmanager
+def _telling(what: Callable[[], str]) -> Iterator[None]:
     if not _is_terminal():
         yield
         return
     ended = threading.Event()
-    teller = threading.Thread(target=_tell, args=(recording, ended), daemon=True)
+    teller = threading.Thread(target=_tell, args=(what, ended), daemon=True)
     teller.start()
     try:
         yield
@@ -36,17 +61,15 @@ def reading(recording: Path) -> Iterator[None]:
         teller.join()
 
 
-def _tell(recording: Path, ended: threading.Event) -> None:
+def _tell(what: Callable[[], str], ended: threading.Event) -> None:
     began = time.monotonic()
     if ended.wait(FIRST_S):
         return
     # a terminal may go away meanwhile
     with suppress(OSError, ValueError):
-        name = printable(str(recording))
-        size = sum(path.stat().st_size for path in _files(recording))
-        what = f"mptrace: reading '{name}' ({size / 1e6:,.0f} MB)"
+        text = what()
         while True:
-            sys.stderr.write(f"{_ERASE}{what}: {time.monotonic() - began:.0f} s")
+            sys.stderr.write(f"{_ERASE}mptrace: {text}: {time.monotonic() - began:.0f} s")
             sys.stderr.flush()
             if ended.wait(EVERY_S):
                 break

@@ -18,6 +18,7 @@ from mptrace.cli.options import (
     tier_option,
 )
 from mptrace.cli.output import progress
+from mptrace.cli.patience import detaching
 from mptrace.cli.scope import as_option, scope_options, wanted_of
 from mptrace.cli.starting import will_watch
 from mptrace.cli.types import (
@@ -170,18 +171,19 @@ def command(
         command_line=tuple(sys.argv[1:]),
     )
     interrupted_by(signal.SIGTERM)
-    result = record(request, progress)
-    rows = result.rows
-    progress(
-        f"{many(rows['calls'], 'call')}, {many(rows['migrations'], 'migration')}, "
-        f"{_folios(rows)}, {many(rows['waits'], 'wait')} of threads"
-    )
-    lost = {cause: count for cause, count in result.lost.items() if count}
-    for cause, count in lost.items():
-        progress(f"lost: {cause} {count}")
-    last = ", ".join(map(str, result.recordings[-_MOST_NAMED:]))
-    more = and_more(len(result.recordings) - _MOST_NAMED, "", f"{output}.*", inline=True)
-    progress(f"recording: {last} {more}".rstrip())
+    with detaching() as ending:
+        result = record(request, progress, ending)
+        rows = result.rows
+        progress(
+            f"{many(rows['calls'], 'call')}, {many(rows['migrations'], 'migration')}, "
+            f"{_folios(rows)}, {many(rows['waits'], 'wait')} of threads"
+        )
+        lost = {cause: count for cause, count in result.lost.items() if count}
+        for cause, count in lost.items():
+            progress(f"lost: {cause} {count}")
+        last = ", ".join(map(str, result.recordings[-_MOST_NAMED:]))
+        more = and_more(len(result.recordings) - _MOST_NAMED, "", f"{output}.*", inline=True)
+        progress(f"recording: {last} {more}".rstrip())
     if result.exit_status is not None:
         raise SystemExit(result.exit_status)
     if result.interrupted:

@@ -10,6 +10,7 @@ import click
 from mptrace.cli import terminal
 from mptrace.cli.options import bounds_options, detail_option, output_options, stacks_option
 from mptrace.cli.output import progress
+from mptrace.cli.patience import detaching
 from mptrace.cli.report import print_report
 from mptrace.cli.starting import will_move
 from mptrace.cli.types import (
@@ -225,23 +226,22 @@ def command(
     from mptrace.sessions.run import RunRequest, run
 
     interrupted_by(signal.SIGTERM)
-    result = run(
-        RunRequest(
-            workload=workload,
-            output=output,
-            force=force,
-            aside=is_default(ctx, "output") and not force,
-            measure_cost=not no_cost,
-            folio_ring_bytes=buffer,
-            max_folios=max_folios or 0,
-            stacks=stacks,
-            detail=detail,
-            command=tuple(sys.argv[1:]),
-        ),
-        progress,
+    request = RunRequest(
+        workload=workload,
+        output=output,
+        force=force,
+        aside=is_default(ctx, "output") and not force,
+        measure_cost=not no_cost,
+        folio_ring_bytes=buffer,
+        max_folios=max_folios or 0,
+        stacks=stacks,
+        detail=detail,
+        command=tuple(sys.argv[1:]),
     )
-    progress(f"recording: {output}")
-    status = print_report(output, as_json=as_json, histogram=histogram, strict=strict)
+    with detaching() as ending:
+        result = run(request, progress, ending)
+        progress(f"recording: {output}")
+        status = print_report(output, as_json=as_json, histogram=histogram, strict=strict)
     raise SystemExit(EXIT_INTERRUPTED if result.interrupted else status)
 
 

@@ -28,11 +28,14 @@ from mptrace.tracing.plan.scope import Scope
 from mptrace.tracing.tracepoints import session as tracepoint_session
 
 
-def record(request: RecordRequest, progress: Progress) -> RecordResult:
+def record(
+    request: RecordRequest, progress: Progress, ending: contextlib.ExitStack
+) -> RecordResult:
     """Trace until the time is over, the command or the processes end, or a signal comes.
 
     Where the kernel refuses BPF programs and the request leaves the choice, tracepoints alone
-    are recorded; an error of a session that has begun ends it.  Raises HostError where this
+    are recorded; an error of a session that has begun ends it.  Detaching goes on meanwhile:
+    whoever leaves ``ending`` waits for it.  Raises HostError where this
     host can't trace, UsageError and TargetError for what is not there, CommandError, and
     RecordingError where the disk is full: what was recorded until then can be read.
     """
@@ -52,7 +55,7 @@ def record(request: RecordRequest, progress: Progress) -> RecordResult:
         why = ""
         if request.tier != "tracepoints":
             try:
-                opened = _open(request, host, stack, progress)
+                opened = _open(request, host, ending, progress)
             except HostError as error:
                 if request.tier == "bpf":
                     raise
@@ -81,14 +84,14 @@ class _Opened:
 
 
 def _open(
-    request: RecordRequest, host: HostFacts, stack: contextlib.ExitStack, progress: Progress
+    request: RecordRequest, host: HostFacts, ending: contextlib.ExitStack, progress: Progress
 ) -> _Opened:
-    """Raises HostError where BPF can't be had; ``stack`` closes the tracer."""
+    """Raises HostError where BPF can't be had; ``ending`` closes the tracer."""
     facts = read_facts()
     scope = resolve_scope(request.wanted, request.filters, facts.migrate_reasons, host)
     with Worker() as worker:
         tracer, coverage = calibrated(facts, request.bounds, worker, host.memory_nodes, progress)
-    stack.callback(tracer.close)
+    ending.callback(tracer.close)
     return _Opened(facts, scope, tracer, coverage)
 
 
@@ -112,7 +115,9 @@ def _by_bpf(
     if request.aside:
         series.make_room(progress)
     parts = Parts(series, meta, force=request.force)
-    return BpfSession(request, scope, parts, tracer, command, progress).run()
+    result = BpfSession(request, scope, parts, tracer, command, progress).run()
+    tracer.begin_detaching()
+    return result
 
 
 def _by_tracepoints(

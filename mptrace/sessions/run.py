@@ -67,11 +67,12 @@ class RunResult:
     interrupted: bool
 
 
-def run(request: RunRequest, progress: Progress) -> RunResult:
+def run(request: RunRequest, progress: Progress, ending: contextlib.ExitStack) -> RunResult:
     """Drive the workload, trace it, record everything.
 
-    Raises HostError where this host can't trace or migrate, UsageError for a
-    workload that contradicts itself, TargetError and RecordingError.  On
+    The probes are detached while the results are printed: whoever leaves ``ending``
+    waits for it.  Raises HostError where this host can't trace or migrate, UsageError
+    for a workload that contradicts itself, TargetError and RecordingError.  On
     KeyboardInterrupt the recording is finished with what was seen.
     """
     host = read_host_facts()
@@ -91,7 +92,7 @@ def run(request: RunRequest, progress: Progress) -> RunResult:
         worker = stack.enter_context(Worker())
         bounds = _bounds(request, workload)
         tracer, coverage = calibrated(facts, bounds, worker, host.memory_nodes, progress)
-        stack.callback(tracer.close)
+        ending.callback(tracer.close)
         # only now: what fails before leaves no recording, and replaces none
         setup = worker.setup(workload)
         meta = first_meta(host, facts, tracer, coverage)
@@ -163,6 +164,7 @@ class _Session:
         finally:
             self._tracer.close_gate()
             self._pump.finish()
+        self._tracer.begin_detaching()
         self._finish()
         if gone is not None:
             raise TargetError(

@@ -31,7 +31,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[RecordRequest]:
     """What `mptrace record` asks a session for; there is none."""
     asked: list[RecordRequest] = []
 
-    def session(request: RecordRequest, _progress: object) -> RecordResult:
+    def session(request: RecordRequest, _progress: object, _ending: object) -> RecordResult:
         asked.append(request)
         return RecordResult((), dict.fromkeys(TABLES, 0), {}, None, False)
 

@@ -50,11 +50,11 @@ class Sampler:
         return None
 
 
-def _run(request: Any, _progress: object) -> RunResult:
+def _run(request: Any, _progress: object, _ending: object) -> RunResult:
     return RunResult(recorded.write(request.output), False)
 
 
-def _record(request: Any, progress: Callable[[str], None]) -> RecordResult:
+def _record(request: Any, progress: Callable[[str], None], _ending: object) -> RecordResult:
     progress("tracing")
     path = recorded.write(request.output)
     return RecordResult((path,), dict.fromkeys(TABLES, 1), {"ring": 2}, None, False)

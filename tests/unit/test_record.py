@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which tier a session is recorded by, with sessions that are played."""
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,11 @@ class Session:
         self.said: list[str] = []
         self.reasons: list[str] = []
         self._errors = errors
-        tracer = SimpleNamespace(close=lambda: None, plan=SimpleNamespace(notes=()))
+        tracer = SimpleNamespace(
+            close=lambda: self.ran.append("closed"),
+            begin_detaching=lambda: self.ran.append("detaching"),
+            plan=SimpleNamespace(notes=()),
+        )
         host = HostFacts((), "", False)
         worker = SimpleNamespace(__enter__=lambda *_: None, __exit__=lambda *_: None)
         for name, value in {
@@ -59,7 +64,9 @@ class Session:
 
     def record(self, output: Path, tier: str = "auto") -> None:
         """A session of everybody."""
-        record(RecordRequest(Wanted(), output, tier=tier), self.said.append)
+        with contextlib.ExitStack() as ending:
+            record(RecordRequest(Wanted(), output, tier=tier), self.said.append, ending)
+            self.ran.append("summary")
 
 
 def test_what_can_not_be_opened_is_recorded_by_tracepoints(
@@ -68,7 +75,7 @@ def test_what_can_not_be_opened_is_recorded_by_tracepoints(
     """The reason is said whole, in a sentence; what a compiler printed is left out."""
     session = Session(monkeypatch, opening=HostError("no usable attach point for call\n  a line"))
     session.record(tmp_path / "r")
-    assert session.ran == ["tracepoints"]
+    assert session.ran == ["tracepoints", "summary"]
     assert session.reasons == ["no usable attach point for call"]
     assert session.said == [
         "no BPF here: no usable attach point for call",
@@ -83,7 +90,16 @@ def test_an_error_in_the_middle_begins_no_second_session(
     session = Session(monkeypatch, during=HostError("a map is gone"))
     with pytest.raises(HostError, match="a map is gone"):
         session.record(tmp_path / "r")
-    assert session.ran == ["bpf"]
+    assert session.ran == ["bpf", "closed"]
+
+
+def test_probes_are_detached_while_the_summary_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is begun before, and waited for afterwards."""
+    session = Session(monkeypatch)
+    session.record(tmp_path / "r")
+    assert session.ran == ["bpf", "detaching", "summary", "closed"]
 
 
 @pytest.mark.parametrize("moment", ["opening", "during"])

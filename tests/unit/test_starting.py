@@ -3,6 +3,7 @@
 
 import io
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,38 @@ def test_what_is_read_at_once_is_not_mentioned(
         with patience.reading(tmp_path):
             pass
         assert screen.getvalue() == ""
+
+
+def test_a_terminal_is_told_that_probes_are_detached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the results are printed, and as long as it takes; then the line is empty again."""
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr(patience, "FIRST_S", 0.0)
+
+    def close() -> None:
+        while "detaching" not in screen.getvalue():
+            time.sleep(0.001)
+        assert screen.getvalue().endswith(" s"), "as long as it takes"
+
+    with patience.detaching() as ending:
+        ending.callback(close)
+        screen.write("report\n")
+    assert screen.getvalue().startswith("report\n\r\x1b[Kmptrace: detaching the probes: 0 s")
+    assert screen.getvalue().endswith("\r\x1b[K")
+
+
+def test_probes_are_detached_after_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the report can't be printed, for example; it comes out afterwards."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    done = []
+
+    def fails(ending: ExitStack) -> None:
+        ending.callback(done.append, "detached")
+        raise ValueError("report")
+
+    with pytest.raises(ValueError, match="report"), patience.detaching() as ending:
+        fails(ending)
+    assert done == ["detached"]
 
 
 def test_an_error_inside_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

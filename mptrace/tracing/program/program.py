@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,9 @@ class Program:
         self._maps: dict[str, Map] = {}
         self._program_fds: dict[str, int] = {}
         self._fds: list[int] = []
+        #: Descriptors of what attaches the programs.
+        self._links: list[int] = []
+        self._detaching: threading.Thread | None = None
 
     def open(self) -> dict[tuple[str, str, str], str]:
         """Compile (or fetch what was compiled before), load and attach.
@@ -68,13 +72,14 @@ class Program:
             for phase in self._phases:
                 if not phase.method:
                     continue
-                opened = len(self._fds)
+                opened = len(self._links), len(self._fds)
                 try:
                     self._attach(phase)
                 except OSError as error:
                     refused[phase.phase, phase.attach, phase.method] = error.strerror or str(error)
-                    while len(self._fds) > opened:
-                        os.close(self._fds.pop())
+                    for fds, count in zip((self._links, self._fds), opened, strict=True):
+                        _close(fds[count:])
+                        del fds[count:]
         except BaseException:
             self.close()
             raise
@@ -120,7 +125,7 @@ class Program:
             else:
                 program = self._load(handler, bpf.PROG_TYPE_TRACEPOINT, label)
                 link = bpf.attach_tracepoint(program, _tracepoint_id(phase.attach))
-            self._fds.append(link)
+            self._links.append(link)
 
     def _load(self, function: str, program_type: int, label: str, **where: int) -> int:
         """Load one handler; raises OSError with the kernel's errno."""
@@ -203,16 +208,41 @@ class Program:
 
     # ---- the end ------------------------------------------------------------
 
+    def begin_detaching(self) -> None:
+        """Detach meanwhile; what was counted can be asked until `close`, which waits for the rest.
+
+        Detaching takes the kernel 0.1 s for each function that fentry was attached to: it waits
+        until no task can be in the trampoline, for one function after another, whoever
+        closes their descriptors (unregister_ftrace_direct(), under one mutex).
+        """
+        links, self._links = self._links, []
+        if links:
+            self._detaching = threading.Thread(
+                target=_close, args=(links,), name="mptrace-detach", daemon=True
+            )
+            self._detaching.start()
+
     def close(self) -> None:
-        """Detach and free everything; harmless when called again."""
-        for fd in reversed(self._fds):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        """Detach and free everything; harmless when called again.
+
+        What an interrupted wait leaves to the end of the process, the kernel does then.
+        """
+        self.begin_detaching()
+        if self._detaching is not None:
+            self._detaching.join()
+        _close(self._fds)
         self._fds.clear()
         self._program_fds.clear()
         for each in self._maps.values():
             os.close(each.fd)
         self._maps.clear()
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    """The last one first."""
+    for fd in reversed(descriptors):
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def word(number: int) -> bytes:
