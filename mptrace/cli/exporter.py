@@ -2,7 +2,6 @@
 """Where `mptrace stat --openmetrics` puts its counters: into a file, or on a port."""
 
 import contextlib
-import importlib.metadata
 import os
 import stat
 import time
@@ -79,9 +78,12 @@ class Publisher:
 
 def check_library() -> None:
     """Raise HostError where the library that writes OpenMetrics is not there, or too old."""
+    # takes long to load
+    from importlib import metadata
+
     try:
-        there = importlib.metadata.version("prometheus_client")
-    except importlib.metadata.PackageNotFoundError:
+        there = metadata.version("prometheus_client")
+    except metadata.PackageNotFoundError:
         there = ""
     numbers = [int(part) for part in there.split(".")[:2] if part.isdecimal()]
     if tuple(numbers) < _LEAST_LIBRARY:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`mptrace run`: move pages, trace it, keep a recording and print the report."""
 
+import mmap
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from mptrace.cli import terminal
 from mptrace.cli.options import bounds_options, detail_option, output_options, stacks_option
 from mptrace.cli.output import progress
 from mptrace.cli.patience import detaching
-from mptrace.cli.report import print_report
 from mptrace.cli.starting import will_move
 from mptrace.cli.types import (
     COUNT,
@@ -23,7 +23,6 @@ from mptrace.cli.types import (
     SIZE,
     is_default,
 )
-from mptrace.driver import PAGE_SIZE
 from mptrace.driving.workloads import KINDS, PATTERNS, Workload
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 from mptrace.host.signals import interrupted_by
@@ -195,7 +194,7 @@ def command(
     if pid is None and (yes or ranges):
         raise UsageError("--yes and --range need --pid")
     workload = Workload(
-        pages=pages or (-(-size // PAGE_SIZE) if size else 509),
+        pages=pages or (-(-size // mmap.PAGESIZE) if size else 509),
         kind=kind,
         source_nids=() if source is None else (source,),
         target_nids=target,
@@ -241,6 +240,9 @@ def command(
     with detaching() as ending:
         result = run(request, progress, ending)
         progress(f"recording: {output}")
+        # loaded while the probes are detached
+        from mptrace.cli.report import print_report
+
         status = print_report(output, as_json=as_json, histogram=histogram, strict=strict)
     raise SystemExit(EXIT_INTERRUPTED if result.interrupted else status)
 

@@ -14,7 +14,7 @@ from mptrace.cli.scope import as_option, scope_options, wanted_of
 from mptrace.cli.starting import will_watch
 from mptrace.cli.types import COUNT, EXPOSED, SECONDS
 from mptrace.errors import EXIT_FAILURE, EXIT_INTERRUPTED
-from mptrace.reporting.text.stat import VIEWS, Lines, to_json
+from mptrace.tracing.counting.views import VIEWS
 
 _NUMBERS = click.Argument(["interval"], type=SECONDS), click.Argument(["count"], type=COUNT)
 
@@ -125,6 +125,7 @@ def command(
     if not as_json:
         # before what takes long to load
         progress(will_watch("count for", wanted, duration, interval, count))
+    from mptrace.reporting.text.stat import Lines, to_json
     from mptrace.sessions.counted import counted
     from mptrace.tracing.counting.intervals import Ending, clock, intervals
     from mptrace.tracing.counting.plan import StatBounds

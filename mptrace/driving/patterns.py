@@ -40,8 +40,12 @@ def entries(workload: Workload, count: int) -> NamedEntries:
     random positions, each hole and unmapped address another one.  The same
     workload gives the same entries.
     """
+    is_random = workload.pattern == "random"
+    if not (is_random or workload.duplicates or workload.holes or workload.bad):
+        # numpy's random numbers take long to load
+        return NamedEntries(np.full(count, NAMES_PAGE, np.uint8), _in_order(workload, count))
     random = np.random.default_rng(workload.seed)
-    order = _order(workload, count, random)
+    order = random.permutation(count) if is_random else _in_order(workload, count)
     repeats = random.choice(order, round(workload.duplicates * count))
     extra = np.concatenate(
         [repeats, np.arange(round(workload.holes * count)), np.arange(workload.bad)]
@@ -68,6 +72,8 @@ def explicit_entries(pages: npt.ArrayLike) -> NamedEntries:
 
 def pinned(workload: Workload, folios: int, pages_per_folio: int) -> npt.NDArray[np.int64]:
     """Return the base pages to pin, ascending: one of each folio chosen at random."""
+    if not workload.pin:
+        return np.empty(0, np.int64)
     random = np.random.default_rng([workload.seed, 1])
     chosen = np.sort(random.choice(folios, round(workload.pin * folios), replace=False))
     inside = random.integers(0, pages_per_folio, chosen.size)
@@ -107,9 +113,7 @@ def target_nids(
     return np.array(nids, dtype=np.int32)[chosen]
 
 
-def _order(workload: Workload, count: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    if workload.pattern == "random":
-        return random.permutation(count)
+def _in_order(workload: Workload, count: int) -> npt.NDArray[np.int64]:
     if workload.pattern == "strided":
         return np.argsort(np.arange(count) % workload.stride, kind="stable")
     return np.arange(count)
@@ -119,7 +123,7 @@ def _mixed_in(
     order: npt.NDArray[np.int64],
     extra: npt.NDArray[np.int64],
     what: npt.NDArray[np.uint8],
-    random: np.random.Generator,
+    random: "np.random.Generator",
 ) -> NamedEntries:
     """Put ``extra`` at random positions among ``order``, whose own order stays."""
     total = order.size + extra.size

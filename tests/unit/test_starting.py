@@ -2,6 +2,8 @@
 """What a user is told at once: what a session will do, and that a recording is being read."""
 
 import io
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,3 +134,32 @@ def test_an_error_inside_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sys.stderr", Terminal())
     with pytest.raises(ValueError, match="damaged"), patience.reading(tmp_path):
         raise ValueError("damaged")
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        # a session's first line is printed before anything of this is there
+        ("import mptrace.cli.run", "numpy"),
+        ("import mptrace.cli.record", "numpy"),
+        ("import mptrace.cli.stat", "numpy"),
+        # only to look at the version of a library that is asked for by an option
+        ("import mptrace.sessions.counted, mptrace.cli.stat", "importlib.metadata"),
+        # the report is loaded while the probes are detached
+        ("import mptrace.cli.run, mptrace.sessions.run", "mptrace.report"),
+        # bcc loads all of LLVM, and compiles only what was not kept
+        ("import mptrace.sessions.run, mptrace.sessions.record, mptrace.sessions.counted", "bcc"),
+        # most workloads need no random numbers
+        (
+            "from mptrace.driving import worker, patterns\n"
+            "patterns.entries(patterns.Workload(pattern='strided'), 23)\n"
+            "patterns.pinned(patterns.Workload(), 23, 1)",
+            "numpy.random",
+        ),
+    ],
+)
+def test_what_is_not_needed_yet_is_not_loaded(code: str, absent: str) -> None:
+    """Loading modules is a third of a short session."""
+    script = f"import sys\n{code}\nprint({absent!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"False\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from stat_rows import MIGRATION, REASONS, WAIT, busy, entry, interval, table
 
-from mptrace.reporting.text.stat import VIEWS, Lines, short, short_ns, to_json
+from mptrace.reporting.text.stat import Lines, short, short_ns, to_json
 from mptrace.tracing.counting.counts import LOST_CAUSES, split
+from mptrace.tracing.counting.views import VIEWS
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "MPTRACE_UPDATE_GOLDEN=1 pytest tests/unit/test_stat_report.py -k golden"

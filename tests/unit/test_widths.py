@@ -32,6 +32,7 @@ from mptrace.reporting.text.layout import clip, clip_process, columns, wide
 from mptrace.reporting.text.layout import table as text_table
 from mptrace.reporting.text.where import render_where
 from mptrace.tracing.counting.counts import LOST_CAUSES
+from mptrace.tracing.counting.views import VIEWS
 
 COMM = "a_comm_of_15_by"
 PID = 4_194_304
@@ -188,7 +189,7 @@ def test_the_other_reports_fit() -> None:
                 report_stat.Lines(view, REASONS, width).interval(
                     interval(rows, lost=dict.fromkeys(LOST_CAUSES, MANY)), "01:02:03"
                 )
-                for view in report_stat.VIEWS
+                for view in VIEWS
             ),
         ]
         assert [line for text in texts for line in text.splitlines() if len(line) > width] == []

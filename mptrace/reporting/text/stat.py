@@ -19,7 +19,6 @@ from mptrace.tracing.counting.counts import (
 )
 from mptrace.units import many
 
-VIEWS = ("reason", "process", "cgroup")
 #: Lines after which the heading is printed again: one screen's.
 _HEADING_EVERY = 20
 # docs/stat.md says what the columns are.  The longest reason of any kernel has 17
