@@ -6,7 +6,7 @@ so that the measured does not know the measurer.
 """
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from mptrace.host.read import read_host_facts
 from mptrace.host.settings import check_stacks
 from mptrace.host.signals import Interrupts
 from mptrace.recording.clock import now
-from mptrace.recording.layouts import MAX_ENTRIES
 from mptrace.recording.lookup_layouts import LEVEL_ALL
 from mptrace.recording.rotation import Rotation, Series
 from mptrace.recording.writer import RecordingWriter
+from mptrace.sessions.bounds import bounds_of
 from mptrace.sessions.calibrated import calibrated, read_facts
 from mptrace.sessions.meta import first_meta, symbols_of
 from mptrace.sessions.pump import Pump
@@ -33,8 +33,6 @@ from mptrace.tracing.plan.request import Request
 
 #: Seconds after which a signal is noticed while a round runs.
 _POLL_SECONDS = 0.2
-#: The map of folios is never smaller: compaction may isolate, too.
-_LEAST_FOLIOS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,15 @@ def run(request: RunRequest, progress: Progress, ending: contextlib.ExitStack) -
     facts = read_facts()
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(Worker())
-        bounds = _bounds(request, workload)
+        bounds = bounds_of(
+            workload,
+            Request(
+                folio_ring_bytes=request.folio_ring_bytes,
+                stacks=request.stacks,
+                detail=request.detail,
+            ),
+            request.max_folios,
+        )
         tracer, coverage = calibrated(facts, bounds, worker, host.memory_nodes, progress)
         ending.callback(tracer.close)
         # only now: what fails before leaves no recording, and replaces none
@@ -275,21 +281,6 @@ class _Session:
 
 
 # ---- what is known at the start -------------------------------------------------
-
-
-def _bounds(request: RunRequest, workload: Workload) -> Request:
-    """The map of folios must hold what one call isolates at once, in every thread."""
-    bounds = Request(
-        folio_ring_bytes=request.folio_ring_bytes, stacks=request.stacks, detail=request.detail
-    )
-    if request.max_folios:
-        return replace(bounds, max_folios=request.max_folios)
-    if workload.target == "pid":
-        return bounds
-    per_round = len(workload.explicit.entries) if workload.explicit else 2 * workload.pages
-    per_call = workload.pages_per_call or per_round
-    needed = max(_LEAST_FOLIOS, min(MAX_ENTRIES, per_round, per_call * workload.threads))
-    return replace(bounds, max_folios=1 << (needed - 1).bit_length())
 
 
 def _mappings(pid: int) -> list[list[Any]]:
