@@ -50,7 +50,7 @@ def test_no_column_has_nulls_and_only_texts_have_dictionaries(tmp_path: Path, ta
 
 
 def test_times_that_go_on_take_little_room(tmp_path: Path) -> None:
-    """By their differences, though no value comes twice; and one that stays takes next to none."""
+    """Though no value comes twice, few of their bytes change; what stays takes next to none."""
     rows = np.zeros(GROUP_ROWS, TABLES["folios"])
     rows["start_ns"] = 10**15 + 1000 * np.arange(rows.size)
     rows["end_ns"] = rows["start_ns"] + 700
