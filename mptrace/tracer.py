@@ -20,7 +20,7 @@ from mptrace.recording.balancing import (
     SETTLED_NS,
     rows_of_sums,
 )
-from mptrace.recording.joins import distinct, stacked
+from mptrace.recording.joins import distinct
 from mptrace.recording.layouts import (
     CALL,
     CHUNK_LARGE,
@@ -37,7 +37,7 @@ from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES, LOOKUP, LOOKUPS_FEW
 from mptrace.recording.stack_layouts import STACK_SAMPLE
 from mptrace.tracing.plan.plan import Plan
 from mptrace.tracing.plan.scope import CONTROL, Scope
-from mptrace.tracing.program.chunks import SIDE, chunk_rows, lookup_rows
+from mptrace.tracing.program.chunks import Sides, chunk_sides, joined, lookup_rows
 from mptrace.tracing.program.program import Program, word
 from mptrace.tracing.program.ring import Ring
 
@@ -86,14 +86,14 @@ _TGIDS = {
 class Drained:
     """What one look at the rings brought; arrays of shape (n,) of `recording.layouts`.
 
-    ``sides`` are rows of `chunks.chunk_rows`, not yet merged per entry.
+    ``sides`` are what the arrays of calls said, not yet merged per entry.
     """
 
     folios: Table
     obstacles: Table
     migrations: Table
     calls: Table
-    sides: Table
+    sides: Sides
     waits: Table
     stacks: Table = field(default_factory=lambda: np.empty(0, STACK_SAMPLE))
     lookups: Table = field(default_factory=lambda: np.empty(0, LOOKUP))
@@ -208,9 +208,8 @@ class Tracer(Program):
         # calls before their folios would look complete too early: take them first
         calls = rings["call_ring"].take()
         migrations = rings["migration_ring"].take()
-        sides = stacked(
-            SIDE,
-            [chunk_rows(rings[f"{size}_ring"].take()) for size in ("small", "medium", "large")],
+        sides = joined(
+            chunk_sides(rings[f"{size}_ring"].take()) for size in ("small", "medium", "large")
         )
         # a folio's record comes after its obstacle's
         folios = rings["folio_ring"].take(self._block[:most] if most else None)

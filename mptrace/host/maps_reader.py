@@ -282,9 +282,11 @@ def met_in(tables: Tables) -> Spans:
         ("waits", "tgid", ""),
     ):
         rows = tables.get(name)
+        if rows is not None and start:
+            alone = rows[start] == 0
+            rows = rows[alone] if alone.any() else None
         if rows is not None and rows.size:
-            tgids = np.where(rows[start] == 0, rows[of], 0) if start else rows[of]
-            found.append(_spans(tgids, rows["address"]))
+            found.append(_spans(rows[of], rows["address"]))
     for name in ("entries", "folios"):
         rows = tables.get(name)
         if rows is not None and rows.size and calls.size:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Joins rows of tables by what they have in common.  Pure, vectorized."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -95,17 +94,13 @@ def as_bytes(rows: Table) -> Table:
     return rows.view(f"V{rows.dtype.itemsize}")
 
 
-def stacked(layout: np.dtype[Any], parts: Iterable[Table]) -> Table:
-    """Rows of all parts, which have this layout, one after the other; one alone as it is."""
-    some = [part for part in parts if part.size]
-    if len(some) < 2:
-        return some[0] if some else np.empty(0, layout)
-    return np.concatenate([as_bytes(part) for part in some]).view(layout)
-
-
 def consecutive(starts: Ints, lengths: Ints) -> Ints:
     """Row numbers of pieces, one after the other, by where each begins and how long it is."""
+    rows: Ints
+    if starts.size and (lengths == lengths[0]).all():
+        rows = (starts[:, None] + np.arange(lengths[0])).reshape(-1)
+        return rows
     before = np.cumsum(lengths) - lengths
-    rows: Ints = np.repeat(starts - before, lengths)
+    rows = np.repeat(starts - before, lengths)
     rows += np.arange(rows.size)
     return rows

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mptrace.recording.layouts import TABLES
 from mptrace.tracer import Drained, Tracer
-from mptrace.tracing.program.chunks import EntryMerger, without
+from mptrace.tracing.program.chunks import EntryMerger
 
 #: Rows by the names of a recording's tables.
 Tables = dict[str, NDArray[np.void]]
@@ -40,7 +40,7 @@ class Assembler:
             rows["lost"][rows["enter_ns"] < self.boundary_ns] += 1
         calls["lost"][self._merger.incomplete(calls["call_id"])] += 1
         self._note_addresses(drained.obstacles)
-        sides = without(drained.sides, dropped)
+        sides = drained.sides.without(dropped)
         return {
             "calls": calls,
             "migrations": drained.migrations,

@@ -204,10 +204,11 @@ class Pump:
     def _look(self, pace: Pace) -> None:
         """Meet at once who is new; take what is there, if it is time to."""
         is_awaited = False
-        if self._keep and self._tracer.fill:
+        fill = self._tracer.fill
+        if self._keep and fill:
             self._greet(self._tracer.fresh_tgids())
             is_awaited = self._is_awaited()
-        if pace.is_due(time.monotonic(), self._tracer.fill, is_awaited=is_awaited):
+        if pace.is_due(time.monotonic(), fill, is_awaited=is_awaited):
             is_any = self._take(_MOST_BLOCKS)
             pace.took(time.monotonic(), self._tracer.fill, is_any=is_any)
         elif self._keep:

@@ -17,7 +17,7 @@ from mptrace.recording.layouts import (
 )
 from mptrace.recording.lookup_layouts import LOOKUP, LOOKUPS_FEW
 from mptrace.tracing.program import chunks
-from mptrace.tracing.program.chunks import EntryMerger, chunk_rows, lookup_rows
+from mptrace.tracing.program.chunks import EntryMerger, Sides, chunk_sides, lookup_rows
 
 
 def chunk(call: int, first: int, count: int, *, at_exit: int, failed: int = 0) -> NDArray[np.void]:
@@ -31,9 +31,9 @@ def chunk(call: int, first: int, count: int, *, at_exit: int, failed: int = 0) -
     return made
 
 
-def rows(*chunks: NDArray[np.void]) -> NDArray[np.void]:
-    """Rows of several chunks."""
-    return chunk_rows(np.concatenate(chunks))
+def rows(*chunks: NDArray[np.void]) -> Sides:
+    """What is in several chunks."""
+    return chunk_sides(np.concatenate(chunks))
 
 
 def ended(*calls: int) -> NDArray[np.uint64]:
@@ -44,8 +44,9 @@ def ended(*calls: int) -> NDArray[np.uint64]:
 def test_only_used_entries_of_a_chunk_count() -> None:
     """A partly used chunk gives as many rows as it says."""
     made = rows(chunk(1, 0, SMALL_CHUNK, at_exit=0), chunk(1, SMALL_CHUNK, 3, at_exit=0))
-    assert made["entry"].tolist() == list(range(SMALL_CHUNK + 3))
-    assert made["address"].tolist() == [4096 * entry for entry in range(SMALL_CHUNK + 3)]
+    assert made.pieces["first"].tolist() == [0, SMALL_CHUNK]
+    assert made.pieces["length"].tolist() == [SMALL_CHUNK, 3]
+    assert made.addresses.tolist() == [4096 * entry for entry in range(SMALL_CHUNK + 3)]
 
 
 def test_only_used_lookups_of_a_batch_count() -> None:
@@ -122,12 +123,11 @@ def test_pointers_of_a_32_bit_caller(layout: np.dtype[np.void]) -> None:
     halves = np.full(2 * entries, 0xDEADBEEF, "<u4")
     halves[:entries] = 0xFF000000 + np.arange(entries)
     made["pages"][1] = made["pages"][2] = halves.view("<u8")
-    made = chunk_rows(made)
-    addresses = made["address"].reshape(3, entries)
+    sides = chunk_sides(made)
+    addresses = sides.addresses.reshape(3, entries)
     assert (addresses[0] == (1 << 40) + np.arange(entries)).all()
     assert (addresses[1:] == 0xFF000000 + np.arange(entries)).all()
-    failed = made["failed"].reshape(3, entries)
-    assert [set(row) for row in failed.tolist()] == [{0}, {0}, {READ_STATUS}]
+    assert sides.pieces["failed"].tolist() == [0, 0, READ_STATUS]
 
 
 def test_calls_of_no_interest_are_forgotten() -> None:

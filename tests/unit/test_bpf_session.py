@@ -25,7 +25,7 @@ from mptrace.sessions.record_bpf import BpfSession
 from mptrace.sessions.request import RecordRequest, Wanted
 from mptrace.tracer import Drained
 from mptrace.tracing.plan.scope import Scope
-from mptrace.tracing.program.chunks import chunk_rows
+from mptrace.tracing.program.chunks import chunk_sides
 
 #: Times that the last of a recording's meta is made while the rings are drained.
 LOOKS = 100
@@ -62,7 +62,7 @@ class PlayedTracer:
             obstacles=obstacles,
             migrations=migrations,
             calls=np.empty(0, CALL),
-            sides=chunk_rows(np.empty(0, CHUNK_SMALL)),
+            sides=chunk_sides(np.empty(0, CHUNK_SMALL)),
             waits=np.empty(0, WAIT),
         )
 

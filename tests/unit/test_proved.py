@@ -26,7 +26,7 @@ from mptrace.tracer import Drained
 from mptrace.tracing.plan.calibration import PAGES, PINNED
 from mptrace.tracing.plan.plan import Plan, make_plan
 from mptrace.tracing.plan.request import Request
-from mptrace.tracing.program.chunks import chunk_rows
+from mptrace.tracing.program.chunks import chunk_sides
 
 Key = tuple[str, str, str]
 FACTS = facts_of("6.12")
@@ -81,7 +81,7 @@ class PlayedTracer:
                 folios[COUNTS[phase]][7] = 0
         calls, migrations = np.zeros(ways, CALL), np.zeros(ways, MIGRATION)
         calls["n_drain"], calls["n_vmas"], migrations["n_flush"] = 1, PAGES, 1
-        sides = chunk_rows(np.empty(0, CHUNK_SMALL))
+        sides = chunk_sides(np.empty(0, CHUNK_SMALL))
         return Drained(folios, np.empty(0, OBSTACLE), migrations, calls, sides, np.empty(0, WAIT))
 
 

@@ -30,7 +30,7 @@ from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions import mappers, pace
 from mptrace.sessions.pump import Pump
 from mptrace.tracer import Drained
-from mptrace.tracing.program.chunks import chunk_rows
+from mptrace.tracing.program.chunks import chunk_sides
 
 Rows = np.ndarray[Any, Any]
 WAIT_SECONDS = 30
@@ -77,7 +77,7 @@ class PlayedTracer:
                 obstacles=np.empty(0, OBSTACLE),
                 migrations=migrations,
                 calls=calls,
-                sides=chunk_rows(np.concatenate(sides)),
+                sides=chunk_sides(np.concatenate(sides)),
                 waits=np.empty(0, WAIT),
             )
         )
@@ -111,7 +111,7 @@ class PlayedTracer:
                 self.drained.set()
         if isinstance(rows, Drained):
             return rows
-        sides = chunk_rows(np.empty(0, CHUNK_SMALL))
+        sides = chunk_sides(np.empty(0, CHUNK_SMALL))
         return Drained(
             folios=np.empty(0, FOLIO),
             obstacles=rows,

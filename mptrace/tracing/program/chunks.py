@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Turns chunks of user arrays, as BPF read them, into one row per entry of a call."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from mptrace.recording.joins import as_bytes, consecutive, run_starts, stacked
+from mptrace.recording.joins import consecutive, rows_of_ids, run_starts
 from mptrace.recording.layouts import (
+    CHUNK_SMALL,
     ENTRY,
     READ_COMPAT,
     READ_NODES,
@@ -15,8 +19,20 @@ from mptrace.recording.layouts import (
 )
 from mptrace.recording.lookup_layouts import FOUND, LOOKUP
 
-#: A row of a chunk before entry and exit are merged.
-SIDE = np.dtype(
+#: Entries of a call that follow each other, as they were read at its entry or at its exit.
+PIECE = np.dtype(
+    [
+        ("call_id", "<u8"),
+        ("start", "<i8"),  # of its rows
+        ("length", "<i8"),
+        ("first", "<u4"),  # its first entry
+        ("at_exit", "u1"),
+        ("failed", "u1"),  # READ_* bits
+    ],
+    align=True,
+)
+
+_ROW = np.dtype(
     [
         ("call_id", "<u8"),
         ("address", "<u8"),
@@ -29,32 +45,73 @@ SIDE = np.dtype(
     align=True,
 )
 
-#: Rows that wait for the records of their calls, at most; some 140 MB.  Beyond it there are more
+#: Rows that wait for the records of their calls, at most; some 70 MB.  Beyond it there are more
 #: than two calls of a million entries at once, or records of calls were lost.
 MAX_WAITING = 1 << 22
 
 
-def chunk_rows(chunks: NDArray[np.void]) -> NDArray[np.void]:
-    """Rows of chunks (CHUNK_SMALL, _MEDIUM or _LARGE, shape (n,)), used entries only.
+@dataclass(frozen=True)
+class Sides:
+    """What arrays said at the entry or the exit of calls.
 
-    Returns shape (sum of counts,) with the fields of one side of a call:
-    ``call_id, entry, at_exit, failed, address, target_nid, status``.
+    ``pieces`` are of dtype PIECE; the other arrays have an element for each entry of them.
     """
+
+    pieces: NDArray[np.void]
+    addresses: NDArray[np.uint64]
+    target_nids: NDArray[np.int32]
+    statuses: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return self.addresses.size
+
+    def split(self, call_ids: NDArray[np.uint64]) -> "tuple[Sides, Sides]":
+        """Those of these calls, and the others."""
+        found = rows_of_ids(call_ids, self.pieces["call_id"]) >= 0
+        return self._chosen(found), self._chosen(~found)
+
+    def without(self, call_ids: NDArray[np.uint64]) -> "Sides":
+        """All but those of these calls."""
+        return self.split(call_ids)[1] if call_ids.size else self
+
+    def _chosen(self, which: NDArray[np.bool_]) -> "Sides":
+        if which.all():
+            return self
+        pieces = self.pieces[which]
+        rows = consecutive(pieces["start"], pieces["length"])
+        pieces["start"] = np.cumsum(pieces["length"]) - pieces["length"]
+        return Sides(pieces, self.addresses[rows], self.target_nids[rows], self.statuses[rows])
+
+
+def chunk_sides(chunks: NDArray[np.void]) -> Sides:
+    """Sides of chunks (CHUNK_SMALL, _MEDIUM or _LARGE, shape (n,)), used entries only."""
     width = chunks.dtype["pages"].shape[0]
-    counts = np.minimum(chunks["count"], width).astype(np.int64)
-    rows = np.empty(int(counts.sum()), SIDE)
-    if not rows.size:
-        return rows
-    rows["call_id"] = np.repeat(chunks["call_id"], counts)
-    rows["entry"] = consecutive(chunks["first"].astype(np.int64), counts)
-    rows["at_exit"] = np.repeat(chunks["at_exit"].astype(np.uint8), counts)
-    failed = chunks["failed"] & ~np.uint32(READ_COMPAT)
-    rows["failed"] = np.repeat(failed.astype(np.uint8), counts)
-    used = np.arange(width) < counts[:, None]
-    rows["address"] = _pages(chunks)[used]
-    rows["target_nid"] = chunks["nodes"][used]
-    rows["status"] = chunks["status"][used]
-    return rows
+    pieces = np.zeros(len(chunks), PIECE)
+    pieces["length"] = np.minimum(chunks["count"], width)
+    pieces["start"] = np.cumsum(pieces["length"]) - pieces["length"]
+    for name in ("call_id", "first", "at_exit"):
+        pieces[name] = chunks[name]
+    pieces["failed"] = chunks["failed"] & ~np.uint32(READ_COMPAT)
+    pages, nodes, statuses = _pages(chunks), chunks["nodes"], chunks["status"]
+    if (pieces["length"] == width).all():
+        return Sides(pieces, pages.reshape(-1), nodes.reshape(-1), statuses.reshape(-1))
+    used = np.arange(width) < pieces["length"][:, None]
+    return Sides(pieces, pages[used], nodes[used], statuses[used])
+
+
+def joined(parts: Iterable[Sides]) -> Sides:
+    """Sides of all parts, one after the other; one alone as it is."""
+    some = [part for part in parts if len(part)]
+    if len(some) < 2:
+        return some[0] if some else chunk_sides(np.empty(0, CHUNK_SMALL))
+    pieces = np.concatenate([part.pieces for part in some])
+    pieces["start"] = np.cumsum(pieces["length"]) - pieces["length"]
+    return Sides(
+        pieces,
+        np.concatenate([part.addresses for part in some]),
+        np.concatenate([part.target_nids for part in some]),
+        np.concatenate([part.statuses for part in some]),
+    )
 
 
 def lookup_rows(batches: NDArray[np.void]) -> NDArray[np.void]:
@@ -95,20 +152,19 @@ class EntryMerger:
 
     def __init__(self, limit: int = MAX_WAITING) -> None:
         self._limit = limit
-        self._waiting: list[NDArray[np.void]] = []
+        self._waiting: list[Sides] = []
         #: Calls of which rows went because too many waited, the latest of them.
         self._incomplete: NDArray[np.uint64] = np.empty(0, np.uint64)
 
-    def add(self, rows: NDArray[np.void], ended: NDArray[np.uint64]) -> NDArray[np.void]:
-        """Take rows of `chunk_rows`; return, dtype ENTRY, those of calls in ``ended``."""
-        if len(rows):
-            self._waiting.append(rows)
+    def add(self, sides: Sides, ended: NDArray[np.uint64]) -> NDArray[np.void]:
+        """Take sides of calls; return, dtype ENTRY, the entries of calls in ``ended``."""
+        if len(sides):
+            self._waiting.append(sides)
         merged = np.empty(0, ENTRY)
         if len(ended):  # otherwise there is nothing to look for: what waits isn't touched
-            waiting = stacked(SIDE, self._waiting)
-            finished = _are_of(waiting, ended)
-            self._waiting = [_chosen(waiting, ~finished)]
-            merged = merge_sides(_chosen(waiting, finished))
+            finished, waiting = joined(self._waiting).split(ended)
+            self._waiting = [waiting]
+            merged = merge_sides(finished)
         if sum(map(len, self._waiting)) > self._limit:
             self._drop_older()
         return merged
@@ -121,70 +177,48 @@ class EntryMerger:
         return found
 
     def _drop_older(self) -> None:
-        waiting = stacked(SIDE, self._waiting)
-        older = np.unique(waiting["call_id"][: len(waiting) // 2])
+        waiting = joined(self._waiting)
+        is_older = waiting.pieces["start"] < len(waiting) // 2
+        older = np.unique(waiting.pieces["call_id"][is_older])
         self._incomplete = np.concatenate([self._incomplete, older])[-self._limit :]
-        self._waiting = [_chosen(waiting, ~_are_of(waiting, older))]
+        self._waiting = [waiting.without(older)]
 
     def forget(self, call_ids: NDArray[np.uint64]) -> None:
         """Drop what was read of these calls."""
-        if len(call_ids):
-            self._waiting = [_chosen(rows, ~_are_of(rows, call_ids)) for rows in self._waiting]
+        if call_ids.size:
+            self._waiting = [sides.without(call_ids) for sides in self._waiting]
 
     def rest(self) -> NDArray[np.void]:
         """Rows of calls whose exit was not seen, dtype ENTRY; empties the merger."""
-        rows, self._waiting = self._waiting, []
-        return merge_sides(stacked(SIDE, rows))
+        waiting, self._waiting = self._waiting, []
+        return merge_sides(joined(waiting))
 
 
-def without(rows: NDArray[np.void], call_ids: NDArray[np.uint64]) -> NDArray[np.void]:
-    """Rows of `chunk_rows` but for those of these calls."""
-    return _chosen(rows, ~_are_of(rows, call_ids)) if len(call_ids) else rows
-
-
-def merge_sides(rows: NDArray[np.void]) -> NDArray[np.void]:
-    """One ENTRY row per (call, entry) of rows from both sides, sorted by them."""
-    if not len(rows):
+def merge_sides(sides: Sides) -> NDArray[np.void]:
+    """One ENTRY row per (call, entry) of both sides, sorted by them."""
+    if not len(sides):
         return np.empty(0, ENTRY)
-    # pieces of consecutive entries: few, where rows are many
-    calls, entries, sides = rows["call_id"], rows["entry"], rows["at_exit"]
-    follows = (entries[1:] == entries[:-1] + 1) & (sides[1:] == sides[:-1])
-    follows &= calls[1:] == calls[:-1]
-    starts = np.append(0, np.flatnonzero(~follows) + 1)
-    lengths = np.diff(starts, append=len(rows))
-    order = np.lexsort((entries[starts], sides[starts], calls[starts]))
-    starts, lengths = starts[order], lengths[order]
-    calls, sides = calls[starts], sides[starts]
-    whole = _are_whole(calls, sides, entries[starts], lengths)
+    pieces = sides.pieces
+    pieces = pieces[np.lexsort((pieces["first"], pieces["at_exit"], pieces["call_id"]))]
+    whole = _are_whole(pieces)
     if whole.all():
-        before = sides == 0
-        return _merge_pairs(
-            rows,
-            consecutive(starts[before], lengths[before]),
-            consecutive(starts[~before], lengths[~before]),
-        )
+        return _merge_pairs(sides, pieces)
     if not whole.any():
-        return _merge_any(rows)
-    is_of_whole = _are_of(rows, calls[whole])
-    merged = np.concatenate(
-        [merge_sides(_chosen(rows, is_of_whole)), _merge_any(_chosen(rows, ~is_of_whole))]
-    )
+        return _merge_any(sides)
+    some, rest = sides.split(pieces["call_id"][whole])
+    merged = np.concatenate([merge_sides(some), _merge_any(rest)])
     return merged[np.argsort(merged["call_id"], kind="stable")]
 
 
-def _are_whole(
-    calls: NDArray[np.uint64],
-    sides: NDArray[np.uint8],
-    firsts: NDArray[np.uint32],
-    lengths: NDArray[np.int64],
-) -> NDArray[np.bool_]:
+def _are_whole(pieces: NDArray[np.void]) -> NDArray[np.bool_]:
     """Of which sorted pieces the call has each entry up to some number once on either side."""
+    calls, sides, lengths = pieces["call_id"], pieces["at_exit"], pieces["length"]
     call_starts = run_starts(calls)
     changes = (calls[1:] != calls[:-1]) | (sides[1:] != sides[:-1])
     side_starts = np.append(0, np.flatnonzero(changes) + 1)
     before = np.cumsum(lengths) - lengths
     # each piece begins where those before it of its side end, the first one with entry 0
-    fits = firsts == before - np.repeat(
+    fits = pieces["first"] == before - np.repeat(
         before[side_starts], np.diff(side_starts, append=calls.size)
     )
     entered, left = (
@@ -194,25 +228,31 @@ def _are_whole(
     return np.repeat(whole, np.diff(call_starts, append=calls.size))
 
 
-def _merge_pairs(
-    rows: NDArray[np.void], before: NDArray[np.int64], after: NDArray[np.int64]
-) -> NDArray[np.void]:
-    """Entries of whole calls: rows of one side, and of the other, in the same order."""
+def _merge_pairs(sides: Sides, pieces: NDArray[np.void]) -> NDArray[np.void]:
+    """Entries of whole calls, of sorted pieces: either side has the same rows."""
+    entered = pieces[pieces["at_exit"] == 0]
+    left = pieces[pieces["at_exit"] == 1]
+    before, after = (consecutive(each["start"], each["length"]) for each in (entered, left))
     merged = np.empty(len(before), ENTRY)
-    for name in ("call_id", "entry", "address", "target_nid"):
-        merged[name] = rows[name][before]
-    merged["status_before"] = rows["status"][before]
-    merged["status_after"] = rows["status"][after]
+    merged["call_id"] = np.repeat(entered["call_id"], entered["length"])
+    merged["entry"] = consecutive(entered["first"].astype(np.int64), entered["length"])
+    merged["address"] = sides.addresses[before]
+    merged["target_nid"] = sides.target_nids[before]
+    merged["status_before"] = sides.statuses[before]
+    merged["status_after"] = sides.statuses[after]
     merged["unread"] = merged["unread_before"] = 0
-    if rows["failed"].any():
-        failed = rows["failed"][before], rows["failed"][after]
-        for bit, field in ((READ_PAGES, "address"), (READ_NODES, "target_nid")):
+    if pieces["failed"].any():
+        failed = [np.repeat(each["failed"], each["length"]) for each in (entered, left)]
+        for bit, field, values in (
+            (READ_PAGES, "address", sides.addresses),
+            (READ_NODES, "target_nid", sides.target_nids),
+        ):
             late = (failed[0] & bit) != 0
-            merged[field][late] = rows[field][after[late]]
+            merged[field][late] = values[after[late]]
             merged["unread"][late & ((failed[1] & bit) != 0)] |= bit
-        for name, each, unread in (
-            ("status_before", failed[0], "unread_before"),
-            ("status_after", failed[1], "unread"),
+        for name, unread, each in (
+            ("status_before", "unread_before", failed[0]),
+            ("status_after", "unread", failed[1]),
         ):
             late = (each & READ_STATUS) != 0
             merged[name][late] = 0
@@ -220,8 +260,9 @@ def _merge_pairs(
     return merged
 
 
-def _merge_any(rows: NDArray[np.void]) -> NDArray[np.void]:
+def _merge_any(sides: Sides) -> NDArray[np.void]:
     """Entries of calls of which a part is missing."""
+    rows = _rows(sides)
     order = np.lexsort((rows["at_exit"], rows["entry"], rows["call_id"]))
     rows = rows[order]
     first = np.ones(len(rows), bool)
@@ -253,14 +294,14 @@ def _merge_any(rows: NDArray[np.void]) -> NDArray[np.void]:
     return merged
 
 
-def _are_of(rows: NDArray[np.void], call_ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which rows are of these calls; a call's rows mostly follow each other."""
-    starts = run_starts(rows["call_id"])
-    found: NDArray[np.bool_] = np.isin(rows["call_id"][starts], call_ids)
-    return np.repeat(found, np.diff(starts, append=len(rows)))
-
-
-def _chosen(rows: NDArray[np.void], which: NDArray[np.bool_]) -> NDArray[np.void]:
-    if which.all():
-        return rows
-    return as_bytes(rows)[which].view(rows.dtype)
+def _rows(sides: Sides) -> NDArray[np.void]:
+    """A row for each entry of either side."""
+    pieces = sides.pieces
+    rows = np.empty(len(sides), _ROW)
+    for name in ("call_id", "at_exit", "failed"):
+        rows[name] = np.repeat(pieces[name], pieces["length"])
+    rows["entry"] = consecutive(pieces["first"].astype(np.int64), pieces["length"])
+    rows["address"] = sides.addresses
+    rows["target_nid"] = sides.target_nids
+    rows["status"] = sides.statuses
+    return rows

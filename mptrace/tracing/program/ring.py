@@ -40,23 +40,23 @@ class Ring:
             fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
         )
         self._data_offset = page
-        self._consumer = np.frombuffer(self._consumer_map, "<u8", 1)
-        self._producer = np.frombuffer(self._data_map, "<u8", 1)
+        self._consumer = memoryview(self._consumer_map).cast("Q")
+        self._producer = memoryview(self._data_map)[:page].cast("Q")
         #: How far `fresh` has looked.
         self._looked = 0
 
     @property
     def fill(self) -> float:
         """How full it is, from 0 to 1."""
-        return (int(self._producer[0]) - int(self._consumer[0])) / self._size
+        return (self._producer[0] - self._consumer[0]) / self._size
 
     def take(self, into: NDArray[np.void] | None = None) -> NDArray[np.void]:
         """All records that are complete, as a copy, shape (n,), and free their room.
 
         :param into: rows of the ring's layout: no more than fit in, and in its memory.
         """
-        start = int(self._consumer[0])
-        if int(self._producer[0]) == start:
+        start = self._consumer[0]
+        if self._producer[0] == start:
             return np.empty(0, self._dtype)
         frames, lengths = self._complete(start, None if into is None else len(into))
         found = self._records(frames, lengths)
@@ -67,8 +67,8 @@ class Ring:
 
     def fresh(self) -> NDArray[np.void]:
         """Complete records that came since the last time, where they lie: until the next `take`."""
-        start = max(int(self._consumer[0]), self._looked)
-        if int(self._producer[0]) == start:
+        start = max(self._consumer[0], self._looked)
+        if self._producer[0] == start:
             return np.empty(0, self._dtype)
         frames, lengths = self._complete(start, None)
         self._looked = start + len(frames) * self._framed.itemsize
@@ -78,7 +78,7 @@ class Ring:
         self, start: int, most: int | None
     ) -> tuple[NDArray[np.void], NDArray[np.uint32]]:
         """Frames from a position to the first that is not finished, and their lengths."""
-        count = (int(self._producer[0]) - start) // self._framed.itemsize
+        count = (self._producer[0] - start) // self._framed.itemsize
         if most is not None:
             count = min(count, most)
         frames: NDArray[np.void] = np.ndarray(
@@ -101,6 +101,7 @@ class Ring:
 
     def close(self) -> None:
         """Unmap; the ring must not be used afterwards."""
-        del self._consumer, self._producer
+        self._consumer.release()
+        self._producer.release()
         self._consumer_map.close()
         self._data_map.close()
