@@ -47,7 +47,9 @@ def measure(evidence: bool, pages: np.ndarray, nodes: tuple[int, int]) -> dict[s
             traced = number % 4 < 2
             if traced:
                 tracer.open_gate(os.getpid())
-            ret, _, before, after = driver.timed_move_pages(0, pages, target, status, MPOL_MF_MOVE)
+            ret, _, before, after, _ = driver.timed_move_pages(
+                0, pages, target, status, MPOL_MF_MOVE
+            )
             tracer.close_gate()
             assert ret == 0
             tracer.drain()

@@ -31,12 +31,13 @@ class SetupReply:
 
 @dataclass(frozen=True)
 class RoundTotals:
-    """One round, there and back: sums over its calls, times in ns of CLOCK_MONOTONIC."""
+    """One round, there and back: sums over its calls, times in ns."""
 
     round: int
     n_calls: int
     entries: int  #: entries passed, over all calls
-    call_ns: int
+    call_ns: int  #: of CLOCK_MONOTONIC
+    cpu_ns: int  #: of the calling threads' CPU time
     positive: int  #: calls that returned a positive count
     errnos: dict[str, int]  #: errno -> calls that returned -1 with it
     files: dict[str, str] = field(default_factory=dict)  #: table -> .npy file, when recorded

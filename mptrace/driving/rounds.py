@@ -61,6 +61,7 @@ class Issued:
     calls: npt.NDArray[np.void]  #: driver_layouts.DRIVER_CALL
     locations: npt.NDArray[np.void]  #: driver_layouts.LOCATION; empty unless asked for
     statuses: npt.NDArray[np.void]  #: STATUS
+    cpu_ns: npt.NDArray[np.int64]  #: of the calling thread, in the call
     gone: MptraceError | None = None
 
 
@@ -79,6 +80,7 @@ def issue(calls: PlannedCalls, *, number: int, round_: int, record: bool, wanted
         np.zeros(len(bounds), driver_layouts.DRIVER_CALL),
         np.zeros(calls.addresses.size if record else 0, driver_layouts.LOCATION),
         np.zeros(calls.addresses.size, STATUS),
+        np.zeros(len(bounds), np.int64),
     )
     out.calls["driver_call"] = number + np.arange(len(bounds))
     out.calls["sentinel"] = driver.SENTINEL
@@ -95,6 +97,7 @@ def issue(calls: PlannedCalls, *, number: int, round_: int, record: bool, wanted
     _run_threads(calls, out, record, wanted, done)
     entries_done = np.repeat(done, lengths)
     out.calls, out.statuses = out.calls[done], out.statuses[entries_done]
+    out.cpu_ns = out.cpu_ns[done]
     out.locations = out.locations[entries_done] if record else out.locations
     return out
 
@@ -159,7 +162,7 @@ class _Thread:
             out.locations["before_nid"][entries] = self._locate(addresses)
         if out.gone:
             return
-        ret, number, before_ns, after_ns = driver.timed_move_pages(
+        ret, number, before_ns, after_ns, out.cpu_ns[row] = driver.timed_move_pages(
             calls.pid, addresses, nids, status, calls.flags
         )
         issued = out.calls[row]

@@ -218,12 +218,14 @@ def _save(out: Path, round_: int, parts: list[Issued]) -> dict[str, str]:
 def _summary(round_: int, parts: list[Issued], files: dict[str, str]) -> RoundTotals:
     calls = np.concatenate([part.calls for part in parts])
     spent = (calls["after_ns"] - calls["before_ns"]).astype(np.int64)
+    cpu_ns = sum(int(part.cpu_ns.sum()) for part in parts)
     errnos, counts = np.unique(calls["errno_"][calls["ret"] < 0], return_counts=True)
     return RoundTotals(
         round=round_,
         n_calls=len(calls),
         entries=int(calls["entries"].sum()),
         call_ns=int(spent.sum()),
+        cpu_ns=cpu_ns,
         positive=int((calls["ret"] > 0).sum()),
         errnos={str(number): int(count) for number, count in zip(errnos, counts, strict=True)},
         files=files,

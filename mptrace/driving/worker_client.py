@@ -41,6 +41,11 @@ class RoundReply:
         return self.totals.call_ns
 
     @property
+    def cpu_ns(self) -> int:
+        """CPU time of the calling threads in all its calls."""
+        return self.totals.cpu_ns
+
+    @property
     def entries(self) -> int:
         """Entries of all its calls, there and back."""
         return self.totals.entries

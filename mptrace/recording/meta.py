@@ -117,10 +117,15 @@ class PartOf:
     base: str  # the session's name
 
 
+#: `clock` of a cost that is CPU time of the threads that call.
+CPU_CLOCK = "thread_cpu"
+
+
 @dataclass(frozen=True)
 class Cost:
     """What tracing cost the driver: times of interleaved runs with and without, in ns."""
 
+    clock: str  # CPU_CLOCK: CPU time of the calling threads; "": the calls' time, of older ones
     open_ns: tuple[float, ...]
     closed_ns: tuple[float, ...]
     pages: int | None  # entries of a run
@@ -261,6 +266,7 @@ def _part_of(value: Mapping[str, Any] | None) -> PartOf | None:
 
 def _cost(value: Mapping[str, Any]) -> Cost:
     return Cost(
+        clock=value.get("clock", ""),
         open_ns=tuple(value.get("open_ns", ())),
         closed_ns=tuple(value.get("closed_ns", ())),
         pages=value.get("pages"),

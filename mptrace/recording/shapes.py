@@ -268,6 +268,7 @@ SHAPES: Mapping[str, Shape] = {
             {
                 "open_ns": _list_of(_nanoseconds),
                 "closed_ns": _list_of(_nanoseconds),
+                "clock": _text,
                 "pages": _or_none(_COUNT),
                 "bpf": _or_none(_list_of(_HANDLER)),
             },

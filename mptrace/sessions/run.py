@@ -21,6 +21,7 @@ from mptrace.host.settings import check_stacks
 from mptrace.host.signals import Interrupts
 from mptrace.recording.clock import now
 from mptrace.recording.lookup_layouts import LEVEL_ALL
+from mptrace.recording.meta import CPU_CLOCK
 from mptrace.recording.rotation import Rotation, Series
 from mptrace.recording.writer import RecordingWriter
 from mptrace.sessions.bounds import bounds_of
@@ -145,6 +146,7 @@ class _Session:
         self._progress = progress
         stacks = Stacks(tracer.stack) if tracer.has_stacks else None
         self._pump = Pump(tracer, writer, maps=maps_reader.reader(), stacks=stacks)
+        # CPU time of the threads that call: that of who drains the rings is not in it
         self._open_ns: list[int] = []
         self._closed_ns: list[int] = []
         self._bpf: list[dict[str, Any]] = []
@@ -221,7 +223,7 @@ class _Session:
                 self._tracer.close_gate()
             self._record(reply)
         if not self._interrupted:
-            self._open_ns.append(reply.call_ns)
+            self._open_ns.append(reply.cpu_ns)
             self._entries_per_round = reply.entries
 
     def _round(self, *, record: bool) -> RoundReply:
@@ -236,9 +238,9 @@ class _Session:
 
     def _untraced_round(self) -> None:
         if self._measures_cost:
-            call_ns = self._round(record=False).call_ns
+            cpu_ns = self._round(record=False).cpu_ns
             if not self._interrupted:
-                self._closed_ns.append(call_ns)
+                self._closed_ns.append(cpu_ns)
 
     def _statistics_round(self, tgid: int) -> None:
         """One more round, not recorded, with BPF run-time statistics on."""
@@ -267,6 +269,7 @@ class _Session:
             cost = {
                 "open_ns": self._open_ns,
                 "closed_ns": self._closed_ns,
+                "clock": CPU_CLOCK,
                 "pages": self._entries_per_round,
                 "bpf": self._bpf,
             }

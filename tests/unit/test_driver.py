@@ -118,11 +118,37 @@ def test_arrays_are_checked(pages: np.ndarray) -> None:
 def test_times_lie_around_the_call(pages: np.ndarray) -> None:
     """Both are CLOCK_MONOTONIC, before below after."""
     first = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    ret, number, before_ns, after_ns = driver.timed_move_pages(
+    ret, number, before_ns, after_ns, _ = driver.timed_move_pages(
         0, pages, None, np.zeros(PAGES, np.int32), 0
     )
     assert (ret, number) == (0, 0)
     assert first <= before_ns < after_ns <= time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def test_what_others_do_meanwhile_is_not_in_the_cpu_time(pages: np.ndarray) -> None:
+    """Another thread has the interpreter when the call returns: the call took longer, no more."""
+    is_over = threading.Event()
+
+    def spin() -> None:
+        while not is_over.is_set():
+            pass
+
+    spinning = threading.Thread(target=spin)
+    spinning.start()
+    try:
+        first = time.thread_time_ns()
+        # long enough for the other one to begin
+        many = np.tile(pages, 41)
+        status = np.zeros(many.size, np.int32)
+        calls = [driver.timed_move_pages(0, many, None, status, 0) for _ in range(23)]
+        spent = time.thread_time_ns() - first
+    finally:
+        is_over.set()
+        spinning.join()
+    assert all(cpu_ns > 0 for *_, cpu_ns in calls)
+    assert sum(cpu_ns for *_, cpu_ns in calls) <= spent
+    took = sum(after_ns - before_ns for _, _, before_ns, after_ns, _ in calls)
+    assert took > 2 * sum(cpu_ns for *_, cpu_ns in calls)
 
 
 def test_errno_is_the_threads_own(pages: np.ndarray) -> None:

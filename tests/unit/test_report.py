@@ -24,7 +24,7 @@ from mptrace.outcomes.causes.statuses import (
 )
 from mptrace.outcomes.causes.table import BY_NAME
 from mptrace.recording.layouts import FOLIO_UNTRACKED, TABLES
-from mptrace.recording.meta import Meta
+from mptrace.recording.meta import CPU_CLOCK, Meta
 from mptrace.recording.writer import RecordingWriter
 from mptrace.report import WIDTH, render
 from mptrace.reporting.numbers.profile import distribution, is_clean, profile
@@ -340,6 +340,9 @@ def test_what_tracing_costs_takes_three_rounds(rounds: int) -> None:
     )
     assert "x the calls' time" not in text
     assert numbers()["cost"]["ratio"] == 2
+    assert "2.00 x the calls' time (" in render(numbers())
+    by_cpu = numbers(cost=recorded.META["cost"] | {"clock": CPU_CLOCK})
+    assert "2.00 x the calls' CPU time (" in render(by_cpu)
     assert numbers()["cost"]["ratio_reason"] == ""
 
 

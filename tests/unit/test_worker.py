@@ -71,6 +71,7 @@ def test_a_round_passes_every_entry_there_and_back(worker: Worker, kind: str, ta
     spent = reply.calls["after_ns"] - reply.calls["before_ns"]
     assert (spent > 0).all()
     assert reply.call_ns == spent.sum()
+    assert reply.cpu_ns > 0
     assert (reply.locations["final_nid"] == NID).all()
     assert np.unique(reply.locations["address"]).size == PAGES
 

@@ -282,7 +282,7 @@ class Stage:
         before = self._where(pid, pages)
         nowhere = PAGE_SIZE  # below what may be mapped
         self._begin(os.getpid())
-        ret, number, before_ns, after_ns = driver.timed_move_pages(
+        ret, number, before_ns, after_ns, _ = driver.timed_move_pages(
             pid,
             nowhere if bad == "pages" else pages,
             nowhere if bad == "nodes" else nodes,

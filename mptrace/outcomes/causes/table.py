@@ -142,8 +142,8 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "no_memory_in_group",
-        "the target node had no memory, for it or for a page of its group",
-        "free memory on the target node, or choose another",
+        "no page could be had on the target node, for it or for a page of its group",
+        "free memory on the target node, choose another, or widen the caller's cpuset",
         "alloc_migration_target()",
     ),
     Cause(

@@ -19,7 +19,7 @@ from mptrace.outcomes.said import said_of
 from mptrace.outcomes.selection import EVERYTHING, Selection
 from mptrace.recording.layouts import NOT_COUNTED
 from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
-from mptrace.recording.meta import Meta
+from mptrace.recording.meta import CPU_CLOCK, Meta
 from mptrace.recording.slices import Slices
 from mptrace.recording.when import Clock, with_utc
 from mptrace.reporting.numbers.balancing import balancing_numbers
@@ -262,6 +262,7 @@ def _cost(meta: Meta) -> Numbers:
     return {
         "measured": True,
         "reason": "",
+        "is_cpu_time": cost.clock == CPU_CLOCK,
         "open_ns": opened,
         "closed_ns": closed,
         "entries": cost.pages,

@@ -172,8 +172,9 @@ def _cost(cost: Numbers) -> str:
         return f"what it cost was not measured: {cost['reason']}"
     parts = []
     if cost["ratio"]:
+        time = "CPU time" if cost["is_cpu_time"] else "time"
         parts.append(
-            f"{cost['ratio']:.2f} x the calls' time ({format_ns(cost['median_open_ns'])} with, "
+            f"{cost['ratio']:.2f} x the calls' {time} ({format_ns(cost['median_open_ns'])} with, "
             f"{format_ns(cost['median_closed_ns'])} without; medians of "
             f"{len(cost['open_ns'])} and {many(len(cost['closed_ns']), 'round')} in turn)"
         )
