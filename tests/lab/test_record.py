@@ -32,11 +32,14 @@ from test_run import LEFTOVERS, Refusals, assert_error, assert_nothing_left, sh
 
 from mptrace.cli import main
 from mptrace.lab.guest import Guest
+from mptrace.outcomes.causes.rules import cause_name
+from mptrace.outcomes.implied import with_implied
 from mptrace.outcomes.paths import PATHS, of_migrations
-from mptrace.recording.layouts import END_DONE, FOLIO_CHOSEN, READ_STATUS
+from mptrace.recording.layouts import END_DONE, FOLIO_CHOSEN, OUTCOMES, READ_STATUS
 from mptrace.recording.mapping import MAPPED
 from mptrace.recording.reader import Recording
 from mptrace.recording.rotated import open_recording
+from mptrace.reporting.numbers.profile import profile
 
 HERE = Path(__file__).parent
 PYTHON = sys.executable
@@ -124,6 +127,69 @@ def keys(rows: np.ndarray, names: tuple[str, ...]) -> Counter[tuple[Any, ...]]:
 def between(rows: np.ndarray, case: dict[str, Any], first: str, last: str) -> np.ndarray:
     """Rows that lie in a case's time."""
     return rows[(rows[first] >= case["before_ns"]) & (rows[last] <= case["after_ns"])]
+
+
+# ---- how much of each page ------------------------------------------------------------------
+
+
+def of_threads(rows: np.ndarray) -> dict[tuple[int, int], np.void]:
+    """Calls by their thread and by which of its calls each one is."""
+    seen: Counter[int] = Counter()
+    found = {}
+    for row in np.sort(rows, order="enter_ns"):
+        tid = int(row["tid"])
+        found[tid, seen[tid]] = row
+        seen[tid] += 1
+    return found
+
+
+def test_less_detail_judges_calls_alike(run: Run) -> None:
+    """Two sessions saw the same calls: each entry has one outcome, or is unknown at less detail."""
+    less = Judged(run.path / "less")
+    assert less.meta.detail == "outcomes"
+    whole, few = (of_threads(judged.tables["calls"]) for judged in (run.whole, less))
+    # what was under way, or was made by hostile callers, as one session began or ended
+    assert set(few) <= set(whole)
+    told: Counter[tuple[str, str]] = Counter()
+    for key, call in few.items():
+        ours, theirs = less.rows_of(call), run.whole.rows_of(whole[key])
+        assert ours.size == theirs.size
+        for ours_row, theirs_row in zip(ours, theirs, strict=True):
+            pair = OUTCOMES[theirs_row["outcome"]], OUTCOMES[ours_row["outcome"]]
+            told[pair] += 1
+            if pair[1] == "unknown" and pair[0] != "unknown":
+                assert cause_name(int(ours_row["cause"])) in ("not_traced", "maybe_same_folio")
+    print(told)
+    wrong = {pair for pair in told if pair[1] not in (pair[0], "unknown")}
+    # a page that was freed while it moved counts as moved
+    assert wrong <= {("unknown", "moved")}, told
+    assert told["moved", "moved"] > 20 * told["moved", "unknown"]
+
+
+def test_less_detail_counts_pages_alike(run: Run) -> None:
+    """Of each path and initiator as many moved and stayed as the kernel counted for the other."""
+
+    def numbers(name: str) -> list[dict[str, Any]]:
+        recording = run.recording(name)
+        tables = with_implied(recording.tables(), recording.meta)
+        return profile(tables, recording.meta)["paths"]
+
+    def counts(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, int]]:
+        return {
+            (row["path"], row["initiator"]["comm"]): row["kernel_counted"]
+            for row in rows
+            if row["initiator"]["comm"] in ("migratepages", "python", "python3")
+            and row["path"] != "move_pages"
+        }
+
+    more, less = numbers("all"), numbers("less")
+    assert counts(less) == counts(more)
+    assert counts(less)
+    for row in less:
+        if row["path"] != "move_pages":
+            counted = row["kernel_counted"]
+            assert row["pages"]["moved"] == counted["moved_pages"]
+            assert row["pages"]["failed"] >= counted["failed_pages"]
 
 
 # ---- whom ---------------------------------------------------------------------------------

@@ -186,6 +186,7 @@ def main():
     # what it compiles the others find
     whole.wait_ready()
     parts = Recorder("-a", "--rotate-time", "2", "--rotate-size", "96K", "-o", "part")
+    less = Recorder("-a", "--detail", "outcomes", "-o", "less")
     scopes = Peer(sys.executable, str(HERE / "scopes.py"))
     own, victim = Caller("own", 23), Victim(sys.argv[2], 29)
     user, grouped = Caller("user", 31, become), Caller("grouped", 37, join)
@@ -193,7 +194,8 @@ def main():
     callers = (own, victim, user, grouped, stranger)
     scopes.listen()
     parts.wait_ready()
-    done("three tracers are there")
+    less.wait_ready()
+    done("four tracers are there")
 
     about = {"pids": {caller.name: caller.pid for caller in callers}, "cases": {}}
 
@@ -248,6 +250,7 @@ def main():
     subprocess.run([sys.executable, str(HERE / "batches.py"), "batches.json"], check=True)
     done("32-bit callers and batches")
     about["whole"] = whole.end(signal.SIGINT)
+    about["less"] = less.end(signal.SIGINT)
     done("the whole session")
     Path("about.json").write_text(json.dumps(about))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mptrace.outcomes.correlate import Correlation, correlate
+from mptrace.outcomes.implied import with_implied
 from mptrace.recording.layouts import OUTCOMES, READ_NODES, READ_PAGES, READ_STATUS
 from mptrace.recording.rotated import open_recording
 
@@ -72,7 +73,7 @@ class Judged:
     def __init__(self, path: Path) -> None:
         recording, _ = open_recording(path)
         self.meta = recording.meta
-        self.tables = recording.tables()
+        self.tables = with_implied(recording.tables(), recording.meta)
         self.found: Correlation = correlate(self.tables, recording.meta)
         self._starts = np.searchsorted(
             self.found.rows["call"], np.arange(len(self.found.call_ids) + 1)
