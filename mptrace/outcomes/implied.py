@@ -207,10 +207,9 @@ class _Groups:
         failed = made["failed"].astype(np.int64)
         rc = made["rc"].astype(np.int64)
         refused = _pages_put_back(tables["folios"], made)
-        lost = made["lost"] > 0
-        lost |= (tables["calls"]["lost"] > 0)[
-            np.maximum(rows_of_ids(tables["calls"]["call_id"], made["call_id"]), 0)
-        ]
+        of_call = rows_of_ids(tables["calls"]["call_id"], made["call_id"])
+        lost = (made["lost"] > 0) | (of_call < 0)
+        lost |= np.append(tables["calls"]["lost"] > 0, True)[of_call]
         return cls(
             made=made,
             place=place,
