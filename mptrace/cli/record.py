@@ -152,6 +152,8 @@ def command(
     # before what takes long to load
     progress(will_watch("record", wanted, duration))
     from mptrace.recording.rotation import Rotation
+    from mptrace.reporting.numbers.recorder import recorder_numbers
+    from mptrace.reporting.text.recorder import recorder_text
     from mptrace.sessions.record import record
     from mptrace.sessions.request import RecordRequest, WantedFilters
 
@@ -181,6 +183,8 @@ def command(
         lost = {cause: count for cause, count in result.lost.items() if count}
         for cause, count in lost.items():
             progress(f"lost: {cause} {count}")
+        if (took := recorder_numbers(result.recorder)) is not None:
+            progress(f"the recorder took {recorder_text(took)}")
         last = ", ".join(map(str, result.recordings[-_MOST_NAMED:]))
         more = and_more(len(result.recordings) - _MOST_NAMED, "", f"{output}.*", inline=True)
         progress(f"recording: {last} {more}".rstrip())

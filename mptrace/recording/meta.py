@@ -9,7 +9,7 @@ become known: what is written and what is read agree by `shapes`, which tests as
 What all keys mean: docs/architecture.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -133,6 +133,25 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class RecorderCost:
+    """What recording itself took: CPU time of mptrace's process while it traced."""
+
+    cpu_ns: int
+    wall_ns: int
+    cpus: int
+    folios: int
+
+    @classmethod
+    def of(cls, took: Iterable[Mapping[str, int]]) -> "RecorderCost | None":
+        """The sum of what it took for several recordings of a session; None of none."""
+        some = list(took)
+        if not some:
+            return None
+        sums = {name: sum(each[name] for each in some) for name in ("cpu_ns", "wall_ns", "folios")}
+        return cls(**sums, cpus=some[-1]["cpus"])
+
+
+@dataclass(frozen=True)
 class Meta:
     """What a recording says of its session, kernel and host.
 
@@ -197,6 +216,8 @@ class Meta:
     #: None where it was not measured; then ``cost_reason`` says why.
     cost: Cost | None
     cost_reason: str
+    #: None in recordings of older versions, and where the session did not end in order.
+    recorder: RecorderCost | None
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "Meta":
@@ -233,6 +254,7 @@ class Meta:
             max_entries=raw.get("max_entries", MAX_ENTRIES),
             cost=_cost(cost) if cost else None,
             cost_reason=raw.get("cost_reason") or "not measured",
+            recorder=RecorderCost.of([raw["recorder"]] if raw.get("recorder") else []),
         )
 
     @cached_property

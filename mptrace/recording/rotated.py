@@ -8,7 +8,7 @@ is not lost where both are read.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mptrace.arrays import Table
 from mptrace.errors import RecordingError
 from mptrace.recording.directory import META
 from mptrace.recording.layouts import TABLES
-from mptrace.recording.meta import Meta
+from mptrace.recording.meta import Meta, RecorderCost
 from mptrace.recording.reader import PartSource, Recording
 from mptrace.recording.rotation import numbered
 
@@ -57,6 +57,7 @@ class Joined:
             "complete": self.complete,
             "interrupted": any(each.get("interrupted") for each in metas),
             "lost": _lost(self._parts),
+            "recorder": _recorder(metas),
             "rotation": {"numbers": self._numbers, "of": self.path.name},
         }
         for key in ("symbols", "cgroups"):
@@ -200,6 +201,13 @@ def _lost(parts: Sequence[Recording]) -> dict[str, int]:
         for cause, count in lost.items():
             total[cause] = total.get(cause, 0) + count
     return total if all(told) or any(total.values()) else {}
+
+
+def _recorder(metas: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """What recording took for all; None where one does not say it."""
+    told = [each.get("recorder") for each in metas]
+    total = RecorderCost.of(each for each in told if each)
+    return vars(total) if total and all(told) else None
 
 
 def _once(processes: Table) -> Table:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mptrace.errors import RecordingError
-from mptrace.recording.clock import now
+from mptrace.recording.clock import RecorderClock, now
 from mptrace.recording.layouts import TABLES
+from mptrace.recording.meta import RecorderCost
 from mptrace.recording.rotation import Series
 from mptrace.recording.writer import RecordingWriter
 
@@ -31,11 +32,18 @@ class Parts:
         self.writer = self._next()
         #: Rows per table of the recordings that are finished.
         self.rows = dict.fromkeys(TABLES, 0)
+        self._clock = RecorderClock()
+        self._took: list[Mapping[str, int]] = []
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """Recordings that are there, oldest first."""
         return tuple(self._series.paths)
+
+    @property
+    def recorder(self) -> RecorderCost | None:
+        """What recording took for those that are finished."""
+        return RecorderCost.of(self._took)
 
     def _next(self) -> RecordingWriter:
         path = self._series.next()
@@ -81,7 +89,8 @@ class Parts:
         """
         self._count(self.writer)
         with contextlib.suppress(RecordingError):
-            self.writer.update_meta(**last_meta, end_reason=failure.message)
+            took = self._spent(self.writer)
+            self.writer.update_meta(**last_meta, recorder=took, end_reason=failure.message)
         self.writer.close()
         there = " and ".join(f"'{path}'" for path in self.paths[-2:] if path.exists())
         hints = [f"{there} has what was recorded until then", failure.hint]
@@ -89,7 +98,13 @@ class Parts:
 
     def _finish(self, writer: RecordingWriter, last_meta: Mapping[str, Any]) -> None:
         self._count(writer)
-        writer.finish(last_meta)
+        # what is buffered is a part of what it takes
+        writer.flush()
+        writer.finish({**last_meta, "recorder": self._spent(writer)})
+
+    def _spent(self, writer: RecordingWriter) -> Mapping[str, int]:
+        self._took.append(self._clock.took(writer.rows["folios"]))
+        return self._took[-1]
 
     def _count(self, writer: RecordingWriter) -> None:
         for table, count in writer.rows.items():

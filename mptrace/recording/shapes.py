@@ -275,6 +275,9 @@ SHAPES: Mapping[str, Shape] = {
         )
     ),
     "cost_reason": _or_none(_text),
+    "recorder": _or_none(
+        _record({"cpu_ns": _COUNT, "wall_ns": _COUNT, "cpus": _whole(1, 1 << 20), "folios": _COUNT})
+    ),
     "memory_bound_bytes": _or_none(_COUNT),
     # rows are made for entries that are not there, up to so many in each call
     "max_entries": _whole(1, 1 << 24),

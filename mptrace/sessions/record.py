@@ -166,7 +166,12 @@ def _by_tracepoints(
     status = _wait_for(command, progress) if command is not None else None
     timed = bool(request.duration_s) or command is not None
     return RecordResult(
-        result.recordings, result.rows, result.lost, status, result.interrupted and timed
+        result.recordings,
+        result.rows,
+        result.lost,
+        status,
+        result.interrupted and timed,
+        result.recorder,
     )
 
 

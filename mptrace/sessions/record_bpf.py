@@ -76,6 +76,7 @@ class BpfSession:
             {cause: lost[cause] - self._lost_first[cause] for cause in lost},
             status,
             signals.noted and timed,
+            self._parts.recorder,
         )
 
     def _trace(self, signals: Interrupts) -> None:

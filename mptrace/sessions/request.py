@@ -10,6 +10,7 @@ from mptrace.errors import TargetError, UsageError
 from mptrace.host import proc
 from mptrace.host.facts import HostFacts
 from mptrace.host.processes import cgroup_id
+from mptrace.recording.meta import RecorderCost
 from mptrace.recording.rotation import Rotation
 from mptrace.sessions.command import User
 from mptrace.tracing.plan.request import Request
@@ -63,7 +64,7 @@ class RecordResult:
     """What was recorded: the recordings that are there, rows per table, losses by cause.
 
     ``exit_status`` is the command's, None without one; ``interrupted``: a signal
-    ended it before its time.
+    ended it before its time.  ``recorder``: what recording itself took.
     """
 
     recordings: tuple[Path, ...]
@@ -71,6 +72,7 @@ class RecordResult:
     lost: dict[str, int]
     exit_status: int | None
     interrupted: bool
+    recorder: RecorderCost | None = None
 
 
 def resolve_scope(

@@ -19,7 +19,7 @@ from mptrace.host.privileges import check_privileges
 from mptrace.host.read import read_host_facts
 from mptrace.host.settings import check_stacks
 from mptrace.host.signals import Interrupts
-from mptrace.recording.clock import now
+from mptrace.recording.clock import RecorderClock, now
 from mptrace.recording.lookup_layouts import LEVEL_ALL
 from mptrace.recording.meta import CPU_CLOCK
 from mptrace.recording.rotation import Rotation, Series
@@ -154,6 +154,7 @@ class _Session:
         self._entries_per_round = 0
         self._interrupts = Interrupts()
         self._killed = False
+        self._clock = RecorderClock()
 
     def run(self, tgid: int) -> RunResult:
         self._lost_before = self._tracer.losses()
@@ -186,8 +187,10 @@ class _Session:
 
     def _finish(self) -> None:
         lost = self._tracer.losses()
+        self._writer.flush()
         self._writer.finish(
             {
+                "recorder": self._clock.took(self._writer.rows["folios"]),
                 "interrupted": self._interrupted,
                 "ended": now(),
                 "lost": {cause: lost[cause] - self._lost_before[cause] for cause in lost},

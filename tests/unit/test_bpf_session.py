@@ -130,6 +130,7 @@ class PlayedParts:
         self.writer = Nowhere()
         self.paths: tuple[Path, ...] = ()
         self.rows = dict.fromkeys(TABLES, 0)
+        self.recorder = None
         self.metas: list[dict[str, Any]] = []
 
     def rotate_if_due(

@@ -48,6 +48,7 @@ WHOLE: dict[str, Any] = {
     "unseen": ["who waited"],
     "symbols": {"0xffffffff81000000": "ext4_aops"},
     "parts": {"calls": 1},
+    "recorder": {"cpu_ns": 7, "wall_ns": 70, "cpus": 4, "folios": 1},
     "workload": Workload().to_dict(),
     "scope": {
         "kind": "command",

@@ -35,6 +35,7 @@ from mptrace.reporting.numbers.own import numbers_of
 from mptrace.reporting.numbers.parts import Gathered, parts_of
 from mptrace.reporting.numbers.paths import PathSums
 from mptrace.reporting.numbers.phases import PhaseSums
+from mptrace.reporting.numbers.recorder import recorder_numbers
 from mptrace.reporting.numbers.slowest import SlowestCalls
 from mptrace.reporting.numbers.stacks import stacks_of
 from mptrace.reporting.numbers.stalls import Stalls
@@ -141,6 +142,7 @@ def profile(
         "unproved_kinds": list(said.get("unproved_kinds") or ()),
         "lost": dict(meta.lost),
         "cost": _cost(meta),
+        "recorder": recorder_numbers(meta.recorder),
         "memory_bound_bytes": said.get("memory_bound_bytes"),
         "own": numbers_of(gathered),
         "mappings": {**lying.seen, "gap": meta.mappings_gap},

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from mptrace.reporting.text.layout import Numbers, clip, item, many, table, wrapped
+from mptrace.reporting.text.recorder import recorder_text
 from mptrace.units import format_bytes, format_count, format_ns
 
 #: A longer reason is no sentence: older recordings have each attach point that was tried.
@@ -43,6 +44,8 @@ def head(profile: Numbers) -> list[str]:
         lines += item("recording", state)
     lines += item("lost", _lost(profile))
     lines += item("tracing", _cost(profile["cost"]))
+    if profile["recorder"]:
+        lines += item("recorder", recorder_text(profile["recorder"]))
     if own := _own(profile["own"]):
         lines += item("own", own)
     return lines

@@ -22,6 +22,7 @@ from mptrace.host.read import read_host_facts
 from mptrace.host.signals import Interrupts
 from mptrace.recording.clock import now
 from mptrace.recording.layouts import MIGRATION_KTHREAD, SYSCALL_NONE
+from mptrace.recording.meta import RecorderCost
 from mptrace.recording.rotation import Rotation, Series
 from mptrace.recording.series import Parts
 from mptrace.recording.writer import RecordingWriter
@@ -80,13 +81,14 @@ class TracepointRequest:
 class Result:
     """What was recorded: the recordings that are there, rows per table, losses by cause.
 
-    ``interrupted``: a signal ended it.
+    ``interrupted``: a signal ended it; ``recorder``: what recording itself took.
     """
 
     recordings: tuple[Path, ...]
     rows: dict[str, int]
     lost: dict[str, int]
     interrupted: bool
+    recorder: RecorderCost | None = None
 
 
 def record(request: TracepointRequest, progress: Progress) -> Result:
@@ -237,7 +239,9 @@ class _Session:
             raise self._parts.abandon(error, self._last_meta()) from error
         finally:
             self._maps.stop(_MAPS_SECONDS)
-        return Result(self._parts.paths, self._parts.rows, self._lost, signals.noted)
+        return Result(
+            self._parts.paths, self._parts.rows, self._lost, signals.noted, self._parts.recorder
+        )
 
     def _rounds(self, signals: Interrupts) -> Iterator[None]:
         began = part_began = time.monotonic()
