@@ -125,7 +125,9 @@ def command(
     if not as_json:
         # before what takes long to load
         progress(will_watch("count for", wanted, duration, interval, count))
+    from mptrace.host.read import read_host_facts
     from mptrace.reporting.text.stat import Lines, to_json
+    from mptrace.reporting.text.times import times_note
     from mptrace.sessions.counted import counted
     from mptrace.tracing.counting.intervals import Ending, clock, intervals
     from mptrace.tracing.counting.plan import StatBounds
@@ -151,14 +153,20 @@ def command(
                 else:
                     click.echo(lines.interval(each, clock(each.wall_ns)))
             everything = sampler.total()
+        host = read_host_facts()
         if as_json:
             value = to_json(everything, sampler.reasons, "total", view)
             value["tier"] = sampler.tier
             value["unseen"] = list(sampler.unseen)
             value["interrupted"] = ending.interrupted
+            value["emulated"] = host.emulated
+            value["counted"] = None if host.counted is None else dict(host.counted)
             click.echo(json.dumps(value))
         else:
             click.echo(("" if interval is None else "\n") + lines.total(everything))
+            note = times_note(counted=host.counted is not None, emulated=host.emulated)
+            if note:
+                click.echo(note)
         if ending.gone and session.command is None:
             progress("the chosen processes have ended")
         if session.command is not None:

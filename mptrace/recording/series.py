@@ -103,7 +103,7 @@ class Parts:
         writer.finish({**last_meta, "recorder": self._spent(writer)})
 
     def _spent(self, writer: RecordingWriter) -> Mapping[str, int]:
-        self._took.append(self._clock.took(writer.rows["folios"]))
+        self._took.append(self._clock.took(writer.rows["lookups"] or writer.rows["folios"]))
         return self._took[-1]
 
     def _count(self, writer: RecordingWriter) -> None:

@@ -188,9 +188,11 @@ class _Session:
     def _finish(self) -> None:
         lost = self._tracer.losses()
         self._writer.flush()
+        rows = self._writer.rows
         self._writer.finish(
             {
-                "recorder": self._clock.took(self._writer.rows["folios"]),
+                # at the level `outcomes` a lookup stands for a folio
+                "recorder": self._clock.took(rows["lookups"] or rows["folios"]),
                 "interrupted": self._interrupted,
                 "ended": now(),
                 "lost": {cause: lost[cause] - self._lost_before[cause] for cause in lost},

@@ -3,6 +3,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 import recorded
 import stat_rows
+from click.testing import CliRunner
 from test_doctor import ACCESS, HOST, KERNEL
 
 from mptrace.cli import COMMANDS, main
 from mptrace.driving.places import Where
 from mptrace.errors import OutputError
+from mptrace.host.facts import HostFacts
 from mptrace.lab import runner, wire
 from mptrace.lab.guest import Completed, Guest
 from mptrace.lab.kernels import Kernel
@@ -332,3 +335,26 @@ def test_a_pipe_that_would_not_wait_is_waited_for() -> None:
         assert process.stderr.read() == b""
     assert process.returncode == 0
     assert len(text.splitlines()) == recorded.tables()["folios"].size
+
+
+@pytest.mark.parametrize(
+    ("counted", "emulated", "note"),
+    [
+        ({"cpu": "x", "string_moves": ""}, True, "times are instructions, 1 ns is one"),
+        (None, True, "times are emulated"),
+        (None, False, ""),
+    ],
+)
+def test_stat_says_what_its_times_are(
+    monkeypatch: pytest.MonkeyPatch, counted: dict[str, str] | None, emulated: bool, note: str
+) -> None:
+    """Below its total, as the head of a report does, and in JSON."""
+    host = HostFacts((), "", emulated, counted=counted)
+    monkeypatch.setattr("mptrace.host.read.read_host_facts", lambda: host)
+    _count(monkeypatch)
+    text = CliRunner().invoke(main, ["stat", "-d", "1"]).stdout
+    assert text.endswith(f"\n{note}\n") if note else "times are" not in text
+    _count(monkeypatch)
+    lines = CliRunner().invoke(main, ["stat", "--json", "-d", "1"]).stdout.splitlines()
+    total = json.loads(lines[-1])
+    assert (total["counted"], total["emulated"]) == (counted, emulated)

@@ -10,6 +10,7 @@ from mptrace.reporting.text.layout import Numbers, clip, many, short, wrapped
 from mptrace.reporting.text.selection import selected
 from mptrace.reporting.text.summary_when import clock, day
 from mptrace.reporting.text.summary_words import FORBIDS, NEEDED
+from mptrace.reporting.text.times import times_note
 from mptrace.units import format_count, format_ns, times
 
 #: The wall clock was set by so much while recording: said.
@@ -82,12 +83,8 @@ def _proof(phases: Numbers) -> str:
 
 def _notes(profile: Numbers) -> Iterator[str]:
     """What else must be known to read the numbers."""
-    if profile["counted"]:
-        yield "times are instructions, 1 ns is one"
-    elif profile["emulated"]:
-        yield "times are emulated"
-    elif profile["emulated"] is None:
-        yield "not recorded whether emulated"
+    if note := times_note(counted=bool(profile["counted"]), emulated=profile["emulated"]):
+        yield note
     filters = filters_text(profile["filters"])
     if filters:
         yield f"only {', '.join(filters)} was recorded"
