@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mptrace.arrays import Bools, Bytes, Ints, Table, Tables
 from mptrace.outcomes.causes.rules import cause_code
+from mptrace.recording.joins import runs
 from mptrace.recording.layouts import (
     END_UNTRACED,
     ENTRY,
@@ -146,9 +147,10 @@ class CallColumns:
         """Ordinal of each call_id, -1 for those that are none of these calls."""
         if not self.count:
             return np.full(call_id.size, -1, np.int64)
-        place = np.minimum(np.searchsorted(self.ids, call_id), self.count - 1)
-        found: Ints = np.where(self.ids[place] == call_id, place, -1)
-        return found
+        heads, lengths = runs(call_id)
+        place = np.minimum(np.searchsorted(self.ids, heads), self.count - 1)
+        found: Ints = np.where(self.ids[place] == heads, place, -1)
+        return found if lengths is None else np.repeat(found, lengths)
 
 
 @dataclass(frozen=True)

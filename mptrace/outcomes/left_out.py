@@ -29,8 +29,8 @@ def chosen_calls(
     beyond = sum(int(count) - bound for count in pages[pages > bound])
     return replace(
         found,
-        rows=found.rows[kept],
-        queued=found.queued[kept],
+        rows=found.rows if kept.all() else found.rows[kept],
+        queued=found.queued if kept.all() else found.queued[kept],
         call_row=np.where(out, -1, found.call_row),
         beyond_bound=beyond if whole or not chosen.unsure_beyond else 0,
     )

@@ -128,9 +128,18 @@ def hexadecimal(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:
 
 def _plain(name: str, column: Column, part: slice) -> list[Any]:
     values, known = column[0][part], column[1][part]
-    plain: list[Any] = isos(values) if is_wall_clock(name) else values.tolist()
-    if name in _ADDRESSES:
-        plain = [hex(value) for value in plain]
     if not known.all():
-        plain = [value if good else None for value, good in zip(plain, known.tolist(), strict=True)]
-    return plain
+        plain: list[Any] = [None] * values.size
+        where = np.flatnonzero(known)
+        # only of these: most of the time goes into texts
+        for at, value in zip(where.tolist(), _texts(name, values[where]), strict=True):
+            plain[at] = value
+        return plain
+    return _texts(name, values)
+
+
+def _texts(name: str, values: npt.NDArray[Any]) -> list[Any]:
+    if is_wall_clock(name):
+        return isos(values)
+    plain: list[Any] = values.tolist()
+    return list(map(hex, plain)) if name in _ADDRESSES else plain

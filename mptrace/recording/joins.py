@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 from mptrace.arrays import Addresses, Bools, Ints, Table, Words
 
+# Values of which it is worth a look whether they come in runs, and how long these must be.
+_MANY, _WORTH = 1 << 12, 4
+
 
 def rows_of_calls(call_start: Ints, which: Ints) -> Ints:
     """Row numbers of the entries of the calls ``which``, in the order of ``which``."""
@@ -22,6 +25,10 @@ def ranks(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Ints]:
     other argsort uses AVX2, which QEMU 7.2 emulates wrongly under ``-cpu max``
     (indices that do not sort; np.sort and the stable kind are right).
     """
+    heads, lengths = runs(values)
+    if lengths is not None:
+        distinct, places = ranks(heads)
+        return distinct, np.repeat(places, lengths)
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.ones(values.size, np.bool_)
@@ -29,6 +36,23 @@ def ranks(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Ints]:
     places = np.empty(values.size, np.int64)
     places[order] = np.cumsum(first) - 1
     return ordered[first], places
+
+
+def runs(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Ints | None]:
+    """One value of each run of equal ones, and how long these are.
+
+    The values themselves and None where that is not worth it: rows of one call, migration or
+    process often lie together, and then there are few.
+    """
+    if values.size < _MANY:
+        return values, None
+    values = np.ascontiguousarray(values)
+    starts = np.flatnonzero(values[1:] != values[:-1]) + 1
+    if starts.size * _WORTH > values.size:
+        return values, None
+    starts = np.concatenate([[0], starts])
+    lengths: Ints = np.diff(starts, append=values.size)
+    return values[starts], lengths
 
 
 def pair_ids(first: Addresses | Ints, second: Addresses | Ints) -> Ints:
@@ -65,6 +89,9 @@ def rows_of_ids(ids: Words, wanted: Words) -> Ints:
     """Row of each wanted id, -1 where it is not there."""
     if not ids.size:
         return np.full(wanted.size, -1, np.int64)
+    heads, lengths = runs(wanted)
+    if lengths is not None:
+        return np.repeat(rows_of_ids(ids, heads), lengths)
     order = np.argsort(ids, kind="stable")
     place = np.minimum(np.searchsorted(ids[order], wanted), ids.size - 1)
     found: Ints = np.where(ids[order][place] == wanted, order[place], -1)

@@ -64,11 +64,13 @@ def of_folios(tables: Tables) -> Ints:
     rows = np.flatnonzero(obstacles["stage"] != STAGE_VMA)
     if not rows.size or not folios.size:
         return found
-    looked_up = folios["lookup_seq"] != NO_LOOKUP
+    seq = np.ascontiguousarray(folios["lookup_seq"])
+    looked_up = seq != NO_LOOKUP
+    maybe = _maybe(seq, folios["call_id"], obstacles[rows])
     named = obstacles["lookup_seq"][rows] != NO_LOOKUP
     # by the lookup where there was one, else by migration and folio
     for folio_rows, obstacle_rows, names in (
-        (np.flatnonzero(looked_up), rows[named], ("call_id", "lookup_seq")),
+        (np.flatnonzero(looked_up & maybe), rows[named], ("call_id", "lookup_seq")),
         (np.flatnonzero(~looked_up), rows[~named], ("migration_id", "src")),
     ):
         if not folio_rows.size or not obstacle_rows.size:
@@ -80,6 +82,19 @@ def of_folios(tables: Tables) -> Ints:
         place = np.minimum(np.searchsorted(theirs[order], ours), order.size - 1)
         hit = theirs[order][place] == ours
         found[folio_rows[hit]] = obstacle_rows[order[place[hit]]]
+    return found
+
+
+def _maybe(seq: npt.NDArray[np.uint32], call_id: Addresses, obstacles: Table) -> Bools:
+    """Which lookups may have an obstacle: true of all that have, and of few others."""
+
+    def mixed(seq: npt.NDArray[np.uint32], call_id: Addresses) -> npt.NDArray[np.uint64]:
+        both = call_id ^ (seq.astype(np.uint64) << np.uint64(32))
+        return (both * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(44)
+
+    seen = np.zeros(1 << 20, np.bool_)
+    seen[mixed(obstacles["lookup_seq"], obstacles["call_id"])] = True
+    found: Bools = seen[mixed(seq, call_id)]
     return found
 
 

@@ -47,12 +47,12 @@ class CostCurve:
 
     def add(self, part: Part) -> None:
         """Add those of a slice."""
-        migrations, folios, fate = part.tables["migrations"], part.tables["folios"], part.fate
+        migrations, columns, fate = part.tables["migrations"], part.columns, part.fate
         known = np.flatnonzero(fate.migration >= 0)
         pages = _pages_of(fate.migration[known], fate.pages[known], migrations.size)
         whole = _whole(migrations, pages) & ~part.out.migrations
-        dark = folios["blackout_ns"][fate.row].astype(np.int64)
-        closed = known[(folios["n_dark"][fate.row[known]] > 0) & (dark[known] >= 0)]
+        dark = columns["blackout_ns"][fate.row]
+        closed = known[(columns["n_dark"][fate.row[known]] > 0) & (dark[known] >= 0)]
         closed = closed[whole[fate.migration[closed]] & ~part.out.folios[fate.row[closed]]]
         batch = fate.migration[closed]
         rows = part.rows("migrations")

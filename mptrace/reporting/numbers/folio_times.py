@@ -5,6 +5,7 @@ import numpy as np
 
 from mptrace.arrays import Bools, Ints
 from mptrace.outcomes.joined import FAILED, MOVED
+from mptrace.recording.joins import runs
 from mptrace.recording.layouts import NO_LOOKUP
 from mptrace.reporting.numbers.parts import Part
 from mptrace.reporting.numbers.sums import (
@@ -26,9 +27,10 @@ class FolioTimes:
     def __init__(self, part: Part, left_out: Bools) -> None:
         folios, closed = part.tables["folios"], part.closed
         inside = (folios["call_id"] != 0) & ~left_out
-        if not inside.all() or not np.isin(np.unique(folios["call_id"]), closed).all():
-            inside &= np.isin(folios["call_id"], closed)
-        self._all = folios
+        heads, lengths = runs(folios["call_id"])
+        of_closed = np.isin(heads, closed)
+        inside &= of_closed if lengths is None else np.repeat(of_closed, lengths)
+        self._columns = part.columns
         self._rows = np.flatnonzero(inside)
         self.isolated = self.column("isolate_rc") == 0
         self.moved = part.outcome[self._rows] == MOVED
@@ -39,7 +41,7 @@ class FolioTimes:
 
     def column(self, name: str) -> Ints:
         """A field of the records, int64."""
-        return self._all[name][self._rows].astype(np.int64)
+        return np.take(self._columns[name], self._rows)
 
 
 class FolioSums:

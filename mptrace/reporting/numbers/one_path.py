@@ -14,7 +14,7 @@ from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import NOT_COUNTED
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.lying import There
-from mptrace.reporting.numbers.parts import Part
+from mptrace.reporting.numbers.parts import FolioColumns, Part
 from mptrace.reporting.numbers.path_phases import PHASE_COLUMNS
 from mptrace.reporting.numbers.sizes import SizeSums
 from mptrace.reporting.numbers.sums import (
@@ -57,7 +57,6 @@ class OnePath:
         :param every: of the folios of these migrations.
         :param whose: of each folio of the slice the process that it belongs to.
         """
-        folios = part.tables["folios"]
         self._own_pages += int(every.pages[part.own.folios[every.row]].sum())
         for name in self._all_pages:
             self._all_pages[name] += int(every.pages[every.outcome == _OUTCOMES[name]].sum())
@@ -67,27 +66,26 @@ class OnePath:
             mask = kept.outcome == code
             self._folios[name] += int(mask.sum())
             self._pages[name] += int(kept.pages[mask].sum())
-        # column by column: whole rows of a million folios would be copied
-        source, target = folios["src_nid"][kept.row], folios["dst_nid"][kept.row]
+        columns = part.columns
+        source, target = columns["src_nid"][kept.row], columns["dst_nid"][kept.row]
         add_to(self._pairs, *sums_of_pairs(source, target, kept.pages, kept.outcome == MOVED))
-        self._add_owners(folios, kept)
-        dark = folios["n_dark"][kept.row] > 0
-        blackout = folios["blackout_ns"][kept.row].astype(np.int64)
+        self._add_owners(columns, kept)
+        dark, blackout = columns["n_dark"][kept.row] > 0, columns["blackout_ns"][kept.row]
         whole = dark & (blackout >= 0)
         self._dark["folios"] += int(whole.sum())
         self._dark["open"] += int((dark & ~whole).sum())
         self._blackout.add(blackout[whole])
         self._add_failures(part, kept, whose)
-        self.sizes.add(folios, kept)
+        self.sizes.add(columns, kept)
         for name in self.phases:
-            self.phases[name] += int(folios[name][kept.row].astype(np.int64).sum())
+            self.phases[name] += int(columns[name][kept.row].sum())
 
-    def _add_owners(self, folios: Table, kept: Fates) -> None:
-        tgids, place = ranks(folios["owner_tgid"][kept.row].astype(np.int64))
-        columns = [np.bincount(place, minlength=tgids.size)]
+    def _add_owners(self, columns: FolioColumns, kept: Fates) -> None:
+        tgids, place = ranks(columns["owner_tgid"][kept.row])
+        counts = [np.bincount(place, minlength=tgids.size)]
         for code in _OUTCOMES.values():
-            columns.append(np.bincount(place, kept.pages * (kept.outcome == code), tgids.size))
-        sums = np.array(columns).T.astype(np.int64)
+            counts.append(np.bincount(place, kept.pages * (kept.outcome == code), tgids.size))
+        sums = np.array(counts).T.astype(np.int64)
         for tgid, row in zip(tgids.tolist(), sums, strict=True):
             self._owners[tgid] = self._owners.get(tgid, 0) + row
 

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mptrace.arrays import Bools, Bytes, Ints, Tables, Words
+from mptrace.arrays import Bools, Bytes, Ints, Table, Tables, Words
 from mptrace.outcomes.chosen import Chosen, choose
 from mptrace.outcomes.correlate import Correlation, correlate
 from mptrace.outcomes.fates import Fates, failed_migrations, fates
@@ -20,10 +20,23 @@ from mptrace.outcomes.joined import MOVED
 from mptrace.outcomes.left_out import chosen_calls, left_out
 from mptrace.outcomes.own import Own, own_of
 from mptrace.outcomes.selection import Selection
-from mptrace.recording.joins import ranks
+from mptrace.recording.joins import ranks, rows_of_ids
 from mptrace.recording.layouts import TABLES
 from mptrace.recording.meta import Meta
 from mptrace.recording.slices import LARGE, Slice, Slices, rows_in, whole_of
+
+
+class FolioColumns:
+    """Columns of the folios of a slice, int64, each made once."""
+
+    def __init__(self, folios: Table) -> None:
+        self._folios = folios
+        self._found: dict[str, Ints] = {}
+
+    def __getitem__(self, name: str) -> Ints:
+        if name not in self._found:
+            self._found[name] = self._folios[name].astype(np.int64)
+        return self._found[name]
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Part:
     calls_before: int
     outcome: Bytes  # of each folio
     split: Ints  # folios that were split
+    columns: FolioColumns
 
     @property
     def beside(self) -> Tables:
@@ -56,7 +70,7 @@ class Part:
         """The number of each row of a table in the recording."""
         return rows_in(self.tables, table)
 
-    @property
+    @cached_property
     def closed(self) -> Words:
         """call_id of the calls that asked, ended and are in the sums."""
         calls = self.tables["calls"]
@@ -91,6 +105,7 @@ def parts_of(
             calls_before=before,
             outcome=outcomes_of(tables, meta, fate)[0],
             split=np.union1d(every.split, fate.row[fate.is_split]),
+            columns=FolioColumns(tables["folios"]),
         )
         before += int(every.call_ids.size)
 
@@ -162,7 +177,7 @@ class Gathered:
             return found.astype(np.int64)
 
         self.pages[rows] = sums(inside, fate.pages)
-        nr_pages = part.tables["folios"]["nr_pages"].astype(np.int64)
+        nr_pages = part.columns["nr_pages"].copy()
         nr_pages[part.every.split] = 1
         self.grouped_pages[rows] = sums(inside, nr_pages[fate.row])
         theirs = inside & ~part.out.folios[fate.row]
@@ -173,10 +188,9 @@ class Gathered:
         fate, calls = part.fate, part.tables["calls"]
         done = (fate.outcome == MOVED) & ~part.out.folios[fate.row]
         ids, of_call = ranks(calls["call_id"])
-        wanted = part.tables["folios"]["call_id"][fate.row]
         if ids.size:
-            place = np.minimum(np.searchsorted(ids, wanted), ids.size - 1)
-            done &= ids[place] == wanted
+            place = rows_of_ids(ids, part.tables["folios"]["call_id"])[fate.row]
+            done &= place >= 0
             sums = np.bincount(place[done], fate.pages[done], ids.size).astype(np.int64)
             self.moved_by_call[rows] = sums[of_call]
         known = part.calls.call_row

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mptrace.arrays import Ints, Table
+from mptrace.arrays import Ints
 from mptrace.outcomes.fates import Fates
 from mptrace.outcomes.joined import FAILED, MOVED, PMD_BYTES
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import FOLIO_HUGETLB
 from mptrace.recording.meta import Coverage, Meta
+from mptrace.reporting.numbers.parts import FolioColumns
 from mptrace.reporting.numbers.sums import Numbers
 
 #: What a folio is, by its size and how it is put back.
@@ -27,10 +28,10 @@ class SizeSums:
         #: Number of a size and kind -> folios, and those that moved, were split, stayed, unknown.
         self.counts: dict[int, Ints] = {}
 
-    def add(self, folios: Table, part: Fates) -> None:
+    def add(self, columns: FolioColumns, part: Fates) -> None:
         """Add some; ``part``: of others' folios."""
-        nr_pages = np.maximum(folios["nr_pages"][part.row].astype(np.int64), 1)
-        is_hugetlb = (folios["flags"][part.row] & FOLIO_HUGETLB) != 0
+        nr_pages = np.maximum(columns["nr_pages"][part.row], 1)
+        is_hugetlb = (columns["flags"][part.row] & FOLIO_HUGETLB) != 0
         kind = np.where(
             is_hugetlb,
             3,

@@ -180,11 +180,11 @@ class _View:
         """Add the folios of a slice."""
         if not self.waits.size:
             return
-        folios = part.tables["folios"]
-        ns = folios["blackout_ns"].astype(np.int64)
-        is_dark = (folios["n_dark"] > 0) & (ns >= 0) & ~part.out.folios
+        folios, columns = part.tables["folios"], part.columns
+        ns = columns["blackout_ns"]
+        is_dark = (columns["n_dark"] > 0) & (ns >= 0) & ~part.out.folios
         dark = np.flatnonzero(is_dark)
-        owner = folios["owner_tgid"][dark].astype(np.int64)
+        owner = columns["owner_tgid"][dark]
         place = np.minimum(np.searchsorted(self._victims, owner), self._victims.size - 1)
         theirs = self._victims[place] == owner
         _spread_out(self._dark_of_victims, place[theirs], ns[dark[theirs]])
