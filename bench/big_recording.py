@@ -45,7 +45,6 @@ from mptrace.recording.layouts import (
 from mptrace.recording.mapping import MAPPING
 from mptrace.recording.writer import RecordingWriter
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 PAGE = 4096
 PROCESSES = 4
 FIRST_TGID, KCOMPACTD, UID = 4001, 61, 1000
@@ -64,7 +63,7 @@ WAITED = 3
 #: Folios of a call that lie one after the other in the table, before those of another call.
 BLOCK = 64
 STARTED = {"wall_ns": 1_700_000_000 * 10**9, "monotonic_ns": 10**9}
-_HEAP, _STRUCT_PAGES, _NEW_PAGES = 0x7F0000000000, 0xFFFFEA0000000000, 0xFFFFEA8000000000
+HEAP, _STRUCT_PAGES, _NEW_PAGES = 0x7F0000000000, 0xFFFFEA0000000000, 0xFFFFEA8000000000
 _EBUSY, _ENOENT, _EAGAIN = -16, -2, -11
 
 
@@ -142,7 +141,7 @@ class _Session:
         # an entry that is not there, and one that is there already, flush what is queued
         stops = np.flatnonzero(np.diff(queued.astype(np.int8), append=0) == -1) + 1
         group = np.searchsorted(stops, np.arange(pages), side="right")
-        address = _HEAP + np.arange(pages, dtype=np.uint64) * np.uint64(PAGE)
+        address = HEAP + np.arange(pages, dtype=np.uint64) * np.uint64(PAGE)
         folios = np.zeros(pages, FOLIO)
         folios["call_id"], folios["tid"], folios["address"] = call_id, tgid, address
         frame = (tgid - FIRST_TGID) * pages + np.arange(pages)
@@ -276,7 +275,7 @@ class _Session:
         folios["migration_id"], folios["lookup_seq"] = made["migration_id"], NO_LOOKUP
         folios["src"] = np.uint64(_STRUCT_PAGES - (1 << 30)) + (place * 64).astype(np.uint64)
         folios["dst"] = np.uint64(_STRUCT_PAGES - (1 << 31)) + (place * 64).astype(np.uint64)
-        folios["address"] = _HEAP - (1 << 30) + place * PAGE
+        folios["address"] = HEAP - (1 << 30) + place * PAGE
         folios["owner_tgid"] = FIRST_TGID + PROCESSES - 1
         folios["isolate_rc"], folios["nr_pages"] = ISOLATE_NOT_TRIED, 1
         folios["end"], folios["flags"], folios["tid"] = END_DONE, FOLIO_UNEXPECTED, KCOMPACTD
@@ -328,9 +327,9 @@ def _mappings(pages: int) -> np.ndarray[Any, Any]:
     found["tgid"] = FIRST_TGID + np.arange(2 * PROCESSES) // 2
     found["seen_ns"], found["born_ns"] = STARTED["monotonic_ns"] + 1, 1
     is_file = np.arange(2 * PROCESSES) % 2 == 1
-    middle = _HEAP + max(pages * 3 // 4, 1) * PAGE
-    found["start"] = np.where(is_file, middle, _HEAP - (1 << 31))
-    found["end"] = np.where(is_file, _HEAP + (pages + 1) * PAGE, middle)
+    middle = HEAP + max(pages * 3 // 4, 1) * PAGE
+    found["start"] = np.where(is_file, middle, HEAP - (1 << 31))
+    found["end"] = np.where(is_file, HEAP + (pages + 1) * PAGE, middle)
     found["inode"], found["dev"] = np.where(is_file, 17, 0), np.where(is_file, 1 << 20, 0)
     found["perms"], found["name"] = b"rw-p", np.where(is_file, b"/srv/data/store", b"[heap]")
     return found
@@ -381,8 +380,8 @@ def _meta() -> dict[str, Any]:
 def main() -> None:
     """Write one."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("recording", type=Path, nargs="?")
-    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("recording", type=Path)
+    parser.add_argument("--entries", type=int, default=10_000_000)
     parser.add_argument("--pages-per-call", type=int, default=512)
     options = parser.parse_args()
     calls = write(options.recording, options.entries, options.pages_per_call, force=True)
