@@ -128,9 +128,7 @@ def command(table: str, form: str, recording: Path, **options: Any) -> None:
         for part in parts:
             writer.writerows(part)
     else:
-        lines = (
-            _json_lines(parts) if form == "jsonl" else _text_lines(table, parts, is_long=is_long)
-        )
+        lines = _json_lines(parts) if form == "jsonl" else text_lines(table, parts, is_long=is_long)
         for line in lines:
             sys.stdout.write(line + "\n")
 
@@ -220,7 +218,7 @@ def _json_lines(parts: "Iterable[PlainTable]") -> Iterator[str]:
             yield json.dumps(dict(zip(names, row, strict=True)))
 
 
-def _text_lines(table: str, parts: "Iterable[PlainTable]", *, is_long: bool) -> Iterator[str]:
+def text_lines(table: str, parts: "Iterable[PlainTable]", *, is_long: bool) -> Iterator[str]:
     """Lines under heads that are as wide as the values.
 
     Of many rows those that come first are printed before it is known how wide the others
@@ -231,16 +229,16 @@ def _text_lines(table: str, parts: "Iterable[PlainTable]", *, is_long: bool) -> 
 
     names: tuple[str, ...] = ()
     widths: dict[str, int] = {}
+    heads: list[str] = []
+    width = terminal.width()
     for some in ((part,) for part in parts) if is_long else (tuple(parts),):
-        before = dict(widths)
         names = short_names(table, {*names, *(name for part in some for name in part.short)})
         for name in names:
             widths[name] = max(widths.get(name, 1), *(part.width(name) for part in some))
-        for number, part in enumerate(some):
-            yield from report_dump.lines(
-                names,
-                [widths[name] for name in names],
-                part.values(names),
-                width=terminal.width(),
-                heads=not number and widths != before,
-            )
+        sizes = [widths[name] for name in names]
+        before, heads = heads, list(report_dump.lines(names, sizes, (), width=width))
+        if heads != before:
+            yield from heads
+        for part in some:
+            rows = part.values(names)
+            yield from report_dump.lines(names, sizes, rows, width=width, heads=False)

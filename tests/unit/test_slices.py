@@ -10,14 +10,15 @@ from sliced import RECORDINGS, big_recording, slices_of
 
 from mptrace.arrays import Tables
 from mptrace.cli.dump import TABLES as DUMPED
+from mptrace.cli.dump import text_lines
 from mptrace.outcomes.correlate import correlate
 from mptrace.outcomes.dump import dumped_table
 from mptrace.outcomes.dump_parts import can_be_parted, dumped_parts
-from mptrace.outcomes.selection import Selection
+from mptrace.outcomes.selection import EVERYTHING, Selection
 from mptrace.recording.layouts import TABLES, WITNESSES
 from mptrace.recording.meta import Meta
 from mptrace.recording.reader import Recording
-from mptrace.recording.slices import KEYS
+from mptrace.recording.slices import KEYS, LARGE
 from mptrace.reporting.numbers.profile import profile
 
 
@@ -78,6 +79,48 @@ def test_the_first_rows_by_slices(whole: tuple[Tables, Meta]) -> None:
         found = dumped_parts(table, slices_of(tables, 1), meta, selection=Selection(top=5))
         assert [row for part in found.parts for row in part] == every[:5]
         assert found.selected == len(every)
+
+
+@pytest.mark.parametrize("name", ["conform-6.12", "run", "stalls"])
+@pytest.mark.parametrize("table", ["entries", "folios", "migrations"])
+def test_a_short_table_by_slices_is_the_same(name: str, table: str) -> None:
+    """Heads come once, and columns are as wide as the values of all slices."""
+    tables, meta = RECORDINGS[name]()
+    found = dumped_parts(table, slices_of(tables, 1), meta, selection=EVERYTHING)
+    lines = list(text_lines(table, found.parts, is_long=False))
+    assert lines == list(text_lines(table, [dumped_table(table, tables, meta)], is_long=False))
+
+
+def test_heads_of_a_long_table_come_again_where_rows_are_wider() -> None:
+    """The second slice has compaction, whose words are longer than those of a call."""
+    tables, meta = RECORDINGS["big"]()
+    found = dumped_parts("migrations", slices_of(tables, 1), meta, selection=EVERYTHING)
+    lines = list(text_lines("migrations", found.parts, is_long=True))
+    assert [number for number, line in enumerate(lines) if line.startswith("migration ")] == [0, 2]
+    whole = [dumped_table("migrations", tables, meta)]
+    wide = list(text_lines("migrations", whole, is_long=False))
+    # two lines of heads, and two of the first row
+    assert lines[2:4] == wide[:2]
+    assert lines[1].split() == [*wide[2].split(), *wide[3].split()]
+    assert lines[4:] == wide[4:]
+
+
+def test_a_part_says_what_it_has(tmp_path: Path) -> None:
+    """Its rows are those of the table, and the ends of a column its least and greatest value."""
+    big_recording.write(tmp_path / "r", 600_000, 20_000)
+    data = Recording.open(tmp_path / "r")
+    for name in LARGE:
+        whole, sources = data.table(name), data.sources(name)
+        assert len(sources) == (3 if name in ("entries", "folios") else min(whole.size, 1))
+        start = 0
+        for source in sources:
+            rows = source.read()
+            assert (rows == whole[start : start + source.count]).all()
+            (ids,) = source.columns("call_id")
+            assert (ids == rows["call_id"]).all()
+            assert source.ends("call_id") == (int(ids.min()), int(ids.max()))
+            start += source.count
+        assert start == whole.size
 
 
 @pytest.mark.parametrize("rows", [1, 61])
