@@ -32,7 +32,7 @@ LEFTOVERS = r"""
 cat /sys/kernel/tracing/enabled_functions /sys/kernel/tracing/kprobe_events \
     /sys/kernel/debug/kprobes/list
 for each in /proc/[0-9]*/cmdline; do
-    tr '\\0' ' ' <$each 2>/dev/null | grep -a 'mptrace[.]worker'
+    tr '\\0' ' ' <$each 2>/dev/null | grep -a 'mptrace[.]driving[.]worker'
 done
 grep -v 0 /proc/sys/kernel/bpf_stats_enabled
 true
@@ -183,7 +183,7 @@ def test_killed_in_the_middle(guest: Guest, guest_dir: str, fetch: Fetch) -> Non
     kill = """
     kill -9 $!
     wait $!; status=$?
-    while grep -aqs 'mptrace[.]worker' /proc/[0-9]*/cmdline; do sleep 0.1; done
+    while grep -aqs 'mptrace[.]driving[.]worker' /proc/[0-9]*/cmdline; do sleep 0.1; done
     exit $status
     """
     assert sh(guest, LONG_SESSION + kill, guest_dir).returncode == 137
