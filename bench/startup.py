@@ -228,10 +228,15 @@ def main() -> None:
 
 TITLE = "Start and end of a session"
 INTRODUCTION = f"""Millions of instructions, by the stages of mptrace's own process; the median of
-{RUNS} runs, by `bench/startup.py`. The guest has one CPU, so that the worker's start and the
-kernel's threads are in the stages during which they run. While all wait for the kernel, as for
-most of detaching, a nanosecond of the host counts as an instruction. What can be kept for the
-next session was kept by an earlier run; the last row is the run before, which found nothing."""
+{RUNS} runs of `mptrace lab --count -- .venv/bin/python bench/startup.py`. The guest has one CPU, so
+that the worker's start and the kernel's threads are in the stages during which they run.
+
+Detaching is what is left of it when the results are printed: it begins before. The kernel takes
+0.1 s for each function that fentry was attached to, nearly all of it waiting. While all wait, a
+nanosecond of the host counts as an instruction, so that this row depends on the host.
+
+What can be kept for the next session was kept by an earlier run; the last row is the run
+before, which found nothing kept."""
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
