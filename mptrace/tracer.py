@@ -20,6 +20,7 @@ from mptrace.recording.balancing import (
     SETTLED_NS,
     rows_of_sums,
 )
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.joins import distinct
 from mptrace.recording.layouts import (
     CALL,
@@ -33,7 +34,7 @@ from mptrace.recording.layouts import (
     OBSTACLE,
     WAIT,
 )
-from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES, LOOKUP, LOOKUPS_FEW, LOOKUPS_MANY
+from mptrace.recording.lookup_layouts import LOOKUP, LOOKUPS_FEW, LOOKUPS_MANY
 from mptrace.recording.stack_layouts import STACK_SAMPLE
 from mptrace.tracing.plan.plan import Plan
 from mptrace.tracing.plan.scope import CONTROL, Scope

@@ -17,7 +17,7 @@ from mptrace.cli.types import (
     flat,
     whole,
 )
-from mptrace.recording.lookup_layouts import DETAILS, LEVEL_ALL
+from mptrace.recording.detail import DETAILS, LEVEL_ALL
 from mptrace.tracing.plan.request import Request
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

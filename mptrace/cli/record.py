@@ -30,7 +30,7 @@ from mptrace.cli.types import (
 )
 from mptrace.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_STRICT, UsageError
 from mptrace.host.signals import interrupted_by
-from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
+from mptrace.recording.detail import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.tracing.plan.request import Request
 from mptrace.units import and_more, many
 

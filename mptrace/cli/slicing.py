@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from mptrace.outcomes.implied import with_implied
 from mptrace.outcomes.locations import asked_of
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.layouts import TABLES
-from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.slices import FIRST_ROWS, LARGE, SLICE_ROWS, InMemory, Slices
 
 if TYPE_CHECKING:

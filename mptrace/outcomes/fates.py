@@ -17,6 +17,7 @@ from mptrace.outcomes.causes.columns import state_of
 from mptrace.outcomes.causes.rule_columns import RuleColumns
 from mptrace.outcomes.joined import FAILED, MOVED, UNKNOWN
 from mptrace.outcomes.paths import reason_name
+from mptrace.recording.detail import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.recording.joins import pair_ids, ranks, rows_of_ids
 from mptrace.recording.layouts import (
     END_DONE,
@@ -27,7 +28,6 @@ from mptrace.recording.layouts import (
     NOT_COUNTED,
     STRUCT_PAGE_BYTES,
 )
-from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 
 # Phases without which nobody can say whether a folio moved, by what was traced at all.

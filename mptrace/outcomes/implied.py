@@ -23,6 +23,7 @@ import numpy.typing as npt
 from mptrace.arrays import Bools, Ints, Table, Tables
 from mptrace.outcomes.joined import CallColumns, EntryColumns
 from mptrace.outcomes.lookups import Lookups
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.joins import pair_ids, ranks, rows_of_ids
 from mptrace.recording.layouts import (
     END_DONE,
@@ -42,7 +43,7 @@ from mptrace.recording.layouts import (
     STAGE_SHARED,
     STRUCT_PAGE_BYTES,
 )
-from mptrace.recording.lookup_layouts import FOUND_KSM, LEVEL_OUTCOMES
+from mptrace.recording.lookup_layouts import FOUND_KSM
 from mptrace.recording.meta import Meta
 
 #: Statuses that the kernel stores for an entry by itself, of a page that it found.

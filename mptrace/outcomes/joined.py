@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mptrace.arrays import Bools, Bytes, Ints, Table, Tables
 from mptrace.outcomes.causes.rules import cause_code
+from mptrace.recording.detail import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.recording.joins import runs
 from mptrace.recording.layouts import (
     END_UNTRACED,
@@ -23,7 +24,6 @@ from mptrace.recording.layouts import (
     READ_PAGES,
     READ_STATUS,
 )
-from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.recording.slices import has_lookups, lost_in_calls
 

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Levels of detail, and the layout of lookups, which stand for folios at the level `outcomes`.
+"""The layout of lookups, which stand for folios at the level `outcomes`.
 
 Mirrors the structs of ``bpf/move_pages/records.h``; a test compares them.
 """
 
 import numpy as np
-
-#: Levels of detail (`Meta.detail`), from the least that is traced to the most.
-DETAILS = ("outcomes", "all")
-LEVEL_OUTCOMES, LEVEL_ALL = DETAILS
 
 # Bit of `flags` of a lookup, beside FOLIO_HUGETLB.
 FOUND_KSM = 1 << 1  # merged with equal pages by KSM: it may be at several addresses

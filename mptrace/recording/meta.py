@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mptrace.recording.detail import LEVEL_ALL
 from mptrace.recording.layouts import MAX_ENTRIES
-from mptrace.recording.lookup_layouts import LEVEL_ALL
 
 #: Of a recording that does not say what its kernel's base pages are.
 DEFAULT_PAGE_SIZE = 4096
@@ -176,7 +176,7 @@ class Meta:
     ended: Instant | None
     #: ``bpf`` or ``tracepoints``; None: a version before 3, or a driver's session.
     tier: str | None
-    #: How much of each page was traced: one of `lookup_layouts.DETAILS`; "all" by default.
+    #: How much of each page was traced: one of `detail.DETAILS`; "all" by default.
     detail: str
     #: None: a version before 3, or a driver's session.
     scope: RecordedScope | None

@@ -20,7 +20,7 @@ from mptrace.host.read import read_host_facts
 from mptrace.host.settings import check_stacks
 from mptrace.host.signals import Interrupts
 from mptrace.recording.clock import RecorderClock, now
-from mptrace.recording.lookup_layouts import LEVEL_ALL
+from mptrace.recording.detail import LEVEL_ALL
 from mptrace.recording.meta import CPU_CLOCK
 from mptrace.recording.rotation import Rotation, Series
 from mptrace.recording.writer import RecordingWriter
@@ -53,7 +53,7 @@ class RunRequest:
     max_folios: int = 0
     #: Also record where calls, migrations and waits came from.
     stacks: bool = False
-    #: How much of each page is traced: one of `lookup_layouts.DETAILS`.
+    #: How much of each page is traced: one of `detail.DETAILS`.
     detail: str = LEVEL_ALL
     command: tuple[str, ...] = ()
 

@@ -14,7 +14,7 @@ import pytest
 from recorded_facts import PHASES
 
 from mptrace.host.facts import STACK_ARGUMENTS, Access, HostFacts, KernelFacts, Node, Prototype
-from mptrace.recording.lookup_layouts import LEVEL_ALL
+from mptrace.recording.detail import LEVEL_ALL
 from mptrace.reporting.text.doctor import render, to_json
 from mptrace.tracing.plan import candidates, doctor
 from mptrace.tracing.plan.detail import essential

@@ -7,7 +7,7 @@ import pytest
 from recorded_facts import PHASES, facts_of
 
 from mptrace.host.facts import Prototype
-from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
+from mptrace.recording.detail import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.tracing.plan.balancing import BALANCING_PHASES
 from mptrace.tracing.plan.candidates import (
     CANDIDATES,

@@ -27,14 +27,18 @@ class Played:
             close_gate=lambda: note("gate closed"),
             begin_detaching=lambda: note("detaching"),
         )
-        reply = SimpleNamespace(calls=(), locations=(), call_ns=1, entries=2)
+        reply = SimpleNamespace(calls=(), locations=(), call_ns=1, cpu_ns=1, entries=2)
         self.worker: Any = SimpleNamespace(
             begin_round=lambda **_: None,
             poll=lambda _: True,
             finish_round=lambda: reply,
             teardown=lambda: note("workload given back"),
         )
-        self.writer: Any = SimpleNamespace(finish=lambda _: note("recording complete"))
+        self.writer: Any = SimpleNamespace(
+            finish=lambda _: note("recording complete"),
+            flush=lambda: None,
+            rows={"folios": 2, "lookups": 0},
+        )
         pump = SimpleNamespace(
             start=lambda: None,
             finish=lambda: note("rings empty"),

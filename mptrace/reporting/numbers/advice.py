@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What to do about what a report has found.  Pure."""
 
-from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.reporting.numbers.sums import Numbers
 from mptrace.units import many
 

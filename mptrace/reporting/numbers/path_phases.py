@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mptrace.arrays import Table
-from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.meta import Coverage
 from mptrace.reporting.numbers.sums import Numbers
 

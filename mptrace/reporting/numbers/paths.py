@@ -17,9 +17,9 @@ from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.outcomes.processes import RecordedProcesses, text
 from mptrace.outcomes.syscalls import syscall_name
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.joins import members, ranks
 from mptrace.recording.layouts import FOLIO_CHOSEN, MIGRATION_COMPAT, MIGRATION_KTHREAD, NOT_COUNTED
-from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.recording.when import first_and_last
 from mptrace.reporting.numbers.lying import There

@@ -4,8 +4,8 @@
 import numpy as np
 
 from mptrace.arrays import Ints, Table
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.layouts import NO_LOOKUP
-from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import Meta
 from mptrace.reporting.numbers.folio_times import FolioTimes
 from mptrace.reporting.numbers.sums import Numbers, Spread

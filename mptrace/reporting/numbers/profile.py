@@ -17,8 +17,8 @@ from mptrace.outcomes.mappings import Mappings
 from mptrace.outcomes.processes import RecordedProcesses
 from mptrace.outcomes.said import said_of
 from mptrace.outcomes.selection import EVERYTHING, Selection
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.layouts import NOT_COUNTED
-from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
 from mptrace.recording.meta import CPU_CLOCK, Meta
 from mptrace.recording.slices import Slices
 from mptrace.recording.when import Clock, with_utc

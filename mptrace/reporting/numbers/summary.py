@@ -8,7 +8,7 @@ stayed; and what of all this the recording can't tell.
 from collections.abc import Sequence
 from typing import Any
 
-from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.when import Clock
 from mptrace.reporting.numbers.advice import advice_of
 from mptrace.reporting.numbers.lying import There

@@ -6,7 +6,7 @@ kernel refused.  A page that moved is known by the migration that left nothing b
 ``all`` follows each folio through every phase.
 """
 
-from mptrace.recording.lookup_layouts import LEVEL_ALL, LEVEL_OUTCOMES
+from mptrace.recording.detail import LEVEL_ALL, LEVEL_OUTCOMES
 from mptrace.tracing.plan.balancing import BALANCING_PHASES
 
 _OF_OUTCOMES = frozenset(

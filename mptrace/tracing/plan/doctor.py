@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mptrace.host.facts import Access, HostFacts, KernelFacts
-from mptrace.recording.lookup_layouts import LEVEL_ALL
+from mptrace.recording.detail import LEVEL_ALL
 from mptrace.tracing.plan.attaching import Excluded, attached
 from mptrace.tracing.plan.detail import essential
 from mptrace.tracing.plan.plan import PhasePlan, Plan, make_plan

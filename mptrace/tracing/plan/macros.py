@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 from mptrace.host.facts import KernelFacts
 from mptrace.recording.balancing import BALANCING_KEY, BALANCING_SUMS
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.layouts import (
     FOLIO,
     LARGE_CHUNK,
@@ -17,7 +18,7 @@ from mptrace.recording.layouts import (
     SMALL_CHUNK,
     WAIT,
 )
-from mptrace.recording.lookup_layouts import FEW_LOOKUPS, LEVEL_OUTCOMES, MANY_LOOKUPS
+from mptrace.recording.lookup_layouts import FEW_LOOKUPS, LOOKUPS_MANY, MANY_LOOKUPS
 from mptrace.tracing.plan.members import (
     EVIDENCE,
     EVIDENCE_OPTIONAL,
@@ -237,7 +238,8 @@ def memory_bound(request: Request, page_size: int) -> int:
     )
     folios = _max_folios(request) * (FOLIO.itemsize + 80)
     obstacles = _max_obstacles(request) * (OBSTACLE.itemsize + 80)
-    threads = _SLOTS * _THREAD_BYTES + request.max_threads * (_THREAD_BYTES + 80)
+    thread = _THREAD_BYTES + (LOOKUPS_MANY.itemsize if request.detail == LEVEL_OUTCOMES else 0)
+    threads = _SLOTS * thread + request.max_threads * (thread + 80)
     waits = _max_waiting(request) * (WAIT.itemsize + 80)
     balancing = _balancing_bytes(request) if request.others else 0
     stacks = 2 * _max_stacks(request) * _STACK_BYTES if request.stacks else 0
@@ -289,8 +291,8 @@ def _max_waiting(request: Request) -> int:
 _STACK_BYTES = 127 * 8 + 40
 #: Threads that are found without a hash: a power of two, bpf/move_pages/state.h.
 _SLOTS = 1024
-#: Of struct thread, at most, with its lookups.
-_THREAD_BYTES = 2048
+#: Of struct thread, at most, without its lookups.
+_THREAD_BYTES = 1024
 
 
 def _ring_pages(size_bytes: int, page_size: int) -> int:

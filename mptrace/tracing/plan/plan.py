@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mptrace.host.facts import REGISTER_ARGUMENTS, STACK_ARGUMENTS, KernelFacts
-from mptrace.recording.lookup_layouts import LEVEL_OUTCOMES
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.tracing.plan.balancing import BALANCING_PHASES
 from mptrace.tracing.plan.candidate import Candidate
 from mptrace.tracing.plan.candidates import CANDIDATES, PHASES_FOR_OTHERS

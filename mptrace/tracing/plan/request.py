@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from mptrace.recording.lookup_layouts import LEVEL_ALL
+from mptrace.recording.detail import LEVEL_ALL
 
 
 @dataclass(frozen=True)
