@@ -181,12 +181,12 @@ class Tracer(Program):
         return max(ring.fill for ring in self._rings.values())
 
     def fresh_tgids(self) -> Tgids:
-        """Processes that records name which came since the last time, distinct."""
+        """Processes that records name which came since the last time."""
         met = []
         for name, fields in _TGIDS.items():
             rows = self._rings[name].fresh()
             met += [distinct(rows[each]) for each in fields if rows.size]
-        return np.unique(np.concatenate(met)) if met else np.empty(0, np.uint32)
+        return np.concatenate(met) if met else np.empty(0, np.uint32)
 
     def fresh_obstacles(self) -> Table:
         """Obstacles that came since the last time, shape (n,), dtype OBSTACLE, until `drain`."""

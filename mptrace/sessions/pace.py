@@ -49,8 +49,6 @@ class Pace:
         """Until the next look; 0 where it is late already."""
         if self._is_late:
             return 0.0
-        if self._fill >= PRESSING:
-            return LEAST_SECONDS
         if not self._rate:
             return REST_SECONDS
         return min(max((PRESSING - self._fill) / self._rate, LEAST_SECONDS), REST_SECONDS)

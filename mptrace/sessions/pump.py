@@ -313,8 +313,9 @@ class Pump:
         """Rows of those that were not met before."""
         if self._processes is None:
             return np.empty(0, PROCESS)
-        rows = self._processes.meet(np.unique(tgids).tolist())
-        self._writer.append("processes", rows)
+        rows = self._processes.meet(tgids.tolist())
+        if rows.size:
+            self._writer.append("processes", rows)
         return rows
 
     def _raise(self) -> None:
