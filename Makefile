@@ -3,12 +3,14 @@
 # Set-up steps leave a stamp in .setup/ named after the content that defines them.
 
 KERNELS := 6.1 6.12
+# What writes into docs/performance.md, of one kernel each, in a guest that counts instructions.
+BENCHES := bench/migration_cost.py
 python := .venv/bin/python
 digest = $(shell cat $(1) 2>/dev/null | sha256sum | cut -c1-12)
 packages := .setup/packages-$(call digest,scripts/apt-packages.txt scripts/install-packages)
 venv := .setup/venv-$(call digest,pyproject.toml Makefile)
 
-.PHONY: demo test setup lint unit host labtest kernels bytecode clean
+.PHONY: demo test setup lint unit host labtest bench kernels bytecode clean
 
 demo: setup ## the main job: a real migration traced; leaves mptrace.data
 	@scripts/demo $(ARGS)
@@ -31,6 +33,11 @@ host: setup ## tests of this machine's own kernel, as root
 
 labtest: setup bytecode ## tests in guests; KERNEL=6.12 for one kernel
 	$(if $(KERNEL),MPTRACE_LAB_KERNELS=$(KERNEL)) $(python) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder tests/lab
+
+bench: setup kernels bytecode ## renews docs/performance.md; KERNEL=6.12 for one kernel
+	@for kernel in $(or $(KERNEL),$(KERNELS)); do for program in $(BENCHES); do \
+		.venv/bin/mptrace lab --count --kernel $$kernel --bring docs -- $(python) $$program || exit; \
+	done; done
 
 # A guest forgets what it compiles: under emulation that takes seconds after each boot.
 bytecode: setup

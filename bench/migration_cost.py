@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What tracing costs a page that moves, in instructions, and what the recorder does for it.
 
-Usage, which takes some minutes for each kernel:
+Usage, which takes some minutes for each kernel; `make bench` runs it for all:
 
-    mptrace lab --count --kernel 6.12 -- .venv/bin/python bench/migration_cost.py
+    mptrace lab --count --kernel 6.12 -- .venv/bin/python bench/migration_cost.py [--check]
 
-Writes its table for this kernel into docs/performance.md.  It refuses to run anywhere but in a
-guest that counts instructions.
+Writes its table for this kernel into docs/performance.md; with --check it measures what
+tests/lab/test_cost.py compares with that table, and prints it as JSON.  It refuses to run anywhere
+but in a guest that counts instructions.
 """
 
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,17 +20,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from evidence_cost import write
 
+from mptrace.host import maps_reader
+from mptrace.host.heap import keep_small
+from mptrace.host.processes import Processes
 from mptrace.host.read import read_host_facts
 from mptrace.recording.writer import RecordingWriter
-from mptrace.sessions.assembler import Assembler
 from mptrace.sessions.calibrated import read_facts
-from mptrace.tracer import Drained, Tracer
+from mptrace.sessions.pump import Pump
+from mptrace.tracer import Tracer
 from mptrace.tracing.plan.plan import make_plan
 from mptrace.tracing.plan.request import Request
 from mptrace.tracing.plan.scope import Scope
@@ -38,7 +44,14 @@ PAGE = HERE.parent / "docs" / "performance.md"
 PAGES = {512: 2048, 16: 2048, 1: 128}
 #: There and back; the first one does not count.
 ROUNDS = 6
-_LARGEST = max(PAGES)
+#: Of what only is to be compared with the table.
+CHECK_ROUNDS = 3
+#: Rounds whose folios the recorder takes while it is measured; and before, a fourth of them.
+RECORDED = {512: 24, 16: 24, 1: 96}
+#: Ways of tracing that are checked, in calls of so many pages.
+CHECKED = ("probes of `run`, nothing recorded", "probes of `run`", "probes of `record -a`")
+CHECKED_BATCH = 512
+RECORDER = "the recorder, per folio"
 FACTS = read_facts()
 OTHERS = Request(others=True)
 OUTCOMES = Request(others=True, detail="outcomes")
@@ -49,8 +62,8 @@ Way = Callable[[int], AbstractContextManager[object]]
 class Mover:
     """migration_cost.c, which waits before it moves anything."""
 
-    def __init__(self, program: Path, batch: int) -> None:
-        argv = [str(program), str(PAGES[batch]), str(batch), str(ROUNDS)]
+    def __init__(self, program: Path, batch: int, rounds: int) -> None:
+        argv = [str(program), str(PAGES[batch]), str(batch), str(rounds)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.pid = self._process.pid
 
@@ -145,58 +158,63 @@ def ways(directory: Path) -> dict[str, Way]:
     return found
 
 
-def recorder(program: Path, directory: Path) -> list[tuple[str, float]]:
-    """Instructions that the recorder executes per folio, from the rings to closed parts."""
-    mover = Mover(program, _LARGEST)
+def instructions(way: Way, program: Path, batch: int, rounds: int) -> float:
+    """Per page, in calls of so many: the median of the rounds but for the first one."""
+    mover = Mover(program, batch, rounds)
+    with way(mover.pid):
+        return statistics.median(mover.run())
+
+
+def recorder(program: Path, directory: Path, batches: Iterable[int]) -> dict[int, float]:
+    """Instructions per folio that the recorder executes, from the rings to closed parts.
+
+    Everything that `mptrace record -a` does meanwhile is in it: the CPU time of this process.
+    """
     tracer = Tracer(make_plan(FACTS, OTHERS), FACTS.release)
-    tracer.open()
-    try:
-        tracer.open_scope(Scope("all"))
-        mover.run()
-        tracer.close_gate()
-        began = time.thread_time_ns()
-        drained: Drained = tracer.drain()
-        taken = time.thread_time_ns()
-        tables = Assembler().add(drained)
-        assembled = time.thread_time_ns()
-        with RecordingWriter(directory / "data", meta={}) as writer:
-            created = time.thread_time_ns()
-            for name, rows in tables.items():
-                writer.append(name, rows)
-            writer.flush()
-            written = time.thread_time_ns()
-        folios = tables["folios"].size
-    finally:
-        tracer.close()
-    assert folios >= 2 * ROUNDS * PAGES[_LARGEST]
-    parts = {
-        "take it from the rings": taken - began,
-        "assemble rows of tables": assembled - taken,
-        "write Parquet parts": written - created,
-    }
-    return [(name, spent / folios) for name, spent in parts.items()]
+    assert not tracer.open()
+    spent: dict[int, float] = {}
+    with contextlib.closing(tracer), RecordingWriter(directory / "data", meta={}) as writer:
+        pump = Pump(tracer, writer, processes=Processes(), maps=maps_reader.reader())
+        pump.start()
+
+        def closed() -> tuple[int, int]:
+            """CPU time and folios until now, all of which are in closed parts."""
+            while tracer.fill:
+                time.sleep(0.01)
+            with pump._lock:  # nobody else writes meanwhile
+                writer.flush()
+            return time.process_time_ns(), writer.rows["folios"]
+
+        with pump.keeping():
+            tracer.open_scope(Scope("all"))
+            for batch in batches:
+                # its arrays grow, and it meets processes, at first only
+                Mover(program, batch, RECORDED[batch] // 4).run()
+                mover = Mover(program, batch, RECORDED[batch])
+                cpu_ns, folios = closed()
+                mover.run()
+                cpu_after_ns, folios_after = closed()
+                spent[batch] = (cpu_after_ns - cpu_ns) / (folios_after - folios)
+            tracer.close_gate()
+        pump.finish()
+        assert not any(tracer.losses().values()), tracer.losses()
+    return spent
 
 
-def main() -> None:
-    """Measure and write the table."""
-    counted = read_host_facts().counted
-    if counted is None:
-        sys.exit("bench/migration_cost.py: run it in a guest that counts: mptrace lab --count")
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        program = directory / "migration_cost"
-        argv = ["gcc", "-O2", "-static", "-o", str(program), str(HERE / "migration_cost.c")]
-        subprocess.run(argv, check=True)
-        costs: dict[str, list[float]] = {}
-        for way, around in ways(directory).items():
-            costs[way] = []
-            for batch in PAGES:
-                mover = Mover(program, batch)
-                with around(mover.pid):
-                    each = mover.run()
-                costs[way].append(statistics.median(each))
-                print(way, batch, each, flush=True)
-        spent = recorder(program, directory)
+def check(program: Path, directory: Path) -> dict[str, float]:
+    """What the table has in calls of `CHECKED_BATCH`, measured once more, by its rows' names."""
+    found = ways(directory)
+    costs = {way: instructions(found[way], program, CHECKED_BATCH, CHECK_ROUNDS) for way in CHECKED}
+    return costs | {RECORDER: recorder(program, directory, [CHECKED_BATCH])[CHECKED_BATCH]}
+
+
+def table(program: Path, directory: Path, counted: Mapping[str, str]) -> list[str]:
+    """The table of this kernel."""
+    costs: dict[str, list[float]] = {}
+    for way, around in ways(directory).items():
+        costs[way] = [instructions(around, program, batch, ROUNDS) for batch in PAGES]
+        print(way, costs[way], flush=True)
+    spent = recorder(program, directory, PAGES)
     heads = [f"calls of {many}" for many in PAGES]
     rows = [
         f"CPU: {counted['cpu']} ({counted['string_moves'] or 'no erms'}).",
@@ -208,9 +226,27 @@ def main() -> None:
     for way, each in costs.items():
         cells = (f"{cost:,.0f} | {cost / one:.3f}" for cost, one in zip(each, base, strict=True))
         rows.append(f"| {way} | {' | '.join(cells)} |")
-    rows += ["", "| the recorder, per folio | instructions |", "|---|---|"]
-    rows += [f"| {what} | {cost:,.0f} |" for what, cost in spent]
-    rows.append(f"| all | {sum(cost for _, cost in spent):,.0f} |")
+    rows += ["", f"| instructions | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    rows.append(f"| {RECORDER} | {' | '.join(f'{cost:,.0f}' for cost in spent.values())} |")
+    return rows
+
+
+def main() -> None:
+    """Measure and write the table, or what is compared with it."""
+    counted = read_host_facts().counted
+    if counted is None:
+        sys.exit("bench/migration_cost.py: run it in a guest that counts: mptrace lab --count")
+    # as the recorder has it
+    keep_small()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        program = directory / "migration_cost"
+        argv = ["gcc", "-O2", "-static", "-o", str(program), str(HERE / "migration_cost.c")]
+        subprocess.run(argv, check=True)
+        if sys.argv[1:] == ["--check"]:
+            print(json.dumps(check(program, directory)))
+            return
+        rows = table(program, directory, counted)
     write(PAGE, HEAD, os.uname().release, rows)
     print("\n".join(rows))
 
@@ -223,7 +259,13 @@ say how much work is done, not how long a CPU takes for it.
 `bench/migration_cost.py` moves pages of 4 KiB of a small program from node 0 to node 1 and back, in
 calls of move_pages(2) of {", ".join(map(str, PAGES))} pages, and reads the CPU time of the calling
 thread: what the kernel, the probes and a tracer that stops the thread do for each page. It takes
-the median of {ROUNDS - 1} rounds. The recorder, which works beside the thread, has its own table.
+the median of {ROUNDS - 1} rounds.
+
+The recorder works beside the thread and has a table of its own: the CPU time of `record -a`, all of
+its threads and whatever it does meanwhile, for a folio that such calls moved, from the rings to
+closed Parquet parts. With each call come a record of it, one of its migration, and its arrays.
+
+`make bench` renews this page; `tests/lab/test_cost.py` fails where a figure has grown.
 """
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 A test takes the fixture ``guest`` and thereby runs once on each kernel of
 MPTRACE_LAB_KERNELS (by default all series).  ``@pytest.mark.nodes("1G,1G,512M")``
 asks for a topology, by default two nodes of 1G; ``@pytest.mark.multi`` for CPUs that really run at
-once.  A guest that can't boot is a failure, never a skip.
+once, ``@pytest.mark.counted`` for a guest that counts instructions.  A guest that can't boot is a
+failure, never a skip.
 
 With xdist (`-n 3 --dist loadgroup --no-loadscope-reorder`) the tests of one kernel and one
 topology are a group, which one worker runs with one guest; those of the default topology are
@@ -46,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "nodes(spec): the guest's nodes, as of `mptrace lab --nodes`"
     )
     config.addinivalue_line("markers", "multi: the guest's CPUs run at once, as of --threads multi")
+    config.addinivalue_line("markers", "counted: the guest counts instructions, as of --count")
     config.addinivalue_line("markers", "one_kernel: does not depend on the kernel")
 
 
@@ -65,9 +67,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _machine(item: pytest.Item) -> tuple[str, str]:
-    """The nodes and the threads of the guest that a test asks for."""
+    """The nodes of the guest that a test asks for, and how its CPUs run."""
     marker = item.get_closest_marker("nodes")
-    threads = "multi" if item.get_closest_marker("multi") else "single"
+    threads = next((way for way in ("multi", "counted") if item.get_closest_marker(way)), "single")
     return (marker.args[0] if marker else DEFAULT_NODES), threads
 
 
@@ -148,7 +150,13 @@ class Pool:
         key = kernel, nodes, threads
         if self._guest is None or self._key != key or not self._guest.alive:
             self.close()
-            self._guest = Guest(find_kernel(kernel), parse_nodes(nodes), threads=threads)
+            is_counted = threads == "counted"
+            self._guest = Guest(
+                find_kernel(kernel),
+                parse_nodes(nodes),
+                threads="single" if is_counted else threads,
+                count=is_counted,
+            )
             self._guest.boot()
             # it makes untouched pages present, between what a test does and what it checks
             still = f"echo 0 >{KHUGEPAGED}/max_ptes_none"
