@@ -47,7 +47,7 @@ ROUNDS = 6
 #: Of what only is to be compared with the table.
 CHECK_ROUNDS = 3
 #: Rounds whose folios the recorder takes while it is measured; and before, a fourth of them.
-RECORDED = {512: 24, 16: 24, 1: 96}
+RECORDED = {512: 24, 16: 24}
 #: Ways of tracing that are checked, in calls of so many pages.
 CHECKED = ("probes of `run`, nothing recorded", "probes of `run`", "probes of `record -a`")
 CHECKED_BATCH = 512
@@ -214,7 +214,7 @@ def table(program: Path, directory: Path, counted: Mapping[str, str]) -> list[st
     for way, around in ways(directory).items():
         costs[way] = [instructions(around, program, batch, ROUNDS) for batch in PAGES]
         print(way, costs[way], flush=True)
-    spent = recorder(program, directory, PAGES)
+    spent = recorder(program, directory, RECORDED)
     heads = [f"calls of {many}" for many in PAGES]
     rows = [
         f"CPU: {counted['cpu']} ({counted['string_moves'] or 'no erms'}).",
@@ -226,6 +226,7 @@ def table(program: Path, directory: Path, counted: Mapping[str, str]) -> list[st
     for way, each in costs.items():
         cells = (f"{cost:,.0f} | {cost / one:.3f}" for cost, one in zip(each, base, strict=True))
         rows.append(f"| {way} | {' | '.join(cells)} |")
+    heads = [f"calls of {many}" for many in spent]
     rows += ["", f"| instructions | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
     rows.append(f"| {RECORDER} | {' | '.join(f'{cost:,.0f}' for cost in spent.values())} |")
     return rows
