@@ -49,7 +49,12 @@ CHECK_ROUNDS = 3
 #: Rounds whose folios the recorder takes while it is measured; and before, a fourth of them.
 RECORDED = {512: 24, 16: 24}
 #: Ways of tracing that are checked, in calls of so many pages.
-CHECKED = ("probes of `run`, nothing recorded", "probes of `run`", "probes of `record -a`")
+CHECKED = (
+    "probes of `run`, nothing recorded",
+    "probes of `run`",
+    "probes of `record -a`",
+    "`--detail outcomes`: `record -a`",
+)
 CHECKED_BATCH = 512
 RECORDER = "the recorder, per folio"
 FACTS = read_facts()
@@ -165,15 +170,17 @@ def instructions(way: Way, program: Path, batch: int, rounds: int) -> float:
         return statistics.median(mover.run())
 
 
-def recorder(program: Path, directory: Path, batches: Iterable[int]) -> dict[int, float]:
+def recorder(
+    program: Path, directory: Path, batches: Iterable[int], request: Request
+) -> dict[int, float]:
     """Instructions per folio that the recorder executes, from the rings to closed parts.
 
     Everything that `mptrace record -a` does meanwhile is in it: the CPU time of this process.
     """
-    tracer = Tracer(make_plan(FACTS, OTHERS), FACTS.release)
+    tracer = Tracer(make_plan(FACTS, request), FACTS.release)
     assert not tracer.open()
     spent: dict[int, float] = {}
-    with contextlib.closing(tracer), RecordingWriter(directory / "data", meta={}) as writer:
+    with contextlib.closing(tracer), RecordingWriter(directory / request.detail, meta={}) as writer:
         pump = Pump(tracer, writer, processes=Processes(), maps=maps_reader.reader())
         pump.start()
 
@@ -183,7 +190,7 @@ def recorder(program: Path, directory: Path, batches: Iterable[int]) -> dict[int
                 time.sleep(0.01)
             with pump._lock:  # nobody else writes meanwhile
                 writer.flush()
-            return time.process_time_ns(), writer.rows["folios"]
+            return time.process_time_ns(), writer.rows["lookups"] or writer.rows["folios"]
 
         with pump.keeping():
             tracer.open_scope(Scope("all"))
@@ -205,7 +212,7 @@ def check(program: Path, directory: Path) -> dict[str, float]:
     """What the table has in calls of `CHECKED_BATCH`, measured once more, by its rows' names."""
     found = ways(directory)
     costs = {way: instructions(found[way], program, CHECKED_BATCH, CHECK_ROUNDS) for way in CHECKED}
-    return costs | {RECORDER: recorder(program, directory, [CHECKED_BATCH])[CHECKED_BATCH]}
+    return costs | {RECORDER: recorder(program, directory, [CHECKED_BATCH], OTHERS)[CHECKED_BATCH]}
 
 
 def table(program: Path, directory: Path, counted: Mapping[str, str]) -> list[str]:
@@ -214,7 +221,10 @@ def table(program: Path, directory: Path, counted: Mapping[str, str]) -> list[st
     for way, around in ways(directory).items():
         costs[way] = [instructions(around, program, batch, ROUNDS) for batch in PAGES]
         print(way, costs[way], flush=True)
-    spent = recorder(program, directory, RECORDED)
+    spent = {
+        RECORDER: recorder(program, directory, RECORDED, OTHERS),
+        f"{RECORDER}, `--detail outcomes`": recorder(program, directory, RECORDED, OUTCOMES),
+    }
     heads = [f"calls of {many}" for many in PAGES]
     rows = [
         f"CPU: {counted['cpu']} ({counted['string_moves'] or 'no erms'}).",
@@ -226,9 +236,10 @@ def table(program: Path, directory: Path, counted: Mapping[str, str]) -> list[st
     for way, each in costs.items():
         cells = (f"{cost:,.0f} | {cost / one:.3f}" for cost, one in zip(each, base, strict=True))
         rows.append(f"| {way} | {' | '.join(cells)} |")
-    heads = [f"calls of {many}" for many in spent]
+    heads = [f"calls of {many}" for many in RECORDED]
     rows += ["", f"| instructions | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
-    rows.append(f"| {RECORDER} | {' | '.join(f'{cost:,.0f}' for cost in spent.values())} |")
+    for name, each_batch in spent.items():
+        rows.append(f"| {name} | {' | '.join(f'{cost:,.0f}' for cost in each_batch.values())} |")
     return rows
 
 
@@ -264,7 +275,7 @@ the median of {ROUNDS - 1} rounds.
 
 The recorder works beside the thread and has a table of its own: the CPU time of `record -a`, all of
 its threads and whatever it does meanwhile, for a folio that such calls moved, from the rings to
-closed Parquet parts. With each call come a record of it, one of its migration, and its arrays.
+closed Parquet parts; at `--detail outcomes` for a lookup. With each call come a record of it, one of its migration, and its arrays.
 
 `make bench` renews this page; `tests/lab/test_cost.py` fails where a figure has grown.
 """

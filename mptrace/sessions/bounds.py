@@ -20,6 +20,9 @@ _LEAST_FOLIOS = 1 << 14
 _BYTES = {
     "folio_ring_bytes": (512, 4 << 20),
     "obstacle_ring_bytes": (512, 4 << 20),
+    # at the level `outcomes`: what is refused, and lookups of calls that have few
+    "refusal_ring_bytes": (512, 1 << 20),
+    "few_ring_bytes": (256, 1 << 20),
     "call_ring_bytes": (256, 1 << 20),
     "small_ring_bytes": (2 * (CHUNK_SMALL.itemsize + 8), 1 << 20),
     "medium_ring_bytes": (64, 1 << 20),
