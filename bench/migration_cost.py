@@ -275,7 +275,8 @@ the median of {ROUNDS - 1} rounds.
 
 The recorder works beside the thread and has a table of its own: the CPU time of `record -a`, all of
 its threads and whatever it does meanwhile, for a folio that such calls moved, from the rings to
-closed Parquet parts; at `--detail outcomes` for a lookup. With each call come a record of it, one of its migration, and its arrays.
+closed Parquet parts; at `--detail outcomes` for a lookup. With each call come a record of it, one
+of its migration, and its arrays.
 
 `make bench` renews this page; `tests/lab/test_cost.py` fails where a figure has grown.
 """
