@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.arrays import Bools, Ints, Table, Tables
+from mptrace.outcomes.holders import with_holders
 from mptrace.outcomes.joined import CallColumns, EntryColumns
 from mptrace.outcomes.lookups import Lookups
 from mptrace.recording.detail import LEVEL_OUTCOMES
@@ -57,7 +58,7 @@ def with_implied(tables: Tables, meta: Meta) -> Tables:
     """
     if meta.detail != LEVEL_OUTCOMES:
         return tables
-    tables = {**tables, "waits": _with_holders(tables)}
+    tables = {**tables, "waits": with_holders(tables)}
     if not tables["lookups"].size:
         return tables
     lookups = _in_order(tables["lookups"])
@@ -371,25 +372,3 @@ def _with_lookups(
         for name in ("lookup_seq", "address"):
             obstacles[name][late[hit]] = folios[name][refused[at[hit]]]
     return obstacles[~needless]
-
-
-def _with_holders(tables: Tables) -> Table:
-    """The waits, with the call's migration that had the folio which each one waited for."""
-    waits, lookups, migrations = tables["waits"], tables["lookups"], tables["migrations"]
-    open_ = np.flatnonzero((waits["holder_id"] == 0) & (waits["folio"] != 0))
-    of_calls = np.flatnonzero(migrations["call_id"] != 0)
-    if not open_.size or not lookups.size or not of_calls.size:
-        return waits
-    met = lookups[np.isin(lookups["src"], waits["folio"][open_])]
-    waits = waits.copy()
-    for wait in open_.tolist():
-        start = waits["start_ns"][wait]
-        calls = met["call_id"][met["src"] == waits["folio"][wait]]
-        mine = of_calls[np.isin(migrations["call_id"][of_calls], calls)]
-        began = migrations["enter_ns"][mine] <= start
-        ended = migrations["exit_ns"][mine]
-        mine = mine[began & ((ended >= start) | (ended == 0))]
-        if mine.size == 1:
-            waits["holder_id"][wait] = migrations["migration_id"][mine[0]]
-            waits["holder_tid"][wait] = migrations["tid"][mine[0]]
-    return waits

@@ -14,6 +14,7 @@ from mptrace.host.processes import NOT_TOLD_APART
 from mptrace.host.read import read_host_facts
 from mptrace.host.settings import check_stacks
 from mptrace.host.signals import Interrupts
+from mptrace.recording.detail import LEVEL_ALL
 from mptrace.recording.meta import Coverage
 from mptrace.recording.rotation import Series
 from mptrace.recording.series import Parts
@@ -70,6 +71,8 @@ def record(
         plain = Request(others=True, stacks=request.bounds.stacks, detail=request.bounds.detail)
         if request.bounds != plain:
             progress("--buffer and --max-folios have no effect on tracepoints")
+        if request.bounds.detail != LEVEL_ALL:
+            progress("--detail has no effect on tracepoints")
         return _by_tracepoints(request, host, command, progress, why)
 
 

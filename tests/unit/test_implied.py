@@ -172,6 +172,26 @@ def test_who_had_the_page_that_a_thread_waited_for() -> None:
     assert found["holder_tid"].tolist() == [migration["tid"], 0, 0]
 
 
+def test_of_two_that_may_have_had_the_page_nobody_is_named() -> None:
+    """Both calls found the folio, and both migrations were under way."""
+    kernel = Kernel("6.12", 2)
+    kernel.reuse = False
+    folio = kernel.folio(test_correlate.BASE, 0, trait="pinned")
+    for _ in range(2):
+        kernel.move_pages([address(0)], [1])
+    tables = at_outcomes(kernel.tables())
+    waits = np.zeros(2, WAIT)
+    waits["folio"] = folio.pointer
+    first, second = tables["migrations"]["enter_ns"]
+    waits["start_ns"] = [first, second]
+    meta = Meta.of(meta_at_outcomes(kernel.meta()))
+    ids = tables["migrations"]["migration_id"].tolist()
+    assert with_implied({**tables, "waits": waits}, meta)["waits"]["holder_id"].tolist() == ids
+    tables["migrations"]["exit_ns"][0] = 0  # its end was not seen
+    found = with_implied({**tables, "waits": waits}, meta)["waits"]
+    assert found["holder_id"].tolist() == [ids[0], 0]
+
+
 def test_other_levels_are_left_as_they_are() -> None:
     """Nothing is implied where folios have their records."""
     kernel = Kernel("6.12", 2)
