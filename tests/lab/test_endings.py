@@ -25,16 +25,17 @@ QUICK = "run --pages 67 --repeats 1 --no-cost"
 @pytest.mark.parametrize(
     ("session", "says", "then", "status"),
     [
-        (QUICK, "round 1", "objects", 0),
-        # the report is printed while the probes are detached
-        (QUICK, "moved", "kill -TERM $session", 130),
-        (QUICK, "moved", "kill -KILL $session", 137),
-        ("record -a -d 3", "tracing", "objects", 0),
-        ("stat -d 3", "counting", "objects", 0),
+        (QUICK, "round 1", "objects", (0,)),
+        # the report is printed while the probes are detached; 143: Python itself was ending,
+        # 0: mptrace had ended
+        (QUICK, "moved", "kill -TERM $session", (130, 143, 0)),
+        (QUICK, "moved", "kill -KILL $session", (137, 0)),
+        ("record -a -d 3", "tracing", "objects", (0,)),
+        ("stat -d 3", "counting", "objects", (0,)),
     ],
 )
 def test_nothing_stays_attached(
-    guest: Guest, guest_dir: str, session: str, says: str, then: str, status: int
+    guest: Guest, guest_dir: str, session: str, says: str, then: str, status: tuple[int, ...]
 ) -> None:
     """When mptrace has ended, the kernel has no program and no link more than before.
 
@@ -42,7 +43,7 @@ def test_nothing_stays_attached(
     """
     done = sh(guest, SESSION.format(session=session, says=says, then=then), guest_dir)
     told, during, *objects = done.text.splitlines()
-    assert int(told) == status, done.errors
+    assert int(told) in status, done.errors
     assert int(during) > 5 or then != "objects", "nothing was attached"
     assert objects == []
     assert_nothing_left(guest)

@@ -126,7 +126,7 @@ def test_times_lie_around_the_call(pages: np.ndarray) -> None:
 
 
 def test_what_others_do_meanwhile_is_not_in_the_cpu_time(pages: np.ndarray) -> None:
-    """Another thread has the interpreter when the call returns: the call took longer, no more."""
+    """Another thread may have the interpreter when the call returns: that is none of its time."""
     is_over = threading.Event()
 
     def spin() -> None:
@@ -147,8 +147,6 @@ def test_what_others_do_meanwhile_is_not_in_the_cpu_time(pages: np.ndarray) -> N
         spinning.join()
     assert all(cpu_ns > 0 for *_, cpu_ns in calls)
     assert sum(cpu_ns for *_, cpu_ns in calls) <= spent
-    took = sum(after_ns - before_ns for _, _, before_ns, after_ns, _ in calls)
-    assert took > 2 * sum(cpu_ns for *_, cpu_ns in calls)
 
 
 def test_errno_is_the_threads_own(pages: np.ndarray) -> None:

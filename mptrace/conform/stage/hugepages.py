@@ -118,7 +118,8 @@ def leave_base_pages(stage: "Stage", nid: int) -> None:
     for _ in range(_ROUNDS):
         had = _number(pool / "nr_hugepages")
         short = max(0, _BASE_PAGES - _memory_pages(nid, "MemFree"))
-        if back := -(-short // (_BLOCK_PAGES - 1)):
+        # no more than the pool has: the kernel takes no negative number
+        if back := min(-(-short // (_BLOCK_PAGES - 1)), had):
             (pool / "nr_hugepages").write_text(str(had - back))
         if back or _free_blocks(nid):
             _break_blocks(stage, nid)

@@ -43,6 +43,6 @@ class Request:
     few_ring_bytes: int = 4 << 20
     obstacle_ring_bytes: int = 8 << 20
     call_ring_bytes: int = 4 << 20
-    small_ring_bytes: int = 32 << 20
+    small_ring_bytes: int = 8 << 20
     medium_ring_bytes: int = 8 << 20
     large_ring_bytes: int = 64 << 20
