@@ -134,6 +134,31 @@ def test_a_report_by_slices_is_the_same(whole: tuple[Tables, Meta], rows: int) -
     assert json.dumps(found) == json.dumps(expected)
 
 
+@pytest.mark.parametrize("part", [0, 1, 2], ids=["even", "odd", "all"])
+def test_what_is_mptraces_own_by_slices_is_the_same(whole: tuple[Tables, Meta], part: int) -> None:
+    """Whoever of the recorded processes mptrace was: caller, target, owner, waiter."""
+    tables, meta = whole
+    columns = [
+        tables[table][name]
+        for table, name in (
+            ("calls", "tgid"),
+            ("calls", "target_tgid"),
+            ("migrations", "tgid"),
+            ("folios", "owner_tgid"),
+            ("waits", "tgid"),
+            ("balancing", "tgid"),
+        )
+    ]
+    met = np.unique(np.concatenate(columns)).tolist()
+    own = met if part == 2 else met[part::2]
+    meta = Meta.of({**meta.raw, "own": own})
+    expected = profile(tables, meta)
+    assert profile(slices_of(tables, 1), meta) == expected
+    for table in ("calls", "migrations", "waits"):
+        marked, _ = dumped_table(table, tables, meta).columns["own"]
+        assert expected["own"][table] == marked.sum()
+
+
 def test_tables_without_keys_are_whole() -> None:
     """What was read of processes is in no slice, but beside all of them."""
     tables, _ = RECORDINGS["stalls"]()

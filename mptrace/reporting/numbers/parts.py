@@ -138,7 +138,9 @@ class Gathered:
         self._own = own_of({**whole, "folios": np.zeros(0, TABLES["folios"])}, meta)
         self._out_waits, self._out_balancing = self._own.waits, self._own.balancing
         #: Of what is mptrace's own and chosen: calls, migrations, folios, their base pages, waits.
-        self.mine = dict.fromkeys(("calls", "migrations", "folios", "pages", "waits"), 0)
+        self.mine = dict.fromkeys(("calls", "migrations", "folios", "pages"), 0)
+        # no slice has waits
+        self.mine["waits"] = int(self._own.waits.sum())
         #: Folios whose migration has no record, and their base pages.
         self.strays = {"folios": 0, "pages": 0}
         #: Entries of calls longer than what is read of one; of all, and of those in the sums.
@@ -154,6 +156,7 @@ class Gathered:
         self._out_migrations[migrations] = part.out.migrations
         if not isinstance(part.tables, Slice):
             self._out_waits, self._out_balancing = part.out.waits, part.out.balancing
+            self.mine["waits"] = int((part.own.waits & part.chosen.masks["waits"]).sum())
         self._add_migrations(part, migrations)
         self._add_calls(part, calls)
         fate, masks = part.fate, part.chosen.masks
@@ -163,7 +166,6 @@ class Gathered:
         self.mine["migrations"] += int((part.own.migrations & masks["migrations"]).sum())
         self.mine["folios"] += int(mine.sum())
         self.mine["pages"] += int(fate.pages[mine].sum())
-        self.mine["waits"] += int((part.own.waits & masks["waits"]).sum())
         self.strays["folios"] += int(lone.sum())
         self.strays["pages"] += int(fate.pages[lone].sum())
 
