@@ -149,6 +149,23 @@ def test_what_others_do_meanwhile_is_not_in_the_cpu_time(pages: np.ndarray) -> N
     assert sum(cpu_ns for *_, cpu_ns in calls) <= spent
 
 
+def test_cpu_time_is_that_of_the_thread(pages: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own clock, which is asked outside of the other one."""
+    asked = []
+    told = {time.CLOCK_THREAD_CPUTIME_ID: [100, 103], time.CLOCK_MONOTONIC: [10, 1000]}
+
+    def clock(number: int) -> int:
+        asked.append(number)
+        return told[number].pop(0)
+
+    monkeypatch.setattr(driver.time, "clock_gettime_ns", clock)
+    status = np.zeros(PAGES, np.int32)
+    *_, before_ns, after_ns, cpu_ns = driver.timed_move_pages(0, pages, None, status, 0)
+    assert (before_ns, after_ns, cpu_ns) == (10, 1000, 3)
+    inner, outer = time.CLOCK_MONOTONIC, time.CLOCK_THREAD_CPUTIME_ID
+    assert asked == [outer, inner, inner, outer]
+
+
 def test_errno_is_the_threads_own(pages: np.ndarray) -> None:
     """Threads that fail differently at once each see their own errno."""
     seen: dict[int, set[int]] = {}
