@@ -30,12 +30,7 @@ class Groups:
         cls, tables: Tables, calls: CallColumns, entries: EntryColumns, lookups: Lookups
     ) -> "Groups":
         """The groups by the records of their migrations, else by what the loop did."""
-        migrations = tables["migrations"]
-        call = calls.index_of(migrations["call_id"])
-        own = np.flatnonzero((call >= 0) & (migrations["call_id"] != 0))
-        own = own[np.lexsort((migrations["lookups_before"][own], call[own]))]
-        call, made = call[own], migrations[own]
-        complete = np.bincount(call, minlength=calls.count) == calls.n_migrations
+        made, call, complete = in_order(tables["migrations"], calls)
         rc = made["rc"].astype(np.int64)
         fail_rc = np.zeros(calls.count, np.int64)
         failed = np.flatnonzero(rc != 0)
@@ -54,6 +49,34 @@ class Groups:
         return cls(flush, group_rc, (which >= 0) | moved, fail_rc, complete)
 
 
+def in_order(migrations: Table, calls: CallColumns) -> tuple[Table, Ints, Bools]:
+    """The migrations of calls, by call and time; the call of each; whose are all there."""
+    call = calls.index_of(migrations["call_id"])
+    own = np.flatnonzero((call >= 0) & (migrations["call_id"] != 0))
+    own = own[np.lexsort((migrations["lookups_before"][own], call[own]))]
+    call = call[own]
+    complete = np.bincount(call, minlength=calls.count) == calls.n_migrations
+    return migrations[own], call, complete
+
+
+def by_order(made: Table, call: Ints, of_lookup: Ints, seq: Ints) -> Ints:
+    """The first of ``made`` after each lookup in its call, -1 for none.
+
+    :param call: of each of ``made``, as `in_order` has them.
+    :param of_lookup: call of each lookup, ``seq`` its ordinal there.
+    """
+    if not made.size:
+        return np.full(seq.size, -1, np.int64)
+    after = np.searchsorted(
+        (call << 32) + made["lookups_before"].astype(np.int64),
+        (of_lookup << 32) + seq,
+        side="right",
+    )
+    inside = np.minimum(after, made.size - 1)
+    found: Ints = np.where((after < made.size) & (call[inside] == of_lookup), inside, -1)
+    return found
+
+
 def _migration_of(
     made: Table, call: Ints, migration_id: Ints, lookups: Lookups, complete: Bools
 ) -> Ints:
@@ -69,13 +92,7 @@ def _migration_of(
     named = np.where(ids[place] == wanted, by_id[place], -1)
     # A folio that no event of a migration named: the group by the order.
     nameless = (wanted == 0) & complete[lookups.call[queued]]
-    after = np.searchsorted(
-        (call << 32) + made["lookups_before"].astype(np.int64),
-        (lookups.call[queued] << 32) + lookups.seq[queued],
-        side="right",
-    )
-    inside = np.minimum(after, made.size - 1)
-    ordered = np.where((after < made.size) & (call[inside] == lookups.call[queued]), inside, -1)
+    ordered = by_order(made, call, lookups.call[queued], lookups.seq[queued])
     which[queued] = np.where(nameless, ordered, named)
     return which
 

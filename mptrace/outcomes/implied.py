@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mptrace.arrays import Bools, Ints, Table, Tables
+from mptrace.outcomes.groups import by_order, in_order
 from mptrace.outcomes.holders import with_holders
 from mptrace.outcomes.joined import CallColumns, EntryColumns
 from mptrace.outcomes.lookups import Lookups
@@ -189,22 +190,8 @@ class _Groups:
 
     @classmethod
     def of(cls, tables: Tables, calls: CallColumns, found: Lookups) -> "_Groups":
-        migrations = tables["migrations"]
-        call = calls.index_of(migrations["call_id"])
-        own = np.flatnonzero((call >= 0) & (migrations["call_id"] != 0))
-        own = own[np.lexsort((migrations["lookups_before"][own], call[own]))]
-        made, call = migrations[own], call[own]
-        complete = np.bincount(call, minlength=calls.count) == calls.n_migrations
-        place = np.full(found.row.size, -1, np.int64)
-        if made.size:
-            after = np.searchsorted(
-                (call << 32) + made["lookups_before"].astype(np.int64),
-                (found.call << 32) + found.seq,
-                side="right",
-            )
-            inside = np.minimum(after, made.size - 1)
-            is_own = (after < made.size) & (call[inside] == found.call) & complete[found.call]
-            place = np.where(is_own, inside, -1)
+        made, call, complete = in_order(tables["migrations"], calls)
+        place = np.where(complete[found.call], by_order(made, call, found.call, found.seq), -1)
         counted = made["failed"] != NOT_COUNTED
         failed = made["failed"].astype(np.int64)
         rc = made["rc"].astype(np.int64)
@@ -282,7 +269,9 @@ def _fates(folios: Table, group: _Groups, found: Lookups, put_back: Ints) -> npt
     place = np.maximum(group.place, 0)
     known = (group.place >= 0) & (group.made["exit_ns"] != 0)[place]
     left, is_whole = group.left[place], group.is_whole[place]
-    fate[known & ~left] = END_DONE
+    # 0 alone is no success of large folios: those that were split may have stayed in part
+    counted = (group.made["failed"] != NOT_COUNTED)[place]
+    fate[known & ~left & (counted | (found.nr_pages == 1))] = END_DONE
     fate[known & left & is_whole & ~_has_part_put_back(folios, group, found)] = END_DONE
     fate[known & (put_back >= 0)] = END_PUTBACK
     return fate

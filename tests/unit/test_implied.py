@@ -155,6 +155,19 @@ def test_a_large_folio_that_was_split_is_not_put_back_whole() -> None:
     assert words(rows_of(kernel, folios=tail, migrations=migrations)) == ["unknown", "unknown"]
 
 
+def test_a_large_folio_is_not_moved_by_a_return_value_alone() -> None:
+    """Where the kernel's count was not seen: pages of one that was split may have stayed."""
+    kernel = Kernel("6.12", 2)
+    page = (test_correlate.BASE // 512 + 1) * 512
+    kernel.folio(page, 0, 512)
+    kernel.folio(test_correlate.BASE, 0)
+    kernel.move_pages([page * PAGE, address(0)], [1, 1])
+    assert words(rows_of(kernel)) == ["moved", "moved"]
+    migrations = at_outcomes(kernel.tables())["migrations"]
+    migrations["failed"] = migrations["succeeded"] = NOT_COUNTED
+    assert words(rows_of(kernel, migrations=migrations)) == ["unknown", "moved"]
+
+
 def test_who_had_the_page_that_a_thread_waited_for() -> None:
     """The one migration of a call that was under way and had the folio."""
     kernel = Kernel("6.12", 2)
