@@ -10,10 +10,12 @@ from mptrace.outcomes.balancing import balancing_of, unseen
 from mptrace.outcomes.causes import obstacles, rules
 from mptrace.outcomes.correlate import ENTRY_REASONS, WRITTEN
 from mptrace.outcomes.dump_rows import DumpRows
+from mptrace.outcomes.implied import NOT_IMPLIED
 from mptrace.outcomes.paths import PATHS, mode_name, of_migrations, reason_name
 from mptrace.outcomes.plain_table import Columns, flags_at, hexadecimal, named
 from mptrace.outcomes.stacks import TABLE_OF_KIND, rows_of_uses, table_of
 from mptrace.outcomes.syscalls import syscall_name
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.layouts import (
     END_NAMES,
     MAPPER,
@@ -124,6 +126,9 @@ class DumpColumns(DumpRows):
             "migration": self._migration_numbers(rows["migration_id"]),
         }
         columns = self._raw(rows, where, first)
+        if self._meta.detail == LEVEL_OUTCOMES:
+            unknown = np.zeros(where.size, np.bool_)
+            columns |= {name: (columns[name][0], unknown) for name in NOT_IMPLIED}
         names = np.array([*END_NAMES, "?"], object)
         end = np.minimum(rows["end"][where], len(END_NAMES))
         columns["end"] = (names[end], np.ones(where.size, np.bool_))

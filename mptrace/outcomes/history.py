@@ -20,6 +20,7 @@ from mptrace.outcomes.lying import Lying
 from mptrace.outcomes.paths import BY_KEY, PATHS, Path, of_migrations
 from mptrace.outcomes.places import Place
 from mptrace.outcomes.processes import Initiator, RecordedProcesses, initiator_of
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.joins import rows_of_ids
 from mptrace.recording.layouts import OUTCOMES
 from mptrace.recording.meta import Meta
@@ -39,7 +40,8 @@ class Step:
     since_start_ns: int | None
     wall_ns: int | None
     start_utc: str | None
-    took_ns: int
+    #: None where only the whole migration was timed.
+    took_ns: int | None
     initiator: Initiator | None
     path: Path | None
     call: int | None
@@ -181,7 +183,9 @@ class Histories:
             since_start_ns=since,
             wall_ns=None if since is None or not wall else wall + since,
             start_utc=None if since is None or not wall else iso(wall + since),
-            took_ns=max(int(folio["end_ns"]) - int(folio["start_ns"]), 0),
+            took_ns=None
+            if self._meta.detail == LEVEL_OUTCOMES
+            else max(int(folio["end_ns"]) - int(folio["start_ns"]), 0),
             initiator=initiator,
             path=path,
             call=call if folio["call_id"] and call >= 0 else None,

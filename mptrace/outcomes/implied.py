@@ -48,6 +48,32 @@ from mptrace.recording.layouts import (
 from mptrace.recording.lookup_layouts import FOUND_KSM
 from mptrace.recording.meta import Meta
 
+#: Fields of a row of `folios` that this level can't tell.
+NOT_IMPLIED = (
+    "dst",
+    "isolate_ns",
+    "alloc_ns",
+    "unmap_ns",
+    "flush_ns",
+    "move_ns",
+    "copy_ns",
+    "remap_ns",
+    "lock_ns",
+    "lru_ns",
+    "release_ns",
+    "dark_first_ns",
+    "light_last_ns",
+    "blackout_ns",
+    "n_remap",
+    "n_unmap",
+    "n_alloc",
+    "n_move",
+    "n_copy",
+    "n_flush",
+    "n_dark",
+    "n_maps",
+)
+
 #: Statuses that the kernel stores for an entry by itself, of a page that it found.
 _DIRECT = (-errno.EACCES, -errno.EBUSY, -errno.EFAULT, -errno.ENOENT)
 

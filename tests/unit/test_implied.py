@@ -13,9 +13,12 @@ from test_correlate import address, causes, check, random_call, random_kernel, w
 
 from mptrace.outcomes.causes.rules import cause_name
 from mptrace.outcomes.correlate import correlate
+from mptrace.outcomes.dump import dumped_table
+from mptrace.outcomes.history import Histories
 from mptrace.outcomes.implied import with_implied
-from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES, STAGE_PUTBACK, WAIT, WITNESSES
+from mptrace.recording.layouts import NOT_COUNTED, OUTCOMES, STAGE_PUTBACK, TABLES, WAIT, WITNESSES
 from mptrace.recording.meta import Meta
+from mptrace.reporting.numbers.profile import profile
 
 
 def rows_of(kernel: Kernel, **changed: np.ndarray) -> np.ndarray:
@@ -212,6 +215,34 @@ def test_other_levels_are_left_as_they_are() -> None:
     kernel.move_pages([address(0)], [1])
     tables = kernel.tables()
     assert with_implied(tables, Meta.of(kernel.meta())) is tables
+
+
+def test_nothing_is_said_of_what_is_not_traced() -> None:
+    """No time, count or target of a folio in a dump, no duration in its history, no split."""
+    kernel = Kernel("6.12", 2)
+    page = (test_correlate.BASE // 512 + 1) * 512
+    kernel.folio(page, 0, 512)
+    kernel.folio(test_correlate.BASE, 0)
+    kernel.move_pages([page * PAGE, address(0)], [1, 1])
+    meta = Meta.of(meta_at_outcomes(kernel.meta()))
+    empty = {name: np.zeros(0, kind) for name, kind in TABLES.items()}
+    tables = with_implied({**empty, **at_outcomes(kernel.tables())}, meta)
+    columns = dumped_table("folios", tables, meta).columns
+    unknown = {name for name, (_, known) in columns.items() if not known.any()}
+    assert {"dst", "copy_ns", "blackout_ns", "dark_first_ns", "n_alloc", "n_maps"} <= unknown
+    assert not {"src", "address", "outcome", "src_nid", "dst_nid", "nr_pages"} & unknown
+    numbers = profile(tables, meta)
+    (path,) = numbers["paths"]
+    assert [(size["kind"], size["moved"], size["split"]) for size in path["sizes"]] == [
+        ("page", 1, 0),
+        ("thp", 1, None),
+    ]
+    assert set(path["phases"].values()) == {None}
+    assert numbers["folios"]["moves_tried"] is None
+    assert numbers["phases"]["copy"]["state"] == "not_traced"
+    assert numbers["phases"]["migrate"]["total_ns"] > 0
+    (history,) = Histories(tables, meta, correlate(tables, meta)).of(address(0))
+    assert [step.took_ns for step in history.steps] == [None]
 
 
 def test_a_folio_without_a_call_keeps_its_row() -> None:

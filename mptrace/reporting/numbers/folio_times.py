@@ -5,6 +5,7 @@ import numpy as np
 
 from mptrace.arrays import Bools, Ints
 from mptrace.outcomes.joined import FAILED, MOVED
+from mptrace.recording.detail import LEVEL_ALL
 from mptrace.recording.joins import runs
 from mptrace.recording.layouts import NO_LOOKUP
 from mptrace.reporting.numbers.parts import Part
@@ -93,14 +94,18 @@ class FolioSums:
         """Base pages that moved."""
         return self._counts["moved_pages"]
 
-    def summary(self) -> Numbers:
-        """Folios seen, isolated, moved; base pages moved; by size."""
+    def summary(self, detail: str) -> Numbers:
+        """Folios seen, isolated, moved; base pages moved; by size.
+
+        What the level of detail does not trace is None.
+        """
+        tried = ("allocations", "moves_tried")
         by_size = {str(size): self._sizes[size] for size in sorted(self._sizes)}
         first = ("lookups", "isolated", "moved", "moved_pages")
         return {
             **{name: self._counts[name] for name in first},
             "moved_by_size": by_size,
-            **{name: self._counts[name] for name in ("allocations", "moves_tried")},
+            **{name: self._counts[name] if detail == LEVEL_ALL else None for name in tried},
         }
 
     def matrix(self) -> list[Numbers]:

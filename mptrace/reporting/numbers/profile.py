@@ -170,7 +170,7 @@ def profile(
         "unknown_reasons": entries.unknown_reasons(gathered.beyond),
         "agreement": entries.agreement(gathered.beyond, has_driver=tables["driver_calls"].size > 0),
         "disagreements": entries.disagreements(),
-        "folios": folios.summary(),
+        "folios": folios.summary(meta.detail),
         "phases": phases.numbers(tables["calls"], closed, migrations, call_ns, meta),
         "blackout": folios.blackout(),
         "rates": _rates(times, call_ns, meta),

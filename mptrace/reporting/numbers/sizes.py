@@ -8,6 +8,7 @@ import numpy as np
 from mptrace.arrays import Ints
 from mptrace.outcomes.fates import Fates
 from mptrace.outcomes.joined import FAILED, MOVED, PMD_BYTES
+from mptrace.recording.detail import LEVEL_OUTCOMES
 from mptrace.recording.joins import ranks
 from mptrace.recording.layouts import FOLIO_HUGETLB
 from mptrace.recording.meta import Coverage, Meta
@@ -59,7 +60,8 @@ def sizes_of(sums: SizeSums, meta: Meta) -> list[Numbers]:
     kind "page", or of the new size), ``stayed``, ``unknown``.  ``split`` is None where that
     could not be seen: split folios are then among the others.
     """
-    can_tell, found = _sees_splits(meta.phases), []
+    # at the level of detail `outcomes` only those that stayed have records of their own
+    can_tell, found = meta.detail != LEVEL_OUTCOMES and _sees_splits(meta.phases), []
     for size in sorted(sums.counts):
         folios, moved, split, stayed, unknown = sums.counts[size].tolist()
         found.append(

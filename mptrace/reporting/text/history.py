@@ -85,5 +85,6 @@ def _by(step: Step) -> str:
         parts.append(f"migration {step.migration}")
     size = "" if step.nr_pages == 1 else f" of {many(step.nr_pages, 'page')}"
     parts.append(f"folio {step.folio}{size}")
-    parts.append(f"in {format_ns(step.took_ns)}")
+    if step.took_ns is not None:
+        parts.append(f"in {format_ns(step.took_ns)}")
     return ", ".join(parts)
