@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What tracing costs has not grown: counted in instructions, beside docs/performance.md.
 
-A guest that counts gives the same figures again to 0.1 % (the probes') and 0.5 % (the
-recorder's), whatever else the machine does.  What grew on purpose: make bench.
+A guest that counts gives the probes' figures again to 0.1 %, whatever else the machine does. How
+often the recorder takes what is there depends on the host's time, too: its figure varies.
+What grew on purpose: make bench.
 """
 
 import json
